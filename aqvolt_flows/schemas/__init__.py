@@ -1,0 +1,1 @@
+"""Pydantic documents that cross MongoDB, and the parameters that campaigns carry."""

@@ -1,0 +1,30 @@
+"""Documents of ``candidates``: structures that enter the campaign, and those refused, with the reason."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from aqvolt_flows.schemas.base import Document
+from aqvolt_flows.schemas.provenance import Failure
+
+CandidateSource = Literal["matpes", "stuffed", "substituted", "user"]
+
+
+class CandidateDocument(Document):
+    """One structure of the pool."""
+
+    candidate_id: str
+    name: str = Field(description="What people call it, e.g. LiCl (rock salt).")
+    source: CandidateSource
+    status: Literal["accepted", "rejected"]
+    rejection: Failure | None = None
+    formula: str = Field(description="Reduced formula.")
+    chemsys: str = Field(description="Element symbols in alphabetical order joined by '-'.")
+    elements: list[str]
+    n_atoms: int
+    structure: dict[str, Any] = Field(description="pymatgen Structure.as_dict().")
+    parent_id: str | None = Field(default=None, description="The candidate it was made from.")
+    decisions: dict[str, Any] = Field(default_factory=dict, description="Every number that led to accept or reject.")
+    references: list[str] = Field(default_factory=list, description="DOIs or file names the structure comes from.")

@@ -1,0 +1,70 @@
+"""What labelers return (``outputs``) and documents of ``labels``."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from aqvolt_flows.schemas.base import Document, Parameters
+from aqvolt_flows.schemas.provenance import ArtifactRef, Failure, Protocol
+
+
+class LabelOutcome(Parameters):
+    """The output of every labeling job, converged or not; the label builder reads these.
+
+    ``energy`` is total, eV; ``forces`` (n_atoms, 3), eV/Å; ``stress`` 6 numbers, eV/Å³, ASE sign,
+    order xx yy zz yz xz xy. ``positions`` and ``cell`` (Å) are those that were computed.
+    """
+
+    frame_id: str
+    key: str
+    status: Literal["converged", "unconverged", "killed", "bad_output", "failed"]
+    protocol: Protocol
+    failure: Failure | None = None
+    atomic_numbers: list[int] = Field(default_factory=list)
+    positions: list[list[float]] = Field(default_factory=list)
+    cell: list[list[float]] = Field(default_factory=list)
+    energy: float | None = None
+    forces: list[list[float]] | None = None
+    stress: list[float] | None = None
+    magmoms: list[float] | None = None
+    bandgap: float | None = None
+    cost_core_hours: float = 0.0
+    raw: ArtifactRef | None = Field(default=None, description="The code's own files.")
+    details: dict[str, Any] = Field(default_factory=dict, description="Small facts: SCF steps, drift, warnings.")
+
+
+class LabelDocument(Document):
+    """One validated label, or the reason why there is none (``status`` rejected)."""
+
+    label_id: str
+    frame_id: str
+    trajectory_id: str | None
+    candidate_id: str | None
+    source: str = Field(description="sampled | aimd | the name of an imported dataset.")
+    status: Literal["valid", "rejected"]
+    failure: Failure | None = None
+    protocol: Protocol
+    protocol_id: str
+    protocol_name: str
+    formula: str
+    chemsys: str
+    elements: list[str]
+    n_atoms: int
+    temperature_k: float | None = None
+    atomic_numbers: list[int] = Field(default_factory=list)
+    positions: list[list[float]] = Field(default_factory=list, description="(n_atoms, 3), Å.")
+    cell: list[list[float]] = Field(default_factory=list, description="(3, 3), Å, rows are vectors.")
+    energy: float | None = Field(default=None, description="Total energy, eV.")
+    forces: list[list[float]] | None = Field(default=None, description="(n_atoms, 3), eV/Å.")
+    stress: list[float] | None = Field(default=None, description="6, eV/Å³, ASE sign, xx yy zz yz xz xy.")
+    magmoms: list[float] | None = None
+    bandgap: float | None = None
+    cohesive_energy_per_atom: float | None = Field(default=None, description="eV/atom.")
+    energy_per_atom: float | None = Field(default=None, description="eV/atom.")
+    max_force: float | None = Field(default=None, description="Largest |F|, eV/Å.")
+    pressure_gpa: float | None = Field(default=None, description="Compression positive.")
+    cost_core_hours: float = 0.0
+    builder_version: str
+    source_uuid: str | None = Field(default=None, description="Job uuid in outputs.")

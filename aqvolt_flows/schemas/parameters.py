@@ -1,0 +1,202 @@
+"""Scientific parameters, one group per stage; a campaign file is these groups and nothing else.
+
+Defaults are the paper's (AQVolt26, sections in the descriptions). Where the paper is silent the
+description says so, and the value is a choice of this project that a campaign may change.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from aqvolt_flows.schemas.base import Parameters
+
+Strictly = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
+Temperature = Annotated[float, Field(gt=0, le=10_000, allow_inf_nan=False, strict=True)]
+
+
+class Site(Parameters):
+    """One occupied site of the asymmetric unit."""
+
+    element: str
+    xyz: tuple[float, float, float] = Field(description="Fractional coordinates.")
+
+
+class Prototype(Parameters):
+    """A structure given by published lattice data."""
+
+    name: str
+    spacegroup: str = Field(description="Hermann-Mauguin symbol of the setting used, e.g. Fm-3m, P2_1/c.")
+    a: Strictly = Field(description="Å.")
+    b: Strictly | None = Field(default=None, description="Å; a where absent.")
+    c: Strictly | None = Field(default=None, description="Å; a where absent.")
+    alpha: Strictly = Field(default=90.0, description="degrees.")
+    beta: Strictly = Field(default=90.0, description="degrees.")
+    gamma: Strictly = Field(default=90.0, description="degrees.")
+    sites: list[Site] = Field(min_length=1)
+    primitive: bool = Field(default=False, description="Reduce to the primitive cell.")
+    references: list[str] = Field(min_length=1, description="DOIs or citations of the numbers.")
+
+
+class CandidateParameters(Parameters):
+    """Which structures enter (section 2.1)."""
+
+    prototypes: list[Prototype] = Field(default_factory=list)
+    require_elements: list[str] = Field(default=["Li"], description="Every one must be present.")
+    require_any_of: list[str] = Field(default=["F", "Cl", "Br", "I"], description="At least one must be present.")
+    exclude_elements: list[str] = Field(default=["O"], description="Oxyhalides were deprioritized (2.1).")
+    exclude_radioactive: bool = True
+    exclude_noble_gases: bool = True
+
+
+class ExplorationParameters(Parameters):
+    """NpT ML molecular dynamics (section 2.1)."""
+
+    potential: str = Field(default="7net-mf-0/R2SCAN", description="Model string; the paper's is not public by name.")
+    temperatures_k: list[Temperature] = Field(default=[300.0, 600.0, 900.0, 1200.0, 1500.0], min_length=1)
+    pressure_gpa: float = Field(default=1.01325e-4, ge=-100, le=1000, allow_inf_nan=False, strict=True, description="1 atm.")
+    timestep_fs: float = Field(default=1.0, gt=0, le=10, strict=True, description="Above 10 fs light atoms blow up.")
+    n_steps: PositiveInt = Field(default=50_000, description="50 ps at 1 fs.")
+    stride: PositiveInt = Field(default=6, description="200 M frames of 1.23e9 steps: about every 6th is written.")
+    ensemble: Literal["npt_nose_hoover_isotropic", "npt_langevin_isotropic", "npt_crescale_isotropic"] = Field(
+        default="npt_nose_hoover_isotropic", description="Silent in the paper."
+    )
+    min_length_a: float = Field(default=0.0, ge=0, le=100, description="Supercells at least this long; 0: as given. Silent.")
+    seed: int = Field(default=0, ge=0)
+    max_volume_change: float = Field(default=0.5, gt=0, description="|ΔV|/V₀ that ends a run (2.4, the stability test).")
+    max_force_ev_per_a: Strictly = Field(default=800.0, description="Forces above end a run; 2.3's label limit.")
+    max_batch_atoms: PositiveInt = Field(default=4096, description="Atoms integrated together in one Firework.")
+
+
+class SamplingParameters(Parameters):
+    """Encoding and 2DIRECT (section 2.1)."""
+
+    encoder: str = Field(default="chgnet/r2scan", description="The paper's is a pre-trained M3GNet.")
+    structure_threshold: Strictly = Field(default=0.1, description="BIRCH threshold, structural space (2.1).")
+    atom_threshold: Strictly = Field(default=0.1, description="BIRCH threshold, atomic space (2.1).")
+    k: PositiveInt = Field(default=1, description="Rows per cluster. Silent; maml's default.")
+    weight_components: bool = Field(default=True, description="Weight PCs by explained variance ratio, as maml does.")
+    seed: int = Field(default=0, ge=0)
+    min_distance_factor: float = Field(
+        default=0.5, ge=0, le=1, description="Frames with a pair closer than this times the covalent radii are dropped."
+    )
+    trajectories_per_job: PositiveInt = Field(default=64, description="Trajectories encoded by one Firework.")
+
+
+class LabelingParameters(Parameters):
+    """Single points (section 2.2)."""
+
+    labeler: Literal["vasp", "gpaw", "surrogate"] = "vasp"
+    surrogate: str = Field(default="chgnet/r2scan", description="Model string of the surrogate labeler.")
+    functional: Literal["r2SCAN"] = "r2SCAN"
+    incar_updates: dict[str, bool | int | float | str] = Field(
+        default_factory=dict, description="Changes to MatPESStaticSet; the paper has none. ENAUG 1360 is MatPES' old value."
+    )
+    gpaw_ecut_ev: Strictly = Field(default=680.0, description="Plane-wave cutoff of the GPAW labeler.")
+    gpaw_kspacing: Strictly = Field(default=0.22, description="1/Å, VASP's definition (with 2π).")
+
+
+class AIMDParameters(Parameters):
+    """r2SCAN NpT ab-initio MD (section 2.2)."""
+
+    temperatures_k: list[Temperature] = Field(default=[300.0, 600.0, 900.0, 1200.0, 1500.0], min_length=1)
+    n_steps: PositiveInt = Field(default=400, description="Less than a picosecond per system (2.2).")
+    timestep_fs: float = Field(default=2.0, gt=0, le=10, strict=True)
+    timestep_with_hydrogen_fs: float = Field(default=0.5, gt=0, le=10, strict=True)
+    friction_per_ps: Strictly = Field(default=10.0, description="LANGEVIN_GAMMA. Silent.")
+    lattice_friction_per_ps: Strictly = Field(default=1.0, description="LANGEVIN_GAMMA_L. Silent.")
+    lattice_mass: Strictly = Field(default=10.0, description="PMASS, amu. Silent.")
+    pressure_gpa: float = Field(default=1.01325e-4, strict=True, description="1 atm.")
+
+
+class ReleaseParameters(Parameters):
+    """Filters and splits of a release (section 2.3)."""
+
+    name: str = Field(default="aqvolt", pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    max_force_ev_per_a: Strictly = Field(default=800.0, description="Labels above are excluded.")
+    max_cohesive_energy_ev: float = Field(default=0.0, description="eV/atom; positive cohesive energies are excluded.")
+    train_fraction: float = Field(default=0.90, gt=0, le=1)
+    val_fraction: float = Field(default=0.05, ge=0, lt=1)
+    test_fraction: float = Field(default=0.05, ge=0, lt=1)
+    group_by: Literal["frame", "trajectory", "candidate", "formula", "chemsys"] = Field(
+        default="frame", description="The paper's split is by frame."
+    )
+    split_salt: str = Field(default="aqvolt26", description="Seeds the hash that assigns groups to splits.")
+    exports: list[Literal["aselmdb", "extxyz"]] = Field(default_factory=list)
+    allow_mixed_protocols: bool = False
+
+    @model_validator(mode="after")
+    def _fractions_add_up(self) -> ReleaseParameters:
+        total = self.train_fraction + self.val_fraction + self.test_fraction
+        if abs(total - 1) > 1e-9:
+            raise ValueError(f"train, val and test fractions add up to {total:g}; they must add up to 1")
+        return self
+
+
+class StageParameters(Parameters):
+    """One stage of training (Table S1)."""
+
+    steps: PositiveInt | None = Field(default=None, description="Optimizer steps; exactly one of steps and epochs.")
+    epochs: PositiveInt | None = None
+    max_atoms: PositiveInt = Field(description="Atoms a batch and rank.")
+    max_neighbors: PositiveInt
+    learning_rate: Strictly
+    bf16: bool
+    energy_coefficient: PositiveFloat
+    force_coefficient: PositiveFloat
+    stress_coefficient: float = Field(default=0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _one_length(self) -> StageParameters:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give exactly one of steps and epochs")
+        return self
+
+
+class TrainingParameters(Parameters):
+    """Two-stage eSEN training (section 2.3, Table S1)."""
+
+    architecture: str = "eSEN-L4"
+    n_layers: PositiveInt = 4
+    sphere_channels: PositiveInt = 128
+    hidden_channels: PositiveInt = Field(default=128, description="Edge channels too.")
+    lmax: PositiveInt = 2
+    mmax: PositiveInt = 2
+    n_distance_basis: PositiveInt = 64
+    cutoff_a: Strictly = 6.0
+    weight_decay: float = Field(default=1e-3, ge=0)
+    clip_grad_norm: Strictly = Field(default=100.0, description="fairchem's UMA release; the paper clips, value silent.")
+    ema_decay: float = Field(default=0.999, gt=0, lt=1, description="fairchem's UMA release. Silent.")
+    seed: int = Field(default=0, ge=0)
+    direct: StageParameters = StageParameters(
+        epochs=1, max_atoms=10_000, max_neighbors=30, learning_rate=8e-4, bf16=True,
+        energy_coefficient=10, force_coefficient=30,
+    )
+    conservative: StageParameters = StageParameters(
+        epochs=1, max_atoms=1_500, max_neighbors=300, learning_rate=4e-4, bf16=False,
+        energy_coefficient=20, force_coefficient=2, stress_coefficient=1,
+    )
+
+
+class EVScanParameters(Parameters):
+    """MLIP Arena's energy-volume scan (Table 1)."""
+
+    n_points: int = Field(default=21, ge=5, description="Odd, so that the middle is the structure as given.")
+    max_linear_strain: float = Field(default=0.20, gt=0, lt=1, description="Of all lattice parameters.")
+
+
+class ForceBinParameters(Parameters):
+    """Errors binned by the largest force of the structure (Figure 4)."""
+
+    edges_ev_per_a: list[float] = Field(
+        default=[0.0, 0.2, 1.0, 10.0, 800.0], min_length=2, description="0.2, 10 and 800 are the paper's; 0 and 1 ours."
+    )
+    split: Literal["train", "val", "test", "all"] = "test"
+
+
+class BenchmarkParameters(Parameters):
+    """What models are measured by (section 2.4)."""
+
+    ev_scan: EVScanParameters = EVScanParameters()
+    force_bins: ForceBinParameters = ForceBinParameters()

@@ -1,0 +1,21 @@
+"""Documents of ``releases``: what ``manifest.json`` says, and where the folder is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from aqvolt_flows.schemas.base import Document
+
+
+class ReleaseDocument(Document):
+    """A versioned training set; ``release_id`` is ``NAME@<first 12 digits of content_hash>``."""
+
+    release_id: str
+    name: str
+    content_hash: str = Field(description="Over frames, labels and splits; not over dates, paths or versions.")
+    counts: dict[str, Any] = Field(description="Total, by split, by source, by protocol.")
+    protocols: dict[str, int]
+    path: str = Field(description="Folder, relative to the release root of aqvolt.yaml.")
+    manifest: dict[str, Any]

@@ -1,0 +1,40 @@
+"""Documents of ``trajectories``: one NpT run of one candidate at one temperature."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from aqvolt_flows.schemas.base import Document
+from aqvolt_flows.schemas.provenance import ArtifactRef, Failure
+
+
+class TrajectoryDocument(Document):
+    """Numbers and a pointer; the frames themselves are Parquet in the artifact store."""
+
+    trajectory_id: str
+    candidate_id: str
+    formula: str
+    chemsys: str
+    elements: list[str]
+    n_atoms: int = Field(description="Atoms in the simulated supercell.")
+    engine: Literal["mlmd", "aimd"]
+    model: str = Field(description="Model string, or the protocol's name for AIMD.")
+    model_hash: str
+    ensemble: str = Field(description="Integrator by name, e.g. npt_nose_hoover_isotropic.")
+    temperature_k: float
+    pressure_gpa: float
+    timestep_fs: float
+    seed: int
+    n_steps: int = Field(description="Steps asked for.")
+    steps_done: int = Field(description="Steps made.")
+    stride: int = Field(description="Every stride-th step is a frame.")
+    n_frames: int
+    status: Literal["running", "completed", "failed"]
+    failure: Failure | None = Field(default=None, description="Why it ended early; its frames up to there stay.")
+    frames: ArtifactRef | None = None
+    mean_temperature_k: float | None = None
+    mean_volume_per_atom: float | None = Field(default=None, description="Å³/atom over the written frames.")
+    max_force: float | None = Field(default=None, description="Largest |F| of any frame, eV/Å.")
+    seconds: float | None = Field(default=None, description="Wall time of the whole batch times its share of atoms.")

@@ -1,0 +1,143 @@
+"""Where things are: ``aqvolt.yaml`` and ``AQVOLT_…`` variables; no science is configured here."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, ClassVar
+
+import yaml
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from aqvolt_flows.errors import ConfigError, DatabaseError
+
+CONFIG_NAME = "aqvolt.yaml"
+CONFIG_VARIABLE = "AQVOLT_CONFIG_FILE"
+
+
+class AqvoltSettings(BaseSettings):
+    """Settings of one project folder.
+
+    Precedence: ``AQVOLT_…`` environment variables, then ``aqvolt.yaml``, then these defaults. Relative
+    paths are relative to the folder that holds ``aqvolt.yaml`` (or the working directory without one).
+    """
+
+    model_config = SettingsConfigDict(env_prefix="AQVOLT_", extra="forbid", frozen=True)
+    _file: ClassVar[Path | None] = None
+
+    mongo_uri: str | None = Field(default=None, description="MongoDB URI; absent: the embedded database.")
+    database: str = Field(default="aqvolt", description="Database name, unless the URI names one.")
+    root: Path = Field(default=Path(), description="The project folder.")
+    artifact_root: str = Field(default="artifacts", description="Folder or fsspec URL of the artifact store.")
+    release_root: Path = Field(default=Path("releases"), description="Where release folders are written.")
+    database_dir: Path = Field(default=Path(".aqvolt/db"), description="Files of the embedded database.")
+    launch_dir: Path = Field(default=Path(".aqvolt/launches"), description="Where workers run Fireworks.")
+    campaign: str = Field(default="aqvolt26", description="Campaign file, or the name of one that is shipped.")
+    default_potential: str = Field(default="7net-mf-0/R2SCAN", description="Used where a command is given none.")
+    device: str = Field(default="auto", description="cpu, cuda, cuda:1 …; auto: cuda where there is one.")
+    timeout_s: float = Field(default=10.0, gt=0, description="How long to wait for the database.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Let environment variables win over ``aqvolt.yaml``, which arrives as init arguments."""
+        return env_settings, init_settings
+
+    def path(self, value: str | Path) -> Path:
+        """Return ``value`` resolved against the project folder."""
+        return (self.root / Path(value)).resolve()
+
+    @property
+    def artifact_url(self) -> str:
+        """The artifact store's root: a URL as given, or an absolute folder."""
+        return self.artifact_root if "://" in self.artifact_root else str(self.path(self.artifact_root))
+
+    @property
+    def server_file(self) -> Path:
+        """The record of the embedded server: PID, port, URI."""
+        return self.path(self.database_dir) / "server.json"
+
+    def database_uri(self) -> str:
+        """Return the URI to connect to.
+
+        Raises
+        ------
+        DatabaseError
+            If no URI is configured and no embedded server is recorded for this folder.
+        """
+        if self.mongo_uri:
+            return self.mongo_uri
+        try:
+            return str(json.loads(self.server_file.read_text())["uri"])
+        except FileNotFoundError:
+            raise DatabaseError(
+                f"No database: AQVOLT_MONGO_URI is not set and no embedded database runs in {self.path('.')}; start one "
+                "with 'aqvolt db start' or set mongo_uri in aqvolt.yaml."
+            ) from None
+        except (ValueError, KeyError) as error:
+            raise DatabaseError(
+                f"{self.server_file} is not a server record ({error}); run 'aqvolt db stop' and 'aqvolt db start'."
+            ) from None
+
+    def resolve_device(self) -> str:
+        """Return the torch device to use, resolving ``auto``."""
+        if self.device != "auto":
+            return self.device
+        import torch
+
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def find_config(start: Path | None = None) -> Path | None:
+    """Return the ``aqvolt.yaml`` named by AQVOLT_CONFIG_FILE, or the nearest one from ``start`` upwards."""
+    named = os.environ.get(CONFIG_VARIABLE)
+    if named:
+        if not Path(named).is_file():
+            raise ConfigError(f"{CONFIG_VARIABLE} names {named}, which is not a file; correct it or unset it.")
+        return Path(named).resolve()
+    here = (start or Path.cwd()).resolve()
+    return next((p / CONFIG_NAME for p in (here, *here.parents) if (p / CONFIG_NAME).is_file()), None)
+
+
+def load_settings(config: Path | None = None, **overrides: Any) -> AqvoltSettings:
+    """Return the settings of a folder.
+
+    Parameters
+    ----------
+    config
+        Path of an ``aqvolt.yaml``; by default the one :func:`find_config` finds, if any.
+    **overrides
+        Values that win over the file (environment variables win over both).
+
+    Raises
+    ------
+    ConfigError
+        If the file is not YAML, holds an unknown key or a value of the wrong kind.
+    """
+    file = config or find_config()
+    values: dict[str, Any] = {"root": Path.cwd()}
+    if file is not None:
+        try:
+            read = yaml.safe_load(file.read_text()) or {}
+        except (OSError, yaml.YAMLError) as error:
+            raise ConfigError(f"{file} cannot be read as YAML: {' '.join(str(error).split())}") from None
+        if not isinstance(read, dict):
+            raise ConfigError(f"{file} holds a {type(read).__name__}; it must hold 'key: value' lines.")
+        values |= {"root": file.parent, **read}
+    values |= overrides
+    try:
+        return AqvoltSettings(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        known = ", ".join(AqvoltSettings.model_fields)
+        said = "is not a setting" if first["type"] == "extra_forbidden" else f"is wrong: {first['msg'].lower()}"
+        raise ConfigError(f"{file or 'AQVOLT_… variables'}: {name} {said}; known settings are {known}.") from None

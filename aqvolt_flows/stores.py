@@ -1,0 +1,272 @@
+"""MongoDB: the collections, their identities and indexes, and the stores that find it by settings.
+
+No URI and no password is ever written into a Firework or a builder file: :class:`ConfiguredMongoStore`
+asks the settings of the machine it runs on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from typing import Any, Self
+
+import bson
+from jobflow import JobStore
+from maggma.stores import MongoStore
+from pymongo import ASCENDING, MongoClient, UpdateOne, uri_parser
+from pymongo.collection import Collection
+from pymongo.database import Database as MongoDatabase
+from pymongo.errors import ConfigurationError, InvalidURI, OperationFailure, PyMongoError, ServerSelectionTimeoutError
+
+from aqvolt_flows.artifacts import ArtifactStore
+from aqvolt_flows.errors import DatabaseError, InputError
+from aqvolt_flows.schemas.base import Document, utc_now
+from aqvolt_flows.settings import AqvoltSettings, load_settings
+
+#: MongoDB refuses documents above 16 MiB; ours are refused earlier, with a name.
+MAX_DOCUMENT_BYTES = 15 * 1024 * 1024
+
+#: Identity field of each collection; a unique index stands on it and on ``key``.
+IDENTITIES = {
+    "candidates": "candidate_id",
+    "trajectories": "trajectory_id",
+    "frames": "frame_id",
+    "labels": "label_id",
+    "releases": "release_id",
+    "models": "model_id",
+    "benchmarks": "benchmark_id",
+    "costs": "cost_id",
+}
+_STRUCTURE_FIELDS = ("chemsys", "formula", "elements", "n_atoms", "last_updated")
+#: Fields that commands and builders query, per collection.
+INDEXES: dict[str, tuple[str, ...]] = {
+    "candidates": (*_STRUCTURE_FIELDS, "source", "status", "parent_id"),
+    "trajectories": (*_STRUCTURE_FIELDS, "candidate_id", "status", "temperature_k"),
+    "frames": (*_STRUCTURE_FIELDS, "candidate_id", "trajectory_id", "sample_key"),
+    "labels": (
+        *_STRUCTURE_FIELDS, "frame_id", "candidate_id", "trajectory_id", "status", "protocol_id", "source", "max_force",
+        "source_uuid",
+    ),
+    "releases": ("name", "content_hash", "last_updated"),
+    "models": ("content_hash", "release_id", "last_updated"),
+    "benchmarks": ("benchmark", "model", "model_id", "release_id", "last_updated"),
+    "costs": ("stage", "last_updated"),
+    "outputs": ("uuid", "name", "completed_at", "metadata.aqvolt.stage", "metadata.aqvolt.key"),
+}
+
+
+def normalise_uri(uri: str) -> str:
+    """Return the URI with ``directConnection=true`` for a single loopback host (the embedded server).
+
+    Raises
+    ------
+    DatabaseError
+        If it is not a MongoDB URI.
+    """
+    try:
+        nodes = uri_parser.parse_uri(uri, validate=True, warn=False)["nodelist"] if uri.startswith("mongodb://") else []
+    except (InvalidURI, ConfigurationError, ValueError, PyMongoError) as error:
+        raise DatabaseError(f"The database URI is not valid ({error}); expected mongodb://[user:password@]host:port/…") from None
+    if not uri.startswith(("mongodb://", "mongodb+srv://")):
+        raise DatabaseError(f"The database URI starts with {uri[:12]!r}; expected mongodb:// or mongodb+srv://.")
+    if len(nodes) == 1 and nodes[0][0] in {"127.0.0.1", "localhost"} and "directConnection" not in uri:
+        scheme, rest = uri.split("://", 1)
+        host, _, tail = rest.partition("/")
+        path, _, query = tail.partition("?")
+        return f"{scheme}://{host}/{path}?{query + '&' if query else ''}directConnection=true"
+    return uri
+
+
+def redact(uri: str) -> str:
+    """Return the URI without its password, fit for messages."""
+    scheme, separator, rest = uri.partition("://")
+    credentials, at, host = rest.rpartition("@")
+    return f"{scheme}{separator}{credentials.split(':')[0]}:…@{host}" if at else uri
+
+
+@cache
+def _client(uri: str, timeout_s: float) -> MongoClient[dict[str, Any]]:
+    milliseconds = int(timeout_s * 1000)
+    return MongoClient(
+        uri,
+        serverSelectionTimeoutMS=milliseconds,
+        connectTimeoutMS=milliseconds,
+        socketTimeoutMS=max(milliseconds * 12, 120_000),
+        tz_aware=True,
+        appname="aqvolt-flows",
+    )
+
+
+def client_for(settings: AqvoltSettings) -> tuple[MongoClient[dict[str, Any]], str]:
+    """Return the (cached) client and the database's name for these settings; nothing is contacted yet."""
+    uri = normalise_uri(settings.database_uri())
+    try:
+        name = uri_parser.parse_uri(uri)["database"] if uri.startswith("mongodb://") else None
+        return _client(uri, settings.timeout_s), str(name or settings.database)
+    except (InvalidURI, ConfigurationError) as error:
+        raise DatabaseError(f"The database URI is not valid ({error}); expected mongodb://[user:password@]host:port/…") from None
+
+
+class Database:
+    """The collections of one project.
+
+    Parameters
+    ----------
+    settings
+        Where the database and the artifact store are.
+    """
+
+    def __init__(self, settings: AqvoltSettings) -> None:
+        self.settings = settings
+        client, name = client_for(settings)
+        self.mongo: MongoDatabase[dict[str, Any]] = client[name]
+        self.artifacts = ArtifactStore(settings.artifact_url)
+
+    @classmethod
+    def connect(cls, settings: AqvoltSettings | None = None) -> Self:
+        """Return a database that answers.
+
+        Raises
+        ------
+        DatabaseError
+            If no server answers within ``timeout_s``, or it refuses the credentials.
+        """
+        database = cls(settings or load_settings())
+        uri = redact(database.settings.database_uri())
+        try:
+            database.mongo.command("ping")
+        except ServerSelectionTimeoutError:
+            hint = "check AQVOLT_MONGO_URI" if database.settings.mongo_uri else "run 'aqvolt db start'"
+            raise DatabaseError(
+                f"No MongoDB answers at {uri} within {database.settings.timeout_s:g} s; expected a running server: {hint}."
+            ) from None
+        except OperationFailure as error:
+            raise DatabaseError(f"MongoDB at {uri} refused the connection ({error}); check user and password.") from None
+        except PyMongoError as error:
+            raise DatabaseError(f"MongoDB at {uri} failed: {error}") from None
+        return database
+
+    def __getitem__(self, name: str) -> Collection[dict[str, Any]]:
+        """Return a collection by its fixed name."""
+        if name not in INDEXES:
+            raise InputError(f"There is no collection {name!r}; known are {', '.join(sorted(INDEXES))}.")
+        return self.mongo[name]
+
+    def ensure_indexes(self) -> None:
+        """Create what :data:`IDENTITIES` and :data:`INDEXES` declare; existing indexes stay."""
+        for name, fields in INDEXES.items():
+            if name in IDENTITIES:
+                self.mongo[name].create_index([(IDENTITIES[name], ASCENDING)], unique=True)
+                self.mongo[name].create_index([("key", ASCENDING)], unique=True)
+            for field in fields:
+                self.mongo[name].create_index([(field, ASCENDING)])
+
+    def upsert(self, name: str, documents: Iterable[Document]) -> int:
+        """Write documents by identity and return how many were new.
+
+        A document equal to the stored one but for ``last_updated`` is not written, so that builders
+        downstream see no change where there is none.
+        """
+        identity = IDENTITIES[name]
+        incoming = {}
+        for document in documents:
+            plain = document.model_dump(mode="python")
+            check_size(plain, f"{name} {plain[identity]}")
+            incoming[plain[identity]] = plain
+        if not incoming:
+            return 0
+        collection = self.mongo[name]
+        stored = {d[identity]: d for d in collection.find({identity: {"$in": list(incoming)}}, {"_id": 0})}
+        changed = [d for i, d in incoming.items() if not _same(stored.get(i), d)]
+        if changed:
+            now = utc_now()
+            collection.bulk_write(
+                [UpdateOne({identity: d[identity]}, {"$set": d | {"last_updated": now}}, upsert=True) for d in changed],
+                ordered=False,
+            )
+        return len(incoming.keys() - stored.keys())
+
+    def find_by_ids(self, name: str, ids: Sequence[str]) -> list[dict[str, Any]]:
+        """Return documents in the order of ``ids``; a missing one is an :class:`InputError`."""
+        identity = IDENTITIES[name]
+        found = {d[identity]: d for d in self.mongo[name].find({identity: {"$in": list(ids)}}, {"_id": 0})}
+        missing = [i for i in ids if i not in found]
+        if missing:
+            raise InputError(f"{len(missing)} of {len(ids)} are not in {name}, first {missing[0]}; check the identity.")
+        return [found[i] for i in ids]
+
+
+def _same(stored: Mapping[str, Any] | None, new: Mapping[str, Any]) -> bool:
+    if stored is None:
+        return False
+    return {k: v for k, v in stored.items() if k != "last_updated"} == {
+        k: v for k, v in new.items() if k != "last_updated"
+    }
+
+
+def check_size(document: Mapping[str, Any], what: str) -> None:
+    """Raise :class:`InputError` if the document would come near MongoDB's 16 MiB limit."""
+    size = len(bson.encode(dict(document)))
+    if size > MAX_DOCUMENT_BYTES:
+        raise InputError(
+            f"{what} would be {size / 2**20:.1f} MiB, above the {MAX_DOCUMENT_BYTES / 2**20:.0f} MiB limit; put its arrays "
+            "into the artifact store."
+        )
+
+
+class ConfiguredMongoStore(MongoStore):
+    """A MongoStore that takes its URI from the settings of the machine it runs on.
+
+    Parameters
+    ----------
+    collection_name
+        One of the fixed collections.
+    **kwargs
+        Passed to ``maggma.stores.MongoStore`` (``key``, ``last_updated_field`` …).
+
+    Examples
+    --------
+    >>> ConfiguredMongoStore("labels", key="label_id").as_dict()["collection_name"]
+    'labels'
+    """
+
+    def __init__(self, collection_name: str, **kwargs: Any) -> None:
+        self._configured_kwargs = dict(kwargs)
+        super().__init__(database="aqvolt", collection_name=collection_name, **kwargs)
+
+    @property
+    def name(self) -> str:
+        """Return a name without credentials."""
+        return f"aqvolt://{self.collection_name}"
+
+    def connect(self, force_reset: bool = False) -> None:
+        """Connect to the collection that the settings name."""
+        if self._coll is None or force_reset:
+            client, name = client_for(load_settings())
+            self.database = name
+            self._coll = client[name][self.collection_name]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return a form without URI: module, class, collection and options."""
+        return {
+            "@module": type(self).__module__,
+            "@class": type(self).__name__,
+            "@version": None,
+            "collection_name": self.collection_name,
+            **self._configured_kwargs,
+        }
+
+    @classmethod
+    def from_dict(cls, d: Mapping[str, Any]) -> Self:
+        """Return the store that :meth:`as_dict` described."""
+        return cls(**{k: v for k, v in d.items() if not k.startswith("@")})
+
+
+def collection_store(name: str) -> ConfiguredMongoStore:
+    """Return the maggma store of a collection, keyed by its identity and dated by ``last_updated``."""
+    return ConfiguredMongoStore(name, key=IDENTITIES[name], last_updated_field="last_updated")
+
+
+def job_store() -> JobStore:
+    """Return the JobStore on ``outputs``, as Fireworks carry it: with no address inside."""
+    return JobStore(ConfiguredMongoStore("outputs", key="uuid"))

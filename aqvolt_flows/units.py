@@ -1,0 +1,66 @@
+"""Units and their conversions; nowhere else is a conversion factor written.
+
+Inside: Å, eV, eV/Å, eV/Å³ (stress; ASE sign, tension positive; Voigt order xx yy zz yz xz xy), K, fs.
+For people: GPa (pressure), mS/cm (conductivity). Factors follow CODATA 2018 as in ``scipy.constants``.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import constants
+
+Array = NDArray[np.float64]
+
+#: 1 eV/Å³ in GPa: e / (1e-10 m)³ / 1e9 = 160.21766…
+EV_PER_A3_IN_GPA: float = constants.e * 1e30 / 1e9
+#: 1 eV/Å³ in kbar.
+EV_PER_A3_IN_KBAR: float = EV_PER_A3_IN_GPA * 10.0
+#: 1 standard atmosphere in GPa: 101325 Pa.
+ATM_IN_GPA: float = constants.atm / 1e9
+#: Boltzmann's constant in eV/K.
+KB_EV_PER_K: float = constants.k / constants.e
+#: ps per fs.
+PS_PER_FS: float = 1e-3
+#: Rows and columns of the Voigt order xx yy zz yz xz xy.
+VOIGT: tuple[tuple[int, int], ...] = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
+
+
+def gpa_to_ev_per_a3(pressure_gpa: float) -> float:
+    """Return a pressure in eV/Å³."""
+    return pressure_gpa / EV_PER_A3_IN_GPA
+
+
+def ev_per_a3_to_gpa(pressure: float) -> float:
+    """Return a pressure in GPa."""
+    return pressure * EV_PER_A3_IN_GPA
+
+
+def vasp_stress_to_ase(stress_kbar: Array) -> Array:
+    """Return VASP's stress (kbar, compression positive) as ASE's (eV/Å³, tension positive); any shape."""
+    return -np.asarray(stress_kbar, dtype=float) / EV_PER_A3_IN_KBAR
+
+
+def ase_stress_to_vasp(stress: Array) -> Array:
+    """Return ASE's stress (eV/Å³, tension positive) as VASP's (kbar, compression positive); any shape."""
+    return -np.asarray(stress, dtype=float) * EV_PER_A3_IN_KBAR
+
+
+def pressure_gpa(stress_voigt: Array) -> float:
+    """Return the pressure in GPa (compression positive) of an ASE stress, 6 numbers in eV/Å³."""
+    return float(-np.mean(np.asarray(stress_voigt, dtype=float)[..., :3]) * EV_PER_A3_IN_GPA)
+
+
+def voigt_to_matrix(stress_voigt: Array) -> Array:
+    """Return the symmetric matrices (…, 3, 3) of Voigt vectors (…, 6), order xx yy zz yz xz xy."""
+    voigt = np.asarray(stress_voigt, dtype=float)
+    matrix = np.empty((*voigt.shape[:-1], 3, 3))
+    for k, (i, j) in enumerate(VOIGT):
+        matrix[..., i, j] = matrix[..., j, i] = voigt[..., k]
+    return matrix
+
+
+def matrix_to_voigt(stress: Array) -> Array:
+    """Return Voigt vectors (…, 6) of matrices (…, 3, 3); off-diagonal pairs are averaged."""
+    matrix = np.asarray(stress, dtype=float)
+    return np.stack([(matrix[..., i, j] + matrix[..., j, i]) / 2 for i, j in VOIGT], axis=-1)

@@ -1,0 +1,1 @@
+"""maggma builders, one per target collection."""

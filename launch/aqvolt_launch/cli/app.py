@@ -1,0 +1,48 @@
+"""The root of the command line and the one place where errors become sentences."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from aqvolt_flows import __version__
+from aqvolt_flows.errors import AqvoltError
+from aqvolt_launch.cli import output
+
+app = typer.Typer(
+    name="aqvolt",
+    help="Workflows that make machine-learning datasets and potentials for solid electrolytes.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        output.say(f"aqvolt-flows {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version and exit."),
+) -> None:
+    """Workflows that make machine-learning datasets and potentials for solid electrolytes."""
+
+
+def main() -> None:
+    """Run the command line; a user's mistake prints one sentence on stderr and exits with code 2."""
+    from aqvolt_launch.cli import commands
+
+    commands.register(app)
+    try:
+        app()
+    except AqvoltError as error:
+        output.complain(str(error))
+        sys.exit(2)
+    except KeyboardInterrupt:
+        output.complain("Interrupted; what was finished is kept, and the same command goes on from there.")
+        sys.exit(130)

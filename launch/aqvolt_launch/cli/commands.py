@@ -1,0 +1,18 @@
+"""The list of command modules; each has ``register(app)``."""
+
+from __future__ import annotations
+
+import importlib
+
+import typer
+
+MODULES = ("database", "project", "candidates", "stages", "workers", "query", "build", "release", "benchmark", "report", "demo")
+
+
+def register(app: typer.Typer) -> None:
+    """Add every command to the application."""
+    for name in MODULES:
+        try:
+            importlib.import_module(f"aqvolt_launch.cli.{name}").register(app)
+        except ModuleNotFoundError:
+            continue
