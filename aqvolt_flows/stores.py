@@ -84,10 +84,13 @@ def redact(uri: str) -> str:
     return f"{scheme}{separator}{credentials.split(':')[0]}:…@{host}" if at else uri
 
 
+_clients: list[MongoClient[dict[str, Any]]] = []
+
+
 @cache
 def _client(uri: str, timeout_s: float) -> MongoClient[dict[str, Any]]:
     milliseconds = int(timeout_s * 1000)
-    return MongoClient(
+    client: MongoClient[dict[str, Any]] = MongoClient(
         uri,
         serverSelectionTimeoutMS=milliseconds,
         connectTimeoutMS=milliseconds,
@@ -95,6 +98,15 @@ def _client(uri: str, timeout_s: float) -> MongoClient[dict[str, Any]]:
         tz_aware=True,
         appname="aqvolt-flows",
     )
+    _clients.append(client)
+    return client
+
+
+def close_clients() -> None:
+    """Close every cached client; the next :func:`client_for` opens a new one."""
+    _client.cache_clear()
+    while _clients:
+        _clients.pop().close()
 
 
 def client_for(settings: AqvoltSettings) -> tuple[MongoClient[dict[str, Any]], str]:
