@@ -1,0 +1,45 @@
+# Two commands do everything: `make demo` and `make test`; both make .venv first.
+.PHONY: env demo test lint lock wheel clean
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3.12
+UV_VERSION := 0.13.9
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.aqvolt-installed
+
+env: $(STAMP)
+
+# Every dependency from the lock file (exact versions, hashes), then the project itself, editable.
+$(STAMP): requirements.lock pyproject.toml Makefile
+	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) was not found; install Python 3.12 or run make PYTHON=/path/to/python3.12" >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	touch $@
+
+demo: env
+	$(BIN)/aqvolt demo --workdir demo
+
+test: env
+	$(BIN)/python -m pytest
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# All extras but gpaw (it compiles C), and the development tools; no download addresses.
+lock:
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	$(BIN)/uv pip compile pyproject.toml --group dev --extra mlip --extra train --extra embedded --extra mp \
+	  --extra report --extra s3 --universal --python-version 3.12 --prerelease if-necessary-or-explicit \
+	  --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header --output-file requirements.lock
+
+wheel: env
+	$(BIN)/uv build --quiet --wheel --no-build-isolation --python $(BIN)/python --out-dir dist .
+
+clean:
+	rm -rf $(VENV) build dist demo *.egg-info
