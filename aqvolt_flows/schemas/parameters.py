@@ -59,9 +59,11 @@ class ExplorationParameters(Parameters):
     timestep_fs: float = Field(default=1.0, gt=0, le=10, strict=True, description="Above 10 fs light atoms blow up.")
     n_steps: PositiveInt = Field(default=50_000, description="50 ps at 1 fs.")
     stride: PositiveInt = Field(default=6, description="200 M frames of 1.23e9 steps: about every 6th is written.")
-    ensemble: Literal["npt_nose_hoover_isotropic", "npt_langevin_isotropic", "npt_crescale_isotropic"] = Field(
+    ensemble: Literal["npt_nose_hoover_isotropic", "npt_crescale_isotropic"] = Field(
         default="npt_nose_hoover_isotropic", description="Silent in the paper."
     )
+    thermostat_tau_fs: Strictly = Field(default=100.0, description="Thermostat time constant. Silent.")
+    barostat_tau_fs: Strictly = Field(default=1000.0, description="Barostat time constant. Silent.")
     min_length_a: float = Field(default=0.0, ge=0, le=100, description="Supercells at least this long; 0: as given. Silent.")
     seed: int = Field(default=0, ge=0)
     max_volume_change: float = Field(default=0.5, gt=0, description="|ΔV|/V₀ that ends a run (2.4, the stability test).")
@@ -140,6 +142,7 @@ class StageParameters(Parameters):
     steps: PositiveInt | None = Field(default=None, description="Optimizer steps; exactly one of steps and epochs.")
     epochs: PositiveInt | None = None
     max_atoms: PositiveInt = Field(description="Atoms a batch and rank.")
+    ranks: PositiveInt = Field(default=1, description="GPUs; the global batch is max_atoms × ranks.")
     max_neighbors: PositiveInt
     learning_rate: Strictly
     bf16: bool
@@ -170,11 +173,11 @@ class TrainingParameters(Parameters):
     ema_decay: float = Field(default=0.999, gt=0, lt=1, description="fairchem's UMA release. Silent.")
     seed: int = Field(default=0, ge=0)
     direct: StageParameters = StageParameters(
-        epochs=1, max_atoms=10_000, max_neighbors=30, learning_rate=8e-4, bf16=True,
+        epochs=1, max_atoms=10_000, ranks=8, max_neighbors=30, learning_rate=8e-4, bf16=True,
         energy_coefficient=10, force_coefficient=30,
     )
     conservative: StageParameters = StageParameters(
-        epochs=1, max_atoms=1_500, max_neighbors=300, learning_rate=4e-4, bf16=False,
+        epochs=1, max_atoms=1_500, ranks=32, max_neighbors=300, learning_rate=4e-4, bf16=False,
         energy_coefficient=20, force_coefficient=2, stress_coefficient=1,
     )
 

@@ -1,0 +1,90 @@
+"""Which runs a campaign wants: one per candidate and temperature, grouped into batches of one Firework."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pymatgen.core import Structure
+
+from aqvolt_flows.identity import content_hash, content_key
+from aqvolt_flows.schemas.parameters import ExplorationParameters
+
+
+@dataclass(frozen=True)
+class Run:
+    """One NpT run to make.
+
+    Attributes
+    ----------
+    trajectory_id, key
+        Identity of the run.
+    candidate_id
+        Which structure.
+    temperature_k
+        Target temperature.
+    seed
+        Seed of its initial momenta, derived from the campaign's seed, the candidate and the temperature.
+    n_atoms
+        Atoms of the supercell.
+    """
+
+    trajectory_id: str
+    key: str
+    candidate_id: str
+    temperature_k: float
+    seed: int
+    n_atoms: int
+
+
+def supercell_factors(structure: Structure, min_length_a: float) -> tuple[int, int, int]:
+    """Return how often each vector is repeated so that every one is at least ``min_length_a`` Å long."""
+    a, b, c = (max(1, math.ceil(min_length_a / length - 1e-9)) for length in structure.lattice.abc)
+    return a, b, c
+
+
+def run_seed(seed: int, candidate_id: str, temperature_k: float) -> int:
+    """Return the seed of one run: 63 bits of a hash, so that runs are independent and reproducible."""
+    return int(content_hash([seed, candidate_id, temperature_k])[:16], 16) >> 1
+
+
+def plan_runs(
+    candidates: Sequence[tuple[str, Structure]], parameters: ExplorationParameters, model_hash: str
+) -> list[Run]:
+    """Return one run per candidate and temperature.
+
+    Parameters
+    ----------
+    candidates
+        (candidate_id, structure) pairs.
+    parameters
+        The campaign's exploration parameters; all that decide a trajectory enter its key, the batch size
+        does not.
+    model_hash
+        Hash of the potential's weights.
+    """
+    physics = parameters.model_dump(mode="json", exclude={"temperatures_k", "max_batch_atoms", "seed"})
+    runs = []
+    for candidate_id, structure in candidates:
+        factors = supercell_factors(structure, parameters.min_length_a)
+        for temperature in parameters.temperatures_k:
+            seed = run_seed(parameters.seed, candidate_id, temperature)
+            key = content_key(
+                "explore/1", candidate_id=candidate_id, temperature_k=temperature, seed=seed, model=model_hash, physics=physics
+            )
+            runs.append(Run(f"trajectory-{key}", key, candidate_id, temperature, seed, len(structure) * math.prod(factors)))
+    return runs
+
+
+def group_runs(runs: Sequence[Run], max_batch_atoms: int) -> list[list[Run]]:
+    """Return consecutive groups of at most ``max_batch_atoms`` atoms (one run at least), largest cells first."""
+    groups: list[list[Run]] = []
+    atoms = 0
+    for run in sorted(runs, key=lambda r: (-r.n_atoms, r.trajectory_id)):
+        if not groups or atoms + run.n_atoms > max_batch_atoms:
+            groups.append([])
+            atoms = 0
+        groups[-1].append(run)
+        atoms += run.n_atoms
+    return groups
