@@ -1,0 +1,68 @@
+"""``aqvolt db``: the embedded database of a project folder."""
+
+from __future__ import annotations
+
+import typer
+
+from aqvolt_launch.cli import output
+
+db = typer.Typer(no_args_is_help=True, help="Start, stop and look at the embedded database of this folder.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add ``aqvolt db``."""
+    app.add_typer(db, name="db")
+
+
+@db.command(epilog="Example: aqvolt db start --port 27117")
+def start(
+    port: int | None = typer.Option(None, help="TCP port on 127.0.0.1; by default the last one, or a free one."),
+    as_json: bool = typer.Option(False, "--json", help=output.JSON_HELP),
+) -> None:
+    """Start the embedded database, or say that it runs; it goes on after this command ends."""
+    from aqvolt_flows.settings import load_settings
+    from aqvolt_launch import embedded
+
+    settings = load_settings()
+    info = embedded.start(settings, port)
+    if as_json:
+        output.emit(info.as_dict())
+        return
+    output.say(f"Database {info.uri} runs as process {info.pid}; files in {info.storage}.")
+    if settings.mongo_uri:
+        output.say("But mongo_uri is set, and commands use that one: unset AQVOLT_MONGO_URI to use this database.")
+
+
+@db.command(epilog="Example: aqvolt db stop")
+def stop(as_json: bool = typer.Option(False, "--json", help=output.JSON_HELP)) -> None:
+    """Stop the embedded database; its data stays."""
+    from aqvolt_flows.settings import load_settings
+    from aqvolt_launch import embedded
+
+    info = embedded.stop(load_settings())
+    if as_json:
+        output.emit(info.as_dict())
+        return
+    output.say(f"Stopped process {info.pid}." if info.pid else info.note or "Stopped.")
+    if info.pid and info.note:
+        output.say(info.note)
+
+
+@db.command(epilog="Example: aqvolt db status --json")
+def status(as_json: bool = typer.Option(False, "--json", help=output.JSON_HELP)) -> None:
+    """Say whether the embedded database runs and answers; exit code 1 if it does not."""
+    from aqvolt_flows.settings import load_settings
+    from aqvolt_launch import embedded
+
+    info = embedded.status(load_settings())
+    if as_json:
+        output.emit(info.as_dict())
+    elif info.running:
+        state = "answers" if info.answers else "silent"
+        output.say(f"Database {info.uri}: process {info.pid} since {info.started}, {state}.")
+        if info.note:
+            output.say(info.note)
+    else:
+        output.say(f"No embedded database runs. {info.note or ''}".rstrip())
+    if not info.answers:
+        raise typer.Exit(1)
