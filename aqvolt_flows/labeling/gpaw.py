@@ -1,0 +1,124 @@
+"""GPAW r2SCAN statics: the licence-free DFT labeler."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jobflow import Maker, job
+
+from aqvolt_flows.frames import Frame
+from aqvolt_flows.labeling.jobs import LabelError, atoms_of, label_frame
+from aqvolt_flows.labeling.protocols import gpaw_protocol, gpaw_settings
+from aqvolt_flows.labeling.validate import computed
+from aqvolt_flows.schemas.label import LabelOutcome
+from aqvolt_flows.schemas.provenance import Failure, Protocol
+from aqvolt_flows.stores import Database
+
+
+def kpoint_grid(cell: np.ndarray, kspacing: float) -> tuple[int, int, int]:
+    """Return divisions for a spacing by VASP's rule, max(1, ⌈|b_i|/KSPACING⌉) with b_i including 2π.
+
+    Parameters
+    ----------
+    cell
+        (3, 3), Å, rows are lattice vectors.
+    kspacing
+        1/Å (VASP wiki, KSPACING).
+    """
+    reciprocal = 2 * np.pi * np.linalg.inv(np.asarray(cell, dtype=float)).T
+    divisions = np.maximum(1, np.ceil(np.linalg.norm(reciprocal, axis=1) / kspacing - 1e-8)).astype(int)
+    return int(divisions[0]), int(divisions[1]), int(divisions[2])
+
+
+def evaluate_frame(
+    frame: Frame, ecut_ev: float, kspacing: float, frame_id: str, key: str, protocol: Protocol, log: Path
+) -> LabelOutcome:
+    """Return the outcome of one GPAW static: energy extrapolated to zero smearing, forces, stress.
+
+    Raises
+    ------
+    LabelError
+        ``missing_gpaw`` if GPAW is not installed.
+    """
+    try:
+        from gpaw import GPAW, PW, FermiDirac, KohnShamConvergenceError
+        from gpaw.mpi import world
+    except ImportError as error:
+        raise LabelError("missing_gpaw", f"GPAW cannot be imported ({error}); install the extra gpaw.") from error
+
+    wanted = gpaw_settings(ecut_ev, kspacing)
+    atoms: Any = frame.to_atoms()
+    atoms.calc = GPAW(
+        mode=PW(wanted["ecut_ev"]),
+        xc=wanted["xc"],
+        kpts={"size": kpoint_grid(atoms.cell.array, kspacing), "gamma": True},
+        occupations=FermiDirac(wanted["width_ev"]),
+        convergence={"energy": wanted["energy_convergence_ev_per_atom"]},
+        symmetry="off",
+        txt=str(log),
+    )
+    started = time.perf_counter()
+    try:
+        energy = float(atoms.get_potential_energy())
+        forces = np.asarray(atoms.get_forces(), dtype=np.float64)
+        stress = np.asarray(atoms.get_stress(voigt=True), dtype=np.float64)
+    except KohnShamConvergenceError as error:
+        failure = Failure(reason="electronic", message=str(error)[:500] or "GPAW's SCF did not converge.")
+        asked: dict[str, Any] = {"frame_id": frame_id, "key": key, "protocol": protocol}
+        cost = {"cost_core_hours": _hours(started, world.size)}
+        return LabelOutcome.model_validate(
+            asked | atoms_of(frame) | cost | {"status": "unconverged", "failure": failure}
+        )
+    return computed(
+        frame_id=frame_id, key=key, protocol=protocol, atomic_numbers=atoms.numbers, positions=atoms.positions,
+        cell=atoms.cell.array, energy=energy, forces=forces, stress=stress, cost_core_hours=_hours(started, world.size),
+        details={"kpoints": list(kpoint_grid(atoms.cell.array, kspacing))},
+    )
+
+
+def _hours(started: float, cores: int) -> float:
+    return (time.perf_counter() - started) * cores / 3600.0
+
+
+@dataclass
+class GpawStaticMaker(Maker):
+    """Label a frame with GPAW r2SCAN.
+
+    Parameters
+    ----------
+    name
+        Job name.
+    ecut_ev
+        Plane-wave cutoff, eV.
+    kspacing
+        Largest distance of k-points, 1/Å, VASP's definition (with 2π).
+    """
+
+    name: str = "GPAW r2SCAN static"
+    ecut_ev: float = 680.0
+    kspacing: float = 0.22
+
+    @job
+    def make(self, frame_id: str, key: str) -> dict[str, object]:
+        """Return a :class:`LabelOutcome` as JSON types for one frame; GPAW's text goes to the artifact store.
+
+        Parameters
+        ----------
+        frame_id
+            Identity of the frame in ``frames``.
+        key
+            :func:`aqvolt_flows.labeling.protocols.label_key` of the frame and this protocol.
+        """
+        protocol = gpaw_protocol(self.ecut_ev, self.kspacing)
+
+        def evaluate(database: Database, frame: Frame) -> LabelOutcome:
+            log = Path.cwd() / "gpaw.txt"
+            outcome = evaluate_frame(frame, self.ecut_ev, self.kspacing, frame_id, key, protocol, log)
+            raw = database.artifacts.put_file(log, "txt") if log.is_file() else None
+            return outcome.model_copy(update={"raw": raw})
+
+        return label_frame(frame_id, key, protocol, evaluate)

@@ -1,0 +1,182 @@
+"""VASP r2SCAN statics through atomate2 and custodian; the outcome is a document whatever happened."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jobflow import Maker, job
+from pymatgen.core import Element
+
+from aqvolt_flows.frames import Frame
+from aqvolt_flows.labeling.jobs import LabelError, atoms_of, label_frame
+from aqvolt_flows.labeling.validate import computed
+from aqvolt_flows.schemas.label import LabelOutcome
+from aqvolt_flows.schemas.provenance import Failure, Protocol
+from aqvolt_flows.stores import Database
+from aqvolt_flows.vasp.outputs import Calculation, locate, potcars_in, read_calculation
+from aqvolt_flows.vasp.settings import changes, r2scan_protocol, static_incar, theory
+
+#: Å; VASP prints fractional coordinates with 8 decimals, 10⁻⁸ of 100 Å.
+SAME_POSITION_A = 1e-5
+
+
+def outcome_from_directory(
+    folder: str | Path,
+    frame_id: str,
+    key: str,
+    protocol: Protocol,
+    order: Sequence[int] | None = None,
+    frame: Frame | None = None,
+    incar: dict[str, Any] | None = None,
+) -> LabelOutcome:
+    """Return the outcome that a folder of VASP files stands for.
+
+    Parameters
+    ----------
+    folder
+        The run's folder, its files gzip-ed or not, complete or not.
+    frame_id, key, protocol
+        What was asked for; version and POTCAR hashes of the protocol are replaced by those that were used.
+    order
+        Site ``i`` of VASP's POSCAR is atom ``order[i]`` of the frame; the outcome is in the frame's order.
+    frame
+        If given, a result for other atoms or positions is refused (``wrong_structure``).
+    incar
+        If given, a last INCAR of another theory level is refused (``protocol_changed``); custodian may have
+        changed it.
+    """
+    found = read_calculation(folder)
+    used = protocol.model_copy(update={"version": found.version, "potcar_hashes": potcars_in(folder)})
+    cost = {} if found.core_hours is None else {"cost_core_hours": found.core_hours}
+    fields: dict[str, Any] = {"frame_id": frame_id, "key": key, "protocol": used, "details": _details(found), **cost}
+    if frame is not None:
+        fields |= atoms_of(frame)
+
+    def refused(status: str, reason: str, message: str) -> LabelOutcome:
+        failure = Failure(reason=reason, message=message)
+        return LabelOutcome.model_validate(fields | {"status": status, "failure": failure})
+
+    if found.failure is not None:
+        return LabelOutcome.model_validate(fields | {"status": found.ending, "failure": found.failure})
+    last = found.steps[-1]
+    rank = np.argsort(order) if order is not None else np.arange(len(found.symbols))
+    numbers = np.array([Element(s).Z for s in found.symbols])
+    if len(rank) != len(numbers):
+        message = f"VASP computed {len(numbers)} atoms, {len(rank)} were asked for."
+        return refused("bad_output", "wrong_structure", message)
+    numbers, positions = numbers[rank], last.positions[rank]
+    moved = _displacement(frame, numbers, last.fractional[rank], last.cell) if frame is not None else 0.0
+    if moved > SAME_POSITION_A:
+        return refused("bad_output", "wrong_structure", f"VASP's atoms differ from the frame's by {moved:.3g} Å.")
+    changed = changes(theory(incar), theory(found.incar)) if incar is not None else {}
+    if changed:
+        listed = "; ".join(f"{tag}: {old!r} → {new!r}" for tag, (old, new) in changed.items())
+        return refused("failed", "protocol_changed", f"The last INCAR is of another theory level ({listed}).")
+    if not found.converged:
+        message = f"The SCF took {last.scf_steps} steps, as many as NELM allows, without reaching EDIFF."
+        return refused("unconverged", "electronic", message)
+    result: dict[str, Any] = {
+        "magmoms": [found.magmoms[i] for i in rank] if found.magmoms else None, "bandgap": found.bandgap,
+        "atomic_numbers": numbers, "positions": positions, "cell": last.cell, "energy": last.energy,
+        "forces": last.forces[rank], "stress": last.stress,
+    }
+    return computed(**(fields | result))
+
+
+def _displacement(frame: Frame, numbers: np.ndarray, fractional: np.ndarray, cell: np.ndarray) -> float:
+    """Return the largest displacement (Å) between a frame and what VASP computed; infinite for other elements."""
+    if list(numbers) != [int(z) for z in frame.atomic_numbers]:
+        return float("inf")
+    given: Any = frame.to_atoms()
+    shift = np.asarray(fractional) - given.get_scaled_positions(wrap=False)
+    moved = np.linalg.norm((shift - np.round(shift)) @ given.cell.array, axis=1).max()
+    return float(max(moved, np.abs(np.asarray(cell) - given.cell.array).max()))
+
+
+def _details(found: Calculation) -> dict[str, Any]:
+    """Return the small facts of a run; nothing here grows with the number of atoms."""
+    facts: dict[str, Any] = {"scf_steps": found.steps[-1].scf_steps} if found.steps else {}
+    if found.corrections:
+        facts["corrections"] = found.corrections[:20]
+    if found.titles:
+        facts["potcar_titles"] = found.titles
+    return facts | {"cores": found.cores}
+
+
+@dataclass
+class R2scanStaticMaker(Maker):
+    """Label a frame with VASP: MatPES r2SCAN settings, no PBE pre-step (AQVolt26, section 2.2).
+
+    Parameters
+    ----------
+    name
+        Job name.
+    incar_updates
+        Changes to MatPESStaticSet; the paper has none.
+    vasp_cmd
+        Command that starts VASP; by default that of ``VASP_CMD`` where the job runs.
+    max_errors
+        Corrections that custodian may try.
+    polling_s
+        Seconds between custodian's looks whether VASP has ended.
+    wall_time_s
+        If given, custodian stops VASP shortly before so many seconds.
+    """
+
+    name: str = "r2SCAN static"
+    incar_updates: dict[str, Any] = field(default_factory=dict)
+    vasp_cmd: str | None = None
+    max_errors: int = 5
+    polling_s: float = 1.0
+    wall_time_s: int | None = None
+
+    @job
+    def make(self, frame_id: str, key: str) -> dict[str, object]:
+        """Return a :class:`LabelOutcome` as JSON types for one frame; raw files go to the artifact store.
+
+        Parameters
+        ----------
+        frame_id
+            Identity of the frame in ``frames``.
+        key
+            :func:`aqvolt_flows.labeling.protocols.label_key` of the frame and this protocol.
+        """
+        protocol = r2scan_protocol(self.incar_updates)
+
+        def evaluate(database: Database, frame: Frame) -> LabelOutcome:
+            return self.run(database, frame, frame_id, key, protocol)
+
+        return label_frame(frame_id, key, protocol, evaluate)
+
+    def run(self, database: Database, frame: Frame, frame_id: str, key: str, protocol: Protocol) -> LabelOutcome:
+        """Return the outcome of running VASP on a frame in a fresh folder below the working directory."""
+        from aqvolt_flows.labeling.vasp_inputs import static_maker
+        from aqvolt_flows.vasp.inputs import potcar_hashes, sorted_with_order, vasp_command
+        from aqvolt_flows.vasp.run import archive, check_machine_updates, fresh_folder, run_maker
+
+        command = vasp_command(self.vasp_cmd)
+        check_machine_updates()
+        structure, order = sorted_with_order(frame.to_structure())
+        potcar_hashes(structure.composition.get_el_amt_dict())
+        maker = static_maker(self.incar_updates, command, self.max_errors, self.polling_s, self.wall_time_s)
+        with fresh_folder(f"vasp-{key[:12]}") as folder:
+            ended = run_maker(maker, structure)
+            incar = static_incar(self.incar_updates)
+            outcome = outcome_from_directory(folder, frame_id, key, protocol, order=order, frame=frame, incar=incar)
+            started = locate(folder, "vasp.out") is not None
+            raw = archive(folder, database.artifacts)
+        cores = int(outcome.details.get("cores", 1))
+        if ended.error and not started:
+            raise LabelError("vasp_not_started", ended.error)
+        said = {"custodian": ended.error} if ended.error else {}
+        return outcome.model_copy(
+            update={
+                "raw": raw,
+                "details": outcome.details | said | {"wall_s": round(ended.seconds, 1)},
+                "cost_core_hours": cores * ended.seconds / 3600.0,
+            }
+        )

@@ -1,0 +1,282 @@
+"""Reading what VASP left in a folder: arrays in our units, and how the run ended."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from xml.etree.ElementTree import ParseError
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aqvolt_flows.schemas.provenance import Failure
+from aqvolt_flows.units import matrix_to_voigt, vasp_stress_to_ase
+
+if TYPE_CHECKING:
+    from pymatgen.io.vasp.outputs import Vasprun
+
+Array = NDArray[np.float64]
+Ending = Literal["finished", "killed", "bad_output"]
+
+#: The last lines of a run that came to its end; VASP writes the timing table only then.
+_FOOTER = "General timing and accounting informations for this job"
+_TAIL_BYTES = 60_000
+#: OSZICAR's line of one MD step begins with its number and temperature.
+_TEMPERATURE = re.compile(r"^\s*\d+ T=\s*([-+.\dEe]+)", re.MULTILINE)
+#: What schedulers, kernels and VASP say when a run is ended from outside → reason. The first match wins.
+_KILL_SIGNS: tuple[tuple[str, str], ...] = (
+    ("no_space_left", r"No space left on device|ENOSPC|Disk quota exceeded"),
+    ("out_of_memory", r"oom[-_ ]?kill|Out of memory|Cannot allocate memory|insufficient virtual memory|std::bad_alloc"),
+    ("wall_time", r"DUE TO TIME LIMIT|walltime|wall time limit|hard stop encountered|soft stop encountered"),
+    ("signal", r"forrtl: severe \(174\)|SIG(TERM|KILL|SEGV)|Segmentation fault|signal (9|15)|Killed|CANCELLED"),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class IonicStep:
+    """One ionic step.
+
+    Attributes
+    ----------
+    fractional, cell
+        (n_atoms, 3) and (3, 3; Å, rows are vectors).
+    energy
+        VASP's energy extrapolated to zero smearing (``e_0_energy``), total, eV.
+    forces
+        (n_atoms, 3), eV/Å.
+    stress
+        (6,), eV/Å³, ASE sign, xx yy zz yz xz xy.
+    scf_steps
+        Electronic steps made; as many as NELM means not converged.
+    """
+
+    fractional: Array
+    cell: Array
+    energy: float
+    forces: Array
+    stress: Array
+    scf_steps: int
+
+    @property
+    def positions(self) -> Array:
+        """Cartesian positions, (n_atoms, 3), Å."""
+        return np.asarray(self.fractional @ self.cell)
+
+
+@dataclass(frozen=True, eq=False)
+class Calculation:
+    """What one folder says.
+
+    Attributes
+    ----------
+    ending
+        ``finished``; ``killed`` from outside; ``bad_output``: it ended, yet its files cannot be read.
+    failure
+        The reason where it did not finish, or where VASP stopped with an error.
+    incar
+        The INCAR that was run last, custodian's corrections included.
+    nelm
+        Largest allowed number of electronic steps.
+    core_hours
+        Cores × elapsed time of the last run (VASP's own count); None where it does not say.
+    """
+
+    ending: Ending
+    failure: Failure | None = None
+    version: str = ""
+    incar: dict[str, Any] = field(default_factory=dict)
+    nelm: int = 60
+    symbols: list[str] = field(default_factory=list)
+    steps: list[IonicStep] = field(default_factory=list)
+    magmoms: list[float] | None = None
+    bandgap: float | None = None
+    titles: list[str] = field(default_factory=list)
+    cores: int = 1
+    core_hours: float | None = None
+    corrections: list[str] = field(default_factory=list)
+    temperatures: list[float] = field(default_factory=list)
+
+    @property
+    def converged(self) -> bool:
+        """Whether the run finished with a self-consistent last step."""
+        return self.ending == "finished" and bool(self.steps) and self.steps[-1].scf_steps < self.nelm
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence pymatgen's advice (POTCAR searches, XML repairs); what matters becomes a reason here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def locate(folder: Path, name: str) -> Path | None:
+    """Return ``name`` or ``name.gz`` in a folder, or None."""
+    return next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None)
+
+
+def read_text(folder: Path, name: str) -> str:
+    """Return the text of a file, gzip-ed or not; empty where it is not there or cut short."""
+    path = locate(folder, name)
+    if path is None:
+        return ""
+    try:
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError):
+        return ""
+    return data.decode("utf-8", errors="replace")
+
+
+def read_calculation(folder: str | Path, eigenvalues: bool = True) -> Calculation:
+    """Return what a folder of VASP files says, whatever state it is in.
+
+    Parameters
+    ----------
+    folder
+        Holds vasprun.xml, OUTCAR and what else the run wrote, each gzip-ed or not.
+    eigenvalues
+        Read eigenvalues, for the band gap.
+    """
+    where = Path(folder)
+    outcar = read_text(where, "OUTCAR")
+    said = "\n".join(read_text(where, n)[-_TAIL_BYTES:] for n in ("std_err.txt", "vasp.out", "OUTCAR")) + "\n".join(
+        p.read_text(errors="replace")[-_TAIL_BYTES:] for p in sorted(where.glob("FW_job*.error"))
+    )
+    finished = _FOOTER in outcar
+    common: dict[str, Any] = {
+        "cores": _cores(outcar),
+        "core_hours": _core_hours(outcar),
+        "corrections": _corrections(where),
+        "temperatures": [float(t) for t in _TEMPERATURE.findall(read_text(where, "OSZICAR"))],
+    }
+    try:
+        run = _vasprun(where, eigenvalues)
+    except (ParseError, ValueError, KeyError, IndexError, OSError, EOFError, AttributeError, TypeError) as error:
+        return Calculation(**_unread(finished, outcar, said, error), **common)
+    if not run.ionic_steps:
+        return Calculation(**_unread(finished, outcar, said, ValueError("it holds no ionic step")), **common)
+    state: dict[str, Any] = {"ending": "finished"} if finished else {"ending": "killed", "failure": _killed(said)}
+    return Calculation(
+        **state,
+        version=str(run.vasp_version).split()[0],
+        incar=dict(run.incar),
+        nelm=int(run.parameters.get("NELM", 60)),
+        symbols=[str(s) for s in run.atomic_symbols],
+        steps=[_ionic_step(step) for step in run.ionic_steps],
+        magmoms=_magmoms(outcar, len(run.atomic_symbols)),
+        bandgap=_bandgap(run, outcar) if eigenvalues else None,
+        titles=[str(t) for t in run.potcar_symbols],
+        **common,
+    )
+
+
+def _vasprun(folder: Path, eigenvalues: bool) -> Vasprun:
+    from pymatgen.io.vasp.outputs import Vasprun
+
+    path = locate(folder, "vasprun.xml")
+    if path is None:
+        raise FileNotFoundError("there is no vasprun.xml")
+    with _quiet():
+        return Vasprun(
+            path, parse_dos=False, parse_eigen=eigenvalues, parse_projected_eigen=False, parse_potcar_file=False,
+            exception_on_bad_xml=True,
+        )
+
+
+def _unread(finished: bool, outcar: str, said: str, error: Exception) -> dict[str, Any]:
+    """Return ending and failure of a run whose vasprun.xml cannot be read."""
+    if finished:
+        message = f"VASP ended, but vasprun.xml cannot be read ({type(error).__name__}: {error})"
+        return {"ending": "bad_output", "failure": Failure(reason="truncated_vasprun", message=message[:500])}
+    if not outcar:
+        return {"ending": "killed", "failure": _killed(said, "VASP wrote no OUTCAR")}
+    return {"ending": "killed", "failure": _killed(said)}
+
+
+def _killed(said: str, otherwise: str = "OUTCAR has no timing table, VASP did not come to its end") -> Failure:
+    for reason, pattern in _KILL_SIGNS:
+        found = re.search(pattern, said, re.IGNORECASE)
+        if found:
+            line = next((text.strip() for text in said.splitlines() if found.group(0) in text), found.group(0))
+            return Failure(reason=reason, message=line[:300])
+    error = re.search(r"(ZBRENT[^\n]*|VERY BAD NEWS[^\n]*|internal error[^\n]*)", said)
+    if error:
+        return Failure(reason="vasp_error", message=error.group(1).strip()[:300])
+    return Failure(reason="interrupted", message=otherwise)
+
+
+def _ionic_step(step: dict[str, Any]) -> IonicStep:
+    structure = step["structure"]
+    stress = matrix_to_voigt(vasp_stress_to_ase(np.asarray(step["stress"], dtype=float)))
+    return IonicStep(
+        fractional=np.asarray(structure.frac_coords, dtype=float),
+        cell=np.asarray(structure.lattice.matrix, dtype=float),
+        energy=float(step["e_0_energy"]),
+        forces=np.asarray(step["forces"], dtype=float),
+        stress=stress,
+        scf_steps=len(step["electronic_steps"]),
+    )
+
+
+def _bandgap(run: Vasprun, outcar: str) -> float | None:
+    """Return the gap in eV; the Fermi level is OUTCAR's last, vasprun.xml keeps it in the unread DOS."""
+    levels = re.findall(r"E-fermi :\s*(-?[\d.]+)", outcar)
+    if not run.eigenvalues or not levels:
+        return None
+    run.efermi = float(levels[-1])
+    with _quiet():
+        return float(np.min(run.eigenvalue_band_properties[0]))
+
+
+def _magmoms(outcar: str, n_atoms: int) -> list[float] | None:
+    """Return the total moment in each atom's sphere from OUTCAR's last ``magnetization (x)`` table."""
+    _, found, rest = outcar.rpartition(" magnetization (x)")
+    if not found:
+        return None
+    table = rest.split("tot", 2)[1] if "tot" in rest else rest
+    rows = re.findall(r"^\s*\d+((?:\s+-?\d+\.\d+)+)\s*$", table, re.MULTILINE)
+    moments = [float(row.split()[-1]) for row in rows[:n_atoms]]
+    return moments if len(moments) == n_atoms else None
+
+
+def _cores(outcar: str) -> int:
+    found = re.search(r"running\s+(\d+)\s+mpi-ranks, with\s+(\d+)\s+threads", outcar[:20_000])
+    if found:
+        return int(found.group(1)) * int(found.group(2))
+    older = re.search(r"running on\s+(\d+)\s+total cores", outcar[:20_000])
+    return int(older.group(1)) if older else 1
+
+
+def _core_hours(outcar: str) -> float | None:
+    found = re.search(r"Elapsed time \(sec\):\s*([\d.]+)", outcar)
+    return _cores(outcar) * float(found.group(1)) / 3600.0 if found else None
+
+
+def _corrections(folder: Path) -> list[str]:
+    """Return the errors that custodian met, in order."""
+    text = read_text(folder, "custodian.json")
+    try:
+        runs = json.loads(text) if text else []
+    except ValueError:
+        return []
+    return [str(e) for run in runs for c in run.get("corrections", []) for e in c.get("errors", [])]
+
+
+def potcars_in(folder: str | Path) -> dict[str, str]:
+    """Return element → SHA-256 of the POTCAR text in a folder; empty where there is no POTCAR."""
+    from pymatgen.io.vasp.inputs import Potcar
+
+    from aqvolt_flows.vasp.inputs import potcar_sha256
+
+    path = locate(Path(folder), "POTCAR")
+    if path is None:
+        return {}
+    with _quiet():
+        return {single.element: potcar_sha256(single.data) for single in Potcar.from_file(str(path))}

@@ -1,0 +1,1 @@
+"""The stand-in VASP, and the frames and POTCARs that tests give to it."""
