@@ -1,0 +1,101 @@
+"""FireWorks' LaunchPad on the database that the settings name; never wiped, only completed."""
+
+from __future__ import annotations
+
+import contextlib
+from functools import cache
+from typing import TYPE_CHECKING
+
+from pymongo import ASCENDING
+from pymongo.errors import DuplicateKeyError
+
+from aqvolt_flows.settings import AqvoltSettings
+from aqvolt_flows.stores import Database, client_for, normalise_uri
+
+if TYPE_CHECKING:
+    from fireworks import LaunchPad
+
+#: Path of a workflow's content key; unique, so that the database decides races between submitters.
+KEY_FIELD = "metadata.aqvolt.key"
+_QUIET = "ERROR"
+_open: list[LaunchPad] = []
+
+
+def get_launchpad(settings: AqvoltSettings) -> LaunchPad:
+    """Return the (cached) LaunchPad of these settings; nothing is contacted yet."""
+    _, name = client_for(settings)
+    return _launchpad(normalise_uri(settings.database_uri()), name, settings.timeout_s)
+
+
+@cache
+def _launchpad(uri: str, name: str, timeout_s: float) -> LaunchPad:
+    from fireworks import LaunchPad
+
+    milliseconds = int(timeout_s * 1000)
+    launchpad = LaunchPad(
+        host=uri,
+        name=name,
+        uri_mode=True,
+        strm_lvl=_QUIET,
+        mongoclient_kwargs={
+            "serverSelectionTimeoutMS": milliseconds,
+            "connectTimeoutMS": milliseconds,
+            "socketTimeoutMS": max(milliseconds * 12, 120_000),
+            "appname": "aqvolt-fireworks",
+        },
+    )
+    _open.append(launchpad)
+    return launchpad
+
+
+def close_launchpads() -> None:
+    """Close the connections of every cached LaunchPad."""
+    _launchpad.cache_clear()
+    while _open:
+        _open.pop().connection.close()
+
+
+def ensure_launchpad(settings: AqvoltSettings) -> LaunchPad:
+    """Return the LaunchPad with FireWorks' indexes, our unique key and its id counter; nothing is ever deleted.
+
+    ``lpad reset`` would make the counter too, but deletes all workflows first; this is safe to call
+    again and by several processes at once.
+    """
+    Database.connect(settings)  # a clear sentence if no server answers
+    launchpad = get_launchpad(settings)
+    quiet_fireworks()
+    launchpad.tuneup()
+    launchpad.workflows.create_index(
+        [(KEY_FIELD, ASCENDING)], name="aqvolt_key", unique=True, partialFilterExpression={KEY_FIELD: {"$exists": True}}
+    )
+    for field in ("spec.aqvolt.stage", "spec.aqvolt.key"):
+        launchpad.fireworks.create_index([(field, ASCENDING)])
+    launchpad.workflows.create_index([("state", ASCENDING)])
+    if launchpad.fw_id_assigner.find_one({}, {"_id": 1}) is None:
+        newest_fw = _highest(launchpad, "fireworks", "fw_id")
+        newest_launch = _highest(launchpad, "launches", "launch_id")
+        with contextlib.suppress(DuplicateKeyError):  # another process made it in between
+            launchpad.fw_id_assigner.update_one(
+                {"_id": "aqvolt"},
+                {"$setOnInsert": {"next_fw_id": newest_fw + 1, "next_launch_id": newest_launch + 1}},
+                upsert=True,
+            )
+    return launchpad
+
+
+def _highest(launchpad: LaunchPad, collection: str, field: str) -> int:
+    found = launchpad.db[collection].find_one({}, {field: 1}, sort=[(field, -1)])
+    return int(found[field]) if found else 0
+
+
+def quiet_fireworks() -> None:
+    """Keep FireWorks from narrating every launch on the terminal; errors still show.
+
+    A Rocket asks for its logger at FireWorks' own level each time, which would add a talking handler:
+    naming that handler as already present keeps it away.
+    """
+    from fireworks.utilities import fw_utilities
+
+    for entry in (("rocket.launcher", "INFO"), ("rocket.launcher", "DEBUG")):
+        if entry not in fw_utilities.PREVIOUS_STREAM_LOGGERS:
+            fw_utilities.PREVIOUS_STREAM_LOGGERS.append(entry)

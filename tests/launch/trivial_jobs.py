@@ -1,0 +1,68 @@
+"""Jobs for tests: they leave a trace in a file, so that a test can count how often they ran."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from jobflow import Flow, Job, job
+
+from aqvolt_flows.settings import load_settings
+from aqvolt_flows.work import WorkItem
+
+
+@job
+def add(a: int, b: int, trace: str = "") -> dict[str, object]:
+    """Return the sum, where it was computed, and which settings the job saw."""
+    if trace:
+        with Path(trace).open("a") as handle:
+            handle.write(f"{os.getpid()}\n")
+    print("adding", a, b)
+    return {"sum": a + b, "folder": str(Path.cwd()), "root": str(load_settings().path("."))}
+
+
+@job
+def slow_once(flag: str, trace: str) -> int:
+    """Hang on the first run, after saying so in ``flag``; return at once when run again."""
+    first = not Path(flag).exists()
+    with Path(trace).open("a") as handle:
+        handle.write(f"{os.getpid()}\n")
+    if first:
+        Path(flag).write_text(str(os.getpid()))
+        time.sleep(120)
+    return 7
+
+
+@job
+def fail_while(flag: str) -> int:
+    """Fail as long as the file exists."""
+    if Path(flag).exists():
+        raise ValueError("the cell has no volume")
+    return 1
+
+
+@job
+def total(values: list[int]) -> int:
+    """Return the sum of values that other jobs returned."""
+    return sum(values)
+
+
+def add_item(n: int, stage: str = "explore", trace: str = "", **kwargs: object) -> WorkItem:
+    return WorkItem(stage=stage, key=f"key-{n}", name=f"add {n}", make=lambda: add(n, 1, trace), **kwargs)  # type: ignore[arg-type]
+
+
+def flow_item() -> WorkItem:
+    def make() -> Flow:
+        first: Job = add(1, 2)
+        second: Job = add(3, 4)
+        return Flow([first, second, total([first.output["sum"], second.output["sum"]])], name="flow")
+
+    return WorkItem(stage="sample", key="flow", name="a flow", make=make, category="gpu", priority=3)
+
+
+def submit_many(n: int) -> dict[str, int]:
+    """Submit items 0 … n−1 with the settings of the environment; run in processes by tests."""
+    from aqvolt_launch.submit import submit
+
+    return submit([add_item(i) for i in range(n)], load_settings()).as_dict()
