@@ -242,6 +242,8 @@ class ConfiguredMongoStore(MongoStore):
     'labels'
     """
 
+    _coll: Any
+
     def __init__(self, collection_name: str, **kwargs: Any) -> None:
         self._configured_kwargs = dict(kwargs)
         super().__init__(database="aqvolt", collection_name=collection_name, **kwargs)
@@ -257,6 +259,10 @@ class ConfiguredMongoStore(MongoStore):
             client, name = client_for(load_settings())
             self.database = name
             self._coll = client[name][self.collection_name]
+
+    def close(self) -> None:
+        """Let go of the collection; the client stays open, others in this process use it too."""
+        self._coll = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return a form without URI: module, class, collection and options."""

@@ -1,1 +1,1 @@
-"""The stage datasets."""
+"""Labels, and the versioned training sets made of them."""

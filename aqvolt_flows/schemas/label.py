@@ -68,3 +68,7 @@ class LabelDocument(Document):
     cost_core_hours: float = 0.0
     builder_version: str
     source_uuid: str | None = Field(default=None, description="Job uuid in outputs.")
+    source_completed_at: str | None = Field(default=None, description="When that job ended, as outputs says it.")
+    other_sources: dict[str, str] = Field(
+        default_factory=dict, description="Jobs that gave the same label and were passed over: uuid → when they ended."
+    )

@@ -118,6 +118,10 @@ class ReleaseParameters(Parameters):
     name: str = Field(default="aqvolt", pattern=r"^[a-z0-9][a-z0-9._-]*$")
     max_force_ev_per_a: Strictly = Field(default=800.0, description="Labels above are excluded.")
     max_cohesive_energy_ev: float = Field(default=0.0, description="eV/atom; positive cohesive energies are excluded.")
+    duplicate_tolerance_a: float = Field(
+        default=1e-3, ge=0, le=1, description="Å; labels whose cells and atoms agree within this are one; 0: keep all. Silent."
+    )
+    protocol: str | None = Field(default=None, description="Only labels of this protocol (name or protocol_id).")
     train_fraction: float = Field(default=0.90, gt=0, le=1)
     val_fraction: float = Field(default=0.05, ge=0, lt=1)
     test_fraction: float = Field(default=0.05, ge=0, lt=1)
@@ -127,6 +131,7 @@ class ReleaseParameters(Parameters):
     split_salt: str = Field(default="aqvolt26", description="Seeds the hash that assigns groups to splits.")
     exports: list[Literal["aselmdb", "extxyz"]] = Field(default_factory=list)
     allow_mixed_protocols: bool = False
+    license: str = Field(default="cc-by-4.0", description="Licence of the dataset, the Hub's identifier.")
 
     @model_validator(mode="after")
     def _fractions_add_up(self) -> ReleaseParameters:

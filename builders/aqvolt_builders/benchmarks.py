@@ -1,0 +1,71 @@
+"""Benchmark rows from what the benchmark jobs returned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import batched
+from typing import Any
+
+from maggma.core import Store
+from pydantic import ValidationError
+
+from aqvolt_builders.base import CountingBuilder, latest_outputs, outputs_store, plain_store, read_outputs
+from aqvolt_flows.identity import content_key
+from aqvolt_flows.schemas.benchmark import BenchmarkDocument
+from aqvolt_flows.schemas.provenance import Failure
+from aqvolt_flows.stores import collection_store
+
+
+class BenchmarkBuilder(CountingBuilder):
+    """Makes ``benchmarks`` complete: rows whose job ended but that the collection lacks.
+
+    Benchmark jobs write their row themselves, so that it is seen at once; this builder restores rows from ``outputs`` after
+    a loss, and turns an output that is no row into a failed one with the reason.
+    """
+
+    def __init__(self, outputs: Store | None = None, benchmarks: Store | None = None, chunk_size: int = 200) -> None:
+        self.outputs = plain_store(outputs, outputs_store())
+        self.benchmarks = plain_store(benchmarks, collection_store("benchmarks"))
+        super().__init__([self.outputs], [self.benchmarks], chunk_size)
+
+    def get_items(self) -> Iterator[dict[str, Any]]:
+        """Yield the outputs whose row is missing."""
+        known = set(self.benchmarks.distinct("benchmark_id"))
+        for uuids in batched(sorted(latest_outputs(self.outputs, "benchmark")), self.chunk_size):
+            for document in read_outputs(self.outputs, uuids):
+                output = document.get("output")
+                named = output.get("benchmark_id") if isinstance(output, dict) else None
+                if named not in known and unreadable_id(document["uuid"]) not in known:
+                    yield {"output": output, "uuid": document["uuid"]}
+
+    def process_item(self, item: dict[str, Any]) -> BenchmarkDocument:
+        """Return the row, or a failed one that says what was wrong with the output."""
+        try:
+            return BenchmarkDocument(**item["output"])
+        except (ValidationError, TypeError) as error:
+            return _unreadable(item["uuid"], " ".join(str(error).split())[:500])
+
+    def update_targets(self, items: list[BenchmarkDocument]) -> None:
+        """Write the rows."""
+        self.write("benchmarks", items)
+
+
+def unreadable_id(uuid: str) -> str:
+    """Return the identity of the row that stands for an output that is no row."""
+    return f"benchmark-{content_key('benchmark/unreadable', uuid=uuid)}"
+
+
+def _unreadable(uuid: str, message: str) -> BenchmarkDocument:
+    return BenchmarkDocument(
+        key=content_key("benchmark/unreadable", uuid=uuid),
+        benchmark_id=unreadable_id(uuid),
+        benchmark="unknown",
+        model="unknown",
+        model_hash="",
+        dataset=f"job {uuid}",
+        status="failed",
+        failure=Failure(reason="bad_output", message=message),
+        n_items=0,
+        n_failed=0,
+        metrics={},
+    )

@@ -1,0 +1,73 @@
+"""What each stage has taken so far."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from maggma.core import Store
+
+from aqvolt_builders.base import CountingBuilder
+from aqvolt_flows.identity import content_key
+from aqvolt_flows.schemas.cost import CostDocument
+from aqvolt_flows.stores import collection_store
+
+#: Stage → its collection and the field that holds what a document took, with its unit in hours.
+STAGES: dict[str, tuple[str, str | None, float]] = {
+    "candidates": ("candidates", None, 0.0),
+    "explore": ("trajectories", "seconds", 1 / 3600),
+    "sample": ("frames", None, 0.0),
+    "label": ("labels", "cost_core_hours", 1.0),
+    "train": ("models", "seconds", 1 / 3600),
+    "benchmark": ("benchmarks", "seconds", 1 / 3600),
+}
+
+
+class CostBuilder(CountingBuilder):
+    """Makes one document of ``costs`` per stage; a stage is summed again when its collection changed."""
+
+    def __init__(self, costs: Store | None = None, chunk_size: int = 10) -> None:
+        self.costs = costs or collection_store("costs")
+        self.stages = {stage: collection_store(name) for stage, (name, _, _) in STAGES.items()}
+        super().__init__(list(self.stages.values()), [self.costs], chunk_size)
+
+    def get_items(self) -> Iterator[dict[str, Any]]:
+        """Yield, for every stage that changed, the fields to sum of its documents."""
+        known = {d["stage"]: d for d in self.costs.query()}
+        for stage, store in self.stages.items():
+            newest = next(iter(store.query({}, {"last_updated": 1}, sort={"last_updated": -1}, limit=1)), None)
+            state = (store.count(), newest["last_updated"] if newest else None)
+            before = known.get(stage)
+            if state[0] == 0 and before is None:
+                continue
+            if before and (before["n_documents"], before["source_last_updated"]) == state:
+                continue
+            fields = {"status": 1, "failure.reason": 1, "rejection.reason": 1, "n_atoms": 1, "seconds": 1}
+            documents = store.query({}, fields | {"cost_core_hours": 1, "_id": 0})
+            yield {"stage": stage, "documents": list(documents), "newest": state[1]}
+
+    def process_item(self, item: dict[str, Any]) -> CostDocument:
+        """Return the sums of one stage."""
+        stage = item["stage"]
+        collection, field, hours = STAGES[stage]
+        documents = item["documents"]
+        failed = [d for d in documents if d.get("status") in {"failed", "rejected"}]
+        reasons = Counter((d.get("failure") or d.get("rejection") or {}).get("reason", "unknown") for d in failed)
+        key = content_key("costs/1", of=stage)
+        return CostDocument(
+            key=key,
+            cost_id=f"cost-{key}",
+            stage=stage,
+            collection=collection,
+            n_documents=len(documents),
+            n_failed=len(failed),
+            failures=dict(sorted(reasons.items())),
+            n_atoms=sum(int(d.get("n_atoms") or 0) for d in documents),
+            core_hours=sum(float(d.get(field) or 0.0) for d in documents) * hours if field else 0.0,
+            source_last_updated=item["newest"],
+        )
+
+    def update_targets(self, items: list[CostDocument]) -> None:
+        """Write the sums."""
+        self.write("costs", items)

@@ -1,0 +1,34 @@
+"""Builders as Fireworks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jobflow
+
+from aqvolt_builders.registry import run_builder
+
+
+@dataclass
+class BuildMaker(jobflow.Maker):
+    """Makes the job that runs one builder over what there is when it runs.
+
+    Attributes
+    ----------
+    name
+        Name of the job.
+    builder
+        labels, benchmarks or costs.
+    """
+
+    name: str = "build labels"
+    builder: str = "labels"
+
+    @jobflow.job
+    def make(self, key: str) -> dict[str, Any]:
+        """Run the builder; return processed and the number of documents per status, for labels valid and rejected."""
+        counts = run_builder(self.builder)
+        if self.builder == "labels":
+            counts = {"valid": 0, "rejected": 0} | counts
+        return {"builder": self.builder, **counts}

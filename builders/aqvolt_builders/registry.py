@@ -1,0 +1,35 @@
+"""Builders by name, and how a process runs one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from maggma.cli.serial import serial
+
+from aqvolt_builders.base import CountingBuilder
+from aqvolt_builders.benchmarks import BenchmarkBuilder
+from aqvolt_builders.costs import CostBuilder
+from aqvolt_builders.labels import LabelBuilder
+from aqvolt_flows.errors import InputError
+
+#: In the order in which ``all`` runs them.
+BUILDERS: dict[str, Callable[[], CountingBuilder]] = {
+    "labels": LabelBuilder,
+    "benchmarks": BenchmarkBuilder,
+    "costs": CostBuilder,
+}
+
+
+def run_builder(name: str) -> dict[str, int]:
+    """Run a builder in this process and return its counts.
+
+    Raises
+    ------
+    InputError
+        If there is no such builder.
+    """
+    if name not in BUILDERS:
+        raise InputError(f"There is no builder {name!r}; known are {', '.join(BUILDERS)}.")
+    builder = BUILDERS[name]()
+    serial(builder, no_bars=True)
+    return dict(builder.counts)
