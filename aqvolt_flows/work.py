@@ -32,6 +32,9 @@ class WorkItem:
         Higher runs first.
     done
         The result already stands in its collection.
+    units
+        Keys of the smaller units inside (the runs of a batch); while this item is queued, a later plan
+        leaves them out.
     """
 
     stage: str
@@ -41,6 +44,7 @@ class WorkItem:
     category: Category = "cpu"
     priority: int = 0
     done: bool = False
+    units: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,11 @@ class Plan:
     facts
         Numbers worth reading before submitting: systems, atom-steps, frames, core-hours.
     """
+
+    @property
+    def todo(self) -> list[WorkItem]:
+        """The units of work without a result."""
+        return [item for item in self.items if not item.done]
 
     stage: str
     items: list[WorkItem]

@@ -1,0 +1,141 @@
+"""The space distances are measured in: standardised, rotated to principal components, weighted.
+
+DIRECT (Qi et al., DOI 10.1038/s41524-024-01227-4) standardises features, keeps the principal components
+whose variance exceeds one (Kaiser's rule) and multiplies each by its share of the explained variance,
+as its public implementation (maml) does. A threshold is therefore a length in this weighted space.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aqvolt_flows.errors import InputError
+from aqvolt_flows.identity import content_hash
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Count, mean and scatter matrix of rows; two are added exactly (Chan, Golub and LeVeque 1983).
+
+    Attributes
+    ----------
+    mean
+        (d,).
+    scatter
+        (d, d), sum of outer products of deviations from the mean.
+    """
+
+    count: int
+    mean: Array
+    scatter: Array
+
+    @classmethod
+    def of(cls, rows: NDArray[np.floating]) -> Self:
+        """Return the moments of rows (n, d), in double precision."""
+        values = np.asarray(rows, dtype=np.float64)
+        mean = values.mean(axis=0)
+        centred = values - mean
+        return cls(len(values), mean, centred.T @ centred)
+
+    def __add__(self, other: Moments) -> Moments:
+        """Return the moments of both sets of rows together."""
+        count = self.count + other.count
+        delta = other.mean - self.mean
+        return Moments(
+            count,
+            self.mean + delta * (other.count / count),
+            self.scatter + other.scatter + np.outer(delta, delta) * (self.count * other.count / count),
+        )
+
+
+def check_rows(rows: NDArray[np.floating], what: str = "features") -> NDArray[np.floating]:
+    """Return ``rows`` if it is a finite (n, d) array with n ≥ 1, else raise :class:`InputError`."""
+    values = np.asarray(rows)
+    if values.ndim != 2:
+        raise InputError(f"{what} has shape {values.shape}; expected (rows, columns).")
+    if not len(values):
+        raise InputError(f"{what} has no rows; there is nothing to select from.")
+    if not values.shape[1]:
+        raise InputError(f"{what} has no columns; expected at least one feature.")
+    finite = np.isfinite(values).all(axis=1)
+    if not finite.all():
+        raise InputError(f"{what} has {int((~finite).sum())} rows with NaN or infinity, first row {int(np.argmin(finite))}; drop them.")
+    return values
+
+
+@dataclass(frozen=True, eq=False)
+class Space:
+    """A fitted space.
+
+    Attributes
+    ----------
+    mean, scale
+        (d,), of the standardisation.
+    components
+        (d, n_components), columns are unit vectors, each with its largest entry positive.
+    variances, ratios
+        (n_components,), explained variance and its share of the total.
+    weights
+        (n_components,), what each component is multiplied by.
+    """
+
+    mean: Array
+    scale: Array
+    components: Array
+    variances: Array
+    ratios: Array
+    weights: Array
+
+    @classmethod
+    def fit(cls, moments: Moments, weight_components: bool = True) -> Self:
+        """Return the space of rows with these moments.
+
+        Parameters
+        ----------
+        moments
+            Of all rows; at least one.
+        weight_components
+            Multiply each component by its share of the explained variance (maml's way).
+
+        Raises
+        ------
+        InputError
+            If every feature is constant while there are several rows: nothing tells the rows apart.
+        """
+        n = moments.count
+        variance = np.diag(moments.scatter) / n
+        # As scikit-learn's StandardScaler: a constant column is left unscaled.
+        constant = variance <= 10 * np.finfo(float).eps * np.maximum(moments.mean**2, np.finfo(float).tiny)
+        if constant.all() and n > 1:
+            raise InputError(f"All {len(variance)} features are constant over {n} rows; nothing tells the rows apart.")
+        scale = np.where(constant, 1.0, np.sqrt(np.maximum(variance, 0)))
+        scatter = np.where(constant[:, None] | constant[None, :], 0.0, moments.scatter)
+        covariance = scatter / np.outer(scale, scale) / max(n - 1, 1)
+        values, vectors = np.linalg.eigh(covariance)
+        order = np.argsort(values)[::-1]
+        values, vectors = np.maximum(values[order], 0), vectors[:, order]
+        kept = max(1, int((values > 1).sum()))
+        signs = np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(vectors.shape[1])])
+        components = (vectors * np.where(signs == 0, 1, signs))[:, :kept]
+        total = values.sum()
+        ratios = values[:kept] / total if total > 0 else np.ones(kept)
+        return cls(
+            mean=moments.mean, scale=scale, components=components, variances=values[:kept], ratios=ratios,
+            weights=ratios if weight_components else np.ones(kept),
+        )
+
+    def transform(self, rows: NDArray[np.floating]) -> Array:
+        """Return rows (n, d) in this space, (n, n_components)."""
+        projection = self.components * self.weights
+        return np.asarray((np.asarray(rows, dtype=np.float64) - self.mean) / self.scale @ projection, dtype=np.float64)
+
+    @property
+    def hash(self) -> str:
+        """Identity of the space, rounded so that it does not depend on the last bits of an eigensolver."""
+        return content_hash([np.round(a, 8) for a in (self.mean, self.scale, self.variances, self.weights)])[:24]

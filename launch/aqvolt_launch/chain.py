@@ -1,0 +1,91 @@
+"""The stages of a campaign in order, planned and submitted one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from aqvolt_builders.jobs import BuildMaker
+from aqvolt_builders.labels import LabelBuilder
+from aqvolt_flows.campaign import Campaign, load_campaign
+from aqvolt_flows.errors import InputError
+from aqvolt_flows.identity import content_key
+from aqvolt_flows.planning import PLANNERS
+from aqvolt_flows.settings import AqvoltSettings
+from aqvolt_flows.stores import Database
+from aqvolt_flows.work import Plan, WorkItem
+from aqvolt_launch.launchpad import ensure_launchpad
+from aqvolt_launch.submit import SubmitReport, claimed_units, submit
+
+#: The order in which a campaign runs.
+ORDER = ("candidates", "explore", "sample", "label", "build", "release", "train", "benchmark", "report")
+
+
+def plan_build(_campaign: Campaign, database: Database, _claimed: frozenset[str] = frozenset()) -> Plan:
+    """Return the building of ``labels`` from the labeling outcomes of now."""
+    outcomes = sorted(database["outputs"].distinct("metadata.aqvolt.key", {"metadata.aqvolt.stage": "label"}))
+    key = content_key("build/1", builder="labels", version=LabelBuilder.version, outcomes=outcomes)
+    done = database["outputs"].find_one({"metadata.aqvolt.key": key}) is not None
+    item = WorkItem("build", key, f"labels from {len(outcomes)} outcomes", partial(BuildMaker(builder="labels").make, key), done=done)
+    missing = [] if outcomes else ["there is no labeling outcome yet; run 'aqvolt submit label' and 'aqvolt work'"]
+    return Plan("build", [item] if outcomes else [], missing, {"outcomes": len(outcomes)})
+
+
+_PLANNERS: dict[str, Callable[[Campaign, Database, frozenset[str]], Plan]] = {**PLANNERS, "build": plan_build}
+
+
+def campaign_for(settings: AqvoltSettings, name: str | None = None, labeler: str | None = None) -> Campaign:
+    """Return the campaign of a project, with another labeler if asked for.
+
+    Parameters
+    ----------
+    settings
+        Names the campaign file, relative to the project folder, or a shipped one.
+    name
+        Another campaign.
+    labeler
+        ``surrogate``, ``vasp`` or ``gpaw``.
+    """
+    chosen = name or settings.campaign
+    local = settings.path(chosen)
+    campaign = load_campaign(local if local.is_file() else chosen)
+    if labeler is None:
+        return campaign
+    if labeler not in {"surrogate", "vasp", "gpaw"}:
+        raise InputError(f"There is no labeler {labeler!r}; expected surrogate, vasp or gpaw.")
+    return campaign.model_copy(update={"labeling": campaign.labeling.model_copy(update={"labeler": labeler})})
+
+
+def plan(stage: str, campaign: Campaign, settings: AqvoltSettings) -> Plan:
+    """Return what a stage would do now; changes nothing but missing indexes.
+
+    Raises
+    ------
+    InputError
+        If there is no such stage.
+    DatabaseError
+        If no database answers.
+    """
+    if stage not in _PLANNERS:
+        raise InputError(f"There is no stage {stage!r}; expected one of {', '.join(_PLANNERS)}.")
+    database = Database.connect(settings)
+    database.ensure_indexes()
+    return _PLANNERS[stage](campaign, database, claimed_units(ensure_launchpad(settings)))
+
+
+def submit_stage(
+    stage: str, campaign: Campaign, settings: AqvoltSettings, limit: int | None = None, rerun_failed: bool = False
+) -> tuple[Plan, SubmitReport]:
+    """Plan a stage and submit what is left of it.
+
+    Raises
+    ------
+    InputError
+        If something that the stage needs is missing.
+    ResourceError
+        If the stage is ``label`` and its labeler cannot run: no VASP_CMD, no POTCARs, no gpaw.
+    """
+    found = plan(stage, campaign, settings)
+    if found.missing:
+        raise InputError(f"Nothing was submitted for {stage}: {'; '.join(found.missing)}.")
+    return found, submit(found.items, settings, limit=limit, rerun_failed=rerun_failed)

@@ -1,0 +1,84 @@
+"""``aqvolt plan`` and ``aqvolt submit``: what a stage would do, and doing it once."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from aqvolt_launch.cli import output
+
+STAGES = "explore, sample, label, aimd, train or benchmark"
+Stage = Annotated[str, typer.Argument(help=f"One of {STAGES}; also candidates, build, release, report.", show_default=False)]
+CampaignOption = Annotated[
+    str | None, typer.Option("--campaign", help="Campaign file or shipped name; default: aqvolt.yaml's.", show_default=False)
+]
+Labeler = Annotated[str | None, typer.Option("--labeler", help="surrogate, vasp or gpaw; default: the campaign's.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help=output.JSON_HELP)]
+
+
+def plan(stage: Stage, campaign: CampaignOption = None, labeler: Labeler = None, json: Json = False) -> None:
+    """Show what a stage would do now: counts, duplicates skipped, what is missing. Changes nothing.
+
+    Example: [bold]aqvolt plan label --labeler vasp[/bold]
+    """
+    from aqvolt_flows.labeling.labelers import check_labeler
+    from aqvolt_flows.errors import ResourceError
+    from aqvolt_flows.settings import load_settings
+    from aqvolt_launch import chain
+
+    settings = load_settings()
+    chosen = chain.campaign_for(settings, campaign, labeler)
+    found = chain.plan(stage, chosen, settings)
+    missing = list(found.missing)
+    if stage == "label":
+        try:
+            check_labeler(chosen.labeling)
+        except ResourceError as error:
+            missing.append(str(error))
+    rows = {
+        "stage": stage, "campaign": chosen.name, "units": len(found.items), "done": len(found.items) - len(found.todo),
+        "to_submit": len(found.todo), **found.facts, "missing": missing,
+    }
+    if json:
+        output.emit(rows)
+        return
+    output.table([{"what": k.replace("_", " "), "value": v} for k, v in rows.items() if k != "missing"], title=f"Plan: {stage}")
+    for sentence in missing:
+        output.say(f"Missing: {sentence}")
+
+
+def submit(
+    stage: Stage,
+    campaign: CampaignOption = None,
+    labeler: Labeler = None,
+    limit: Annotated[int | None, typer.Option("--limit", help="Submit at most so many units.", show_default=False)] = None,
+    rerun_failed: Annotated[bool, typer.Option("--rerun-failed", help="Run failed units again.")] = False,
+    json: Json = False,
+) -> None:
+    """Submit a stage's work to the LaunchPad. Submitting twice is submitting once.
+
+    Example: [bold]aqvolt submit explore[/bold], then [bold]aqvolt work[/bold]
+    """
+    from aqvolt_flows.labeling.labelers import check_labeler
+    from aqvolt_flows.settings import load_settings
+    from aqvolt_launch import chain
+
+    settings = load_settings()
+    chosen = chain.campaign_for(settings, campaign, labeler)
+    if stage == "label":
+        check_labeler(chosen.labeling)
+    _, report = chain.submit_stage(stage, chosen, settings, limit=limit, rerun_failed=rerun_failed)
+    row = {"stage": stage, **report.as_dict()}
+    if json:
+        output.emit(row)
+        return
+    output.table([row], title="Submitted")
+    if report.submitted or report.queued or report.rerun:
+        output.say("Run 'aqvolt work' here, or 'qlaunch' on a cluster; 'aqvolt status' shows how far it is.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(plan)
+    app.command()(submit)

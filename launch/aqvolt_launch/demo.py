@@ -1,0 +1,286 @@
+"""The whole chain in miniature: the same commands a campaign uses, one after another, with a clock."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from subprocess import Popen
+from typing import Any
+
+import psutil
+
+from aqvolt_flows.campaign import Campaign
+from aqvolt_flows.errors import ResourceError
+from aqvolt_flows.planning import latest_release
+from aqvolt_flows.settings import AqvoltSettings
+from aqvolt_flows.stores import Database
+from aqvolt_launch import chain, embedded
+from aqvolt_launch.launchpad import get_launchpad
+from aqvolt_launch.workers import spawn_worker
+
+POLL_S = 0.5
+#: How often the worker is started again before the demo gives up.
+MAX_WORKERS = 3
+_SAMPLE_S = 1.0
+
+
+@dataclass
+class StageResult:
+    """One row of the closing table.
+
+    Attributes
+    ----------
+    documents
+        What the stage's collection holds.
+    failures
+        Documents or Fireworks that say failed, rejected or unconverged.
+    new
+        Units of work that this run made.
+    seconds
+        Wall time of this run.
+    """
+
+    stage: str
+    documents: int
+    failures: int
+    new: int
+    seconds: float
+    note: str = ""
+
+
+@dataclass
+class DemoResult:
+    """What a run of the demo gave."""
+
+    stages: list[StageResult] = field(default_factory=list)
+    release_id: str | None = None
+    content_hash: str | None = None
+    release_path: Path | None = None
+    report_path: Path | None = None
+    seconds: float = 0.0
+    peak_memory_gb: float = 0.0
+
+    @property
+    def recomputed(self) -> int:
+        """Units of work that this run made; 0 for a second run in the same folder."""
+        return sum(s.new for s in self.stages)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the result as JSON types."""
+        return {
+            "stages": [vars(s) for s in self.stages],
+            "release_id": self.release_id,
+            "content_hash": self.content_hash,
+            "release_path": str(self.release_path) if self.release_path else None,
+            "report_path": str(self.report_path) if self.report_path else None,
+            "recomputed": self.recomputed,
+            "seconds": round(self.seconds, 1),
+            "peak_memory_gb": round(self.peak_memory_gb, 2),
+        }
+
+
+class MemoryWatch:
+    """Samples the memory of this process, its children and the database: proportional set sizes, summed."""
+
+    def __init__(self, extra_pids: list[int]) -> None:
+        self.peak_bytes = 0
+        self._extra, self._stop = extra_pids, threading.Event()
+        self._thread = threading.Thread(target=self._run, name="memory-watch", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stop.wait(_SAMPLE_S):
+            self.peak_bytes = max(self.peak_bytes, self._sample())
+
+    def _sample(self) -> int:
+        total = 0
+        processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+        for pid in self._extra:
+            if psutil.pid_exists(pid):
+                processes.append(psutil.Process(pid))
+        for process in processes:
+            try:
+                info = process.memory_full_info()
+                total += getattr(info, "pss", info.rss)
+            except psutil.Error:
+                continue
+        return total
+
+    def stop(self) -> float:
+        """Stop sampling and return the peak in GB (10⁹ bytes)."""
+        self._stop.set()
+        self._thread.join()
+        return self.peak_bytes / 1e9
+
+
+@contextmanager
+def database_for(settings: AqvoltSettings) -> Iterator[list[int]]:
+    """Use the configured MongoDB, or run the embedded one meanwhile; yield the PIDs that we started."""
+    if settings.mongo_uri:
+        Database.connect(settings)
+        yield []
+        return
+    already = embedded.status(settings)
+    info = embedded.start(settings)
+    try:
+        yield [info.pid]
+    finally:
+        if not (already and already.running):
+            embedded.stop(settings)
+
+
+class _Worker:
+    """A worker process that is started again if it dies."""
+
+    def __init__(self, settings: AqvoltSettings) -> None:
+        self._settings, self._starts = settings, 1
+        self._process: Popen[bytes] = spawn_worker(settings, until_empty=False)
+
+    def ensure(self) -> None:
+        """Start the worker again if it is gone; raise after several times."""
+        if self._process.poll() is None:
+            return
+        log = self._settings.path(self._settings.launch_dir) / "workers.log"
+        if self._starts >= MAX_WORKERS:
+            raise ResourceError(f"The worker ended {self._starts} times, last with code {self._process.returncode}; see {log}.")
+        self._starts += 1
+        self._process = spawn_worker(self._settings, until_empty=False)
+
+    def stop(self) -> None:
+        """End the worker."""
+        self._process.terminate()
+        try:
+            self._process.wait(timeout=20)
+        except TimeoutError:
+            self._process.kill()
+
+
+Watch = Callable[[str, int, int, str], None]
+
+
+def run(settings: AqvoltSettings, campaign: Campaign, watch: Watch) -> DemoResult:
+    """Run every stage as Fireworks, in order, and return what came of it.
+
+    Parameters
+    ----------
+    settings
+        A project folder that exists.
+    campaign
+        What to run.
+    watch
+        Called with (stage, done, total, detail) while a stage runs.
+
+    Raises
+    ------
+    InputError, ResourceError
+        If a stage cannot go on; what was finished is kept.
+    """
+    started = time.monotonic()
+    result = DemoResult()
+    with database_for(settings) as pids:
+        memory = MemoryWatch(pids)
+        worker: _Worker | None = None
+        try:
+            for stage in chain.ORDER:
+                begun = time.monotonic()
+                watch(stage, 0, 0, "planning")
+                found, report = chain.submit_stage(stage, campaign, settings)
+                if report.submitted or report.queued or report.completed:
+                    worker = worker or _Worker(settings)
+                    _wait(stage, settings, worker, watch)
+                new = report.submitted + report.queued + report.completed
+                row = _count(stage, Database.connect(settings), settings, new, time.monotonic() - begun)
+                result.stages.append(row)
+                watch(stage, len(found.items), len(found.items), "finished" if new else "already finished")
+        finally:
+            if worker:
+                worker.stop()
+            result.peak_memory_gb = memory.stop()
+        _conclude(result, settings, campaign)
+    result.seconds = time.monotonic() - started
+    return result
+
+
+def _wait(stage: str, settings: AqvoltSettings, worker: _Worker, watch: Watch) -> None:
+    """Wait until no workflow of the stage is waiting, ready or running."""
+    launchpad, database = get_launchpad(settings), Database.connect(settings)
+    mine = {"metadata.aqvolt.stage": stage}
+    while True:
+        states = [w["state"] for w in launchpad.workflows.find(mine, {"state": 1})]
+        finished = sum(s in {"COMPLETED", "FIZZLED", "DEFUSED", "ARCHIVED"} for s in states)
+        watch(stage, finished, len(states), _detail(stage, database))
+        if finished == len(states):
+            return
+        worker.ensure()
+        time.sleep(POLL_S)
+
+
+def _detail(stage: str, database: Database) -> str:
+    """Return what is worth seeing while a stage runs."""
+    if stage == "explore":
+        running = database["trajectories"].find_one({"status": "running"}, {"steps_done": 1, "n_steps": 1})
+        return f"MD step {running['steps_done']} of {running['n_steps']}" if running else "loading the potential"
+    return ""
+
+
+#: Stage → collection, query of failures, what a failure is called.
+_COUNTED: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
+    "candidates": ("candidates", {}, {"status": "rejected"}, "rejected"),
+    "explore": ("trajectories", {}, {"status": "failed"}, "failed"),
+    "sample": ("frames", {}, {"frame_id": None}, ""),
+    "label": ("outputs", {"metadata.aqvolt.stage": "label"}, {"output.status": {"$ne": "converged"}}, "not converged"),
+    "build": ("labels", {}, {"status": "rejected"}, "rejected"),
+    "release": ("releases", {}, {"release_id": None}, ""),
+    "train": ("models", {}, {"status": "failed"}, "failed"),
+    "benchmark": ("benchmarks", {}, {"status": "failed"}, "failed"),
+    "report": ("outputs", {"metadata.aqvolt.stage": "report"}, {"output": None}, ""),
+}
+
+
+def _count(stage: str, database: Database, settings: AqvoltSettings, new: int, seconds: float) -> StageResult:
+    collection, every, failed, word = _COUNTED[stage]
+    failures = database[collection].count_documents(every | failed)
+    fizzled = list(
+        get_launchpad(settings).fireworks.find({"spec.aqvolt.stage": stage, "state": "FIZZLED"}, {"fw_id": 1, "name": 1})
+    )
+    notes = [f"{failures} {word}"] if failures and word else []
+    if fizzled:
+        notes.append(f"{len(fizzled)} Fireworks fizzled, see 'aqvolt status' and 'lpad get_fws -i {fizzled[0]['fw_id']} -d all'")
+    return StageResult(
+        stage, database[collection].count_documents(every), failures + len(fizzled), new, round(seconds, 1), "; ".join(notes)
+    )
+
+
+def _conclude(result: DemoResult, settings: AqvoltSettings, campaign: Campaign) -> None:
+    """Fill in release and report."""
+    database = Database.connect(settings)
+    release = latest_release(database, campaign.release.name)
+    if release:
+        result.release_id, result.content_hash = release["release_id"], release["content_hash"]
+        result.release_path = settings.path(settings.release_root) / release["path"]
+    report = database["outputs"].find_one({"metadata.aqvolt.stage": "report"}, sort=[("completed_at", -1)])
+    if report and report.get("output"):
+        result.report_path = settings.path(report["output"]["path"])
+
+
+def check_workdir(folder: Path) -> Path:
+    """Return the folder, made if need be, or raise if it cannot be written.
+
+    Raises
+    ------
+    ResourceError
+        If the folder or a file in it cannot be made.
+    """
+    probe = folder / f".aqvolt-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ResourceError(f"The workdir {folder} cannot be written ({error.strerror}); give another with --workdir.") from None
+    return folder.resolve()
