@@ -19,7 +19,6 @@ stress                list<float32>            (6), ASE sign, xx yy zz yz xz xy,
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from ase import Atoms
 from numpy.typing import NDArray
 from pymatgen.core import Structure
 
+from aqvolt_flows.chemistry import symbols_of
 from aqvolt_flows.errors import InputError
 
 SCHEMA = pa.schema(
@@ -101,7 +101,7 @@ class Frame:
     def to_structure(self) -> Structure:
         """Return the configuration as a pymatgen Structure."""
         return Structure(
-            self.cell.astype(float), [int(z) for z in self.atomic_numbers], self.positions.astype(float),
+            self.cell.astype(float), symbols_of(self.atomic_numbers), self.positions.astype(float),
             coords_are_cartesian=True,
         )
 
@@ -163,7 +163,7 @@ def write_frames(path: str | Path, frames: Iterable[Frame], row_group_rows: int 
             if batch or not count:
                 writer.write_table(to_table(batch))
                 count += len(batch)
-        os.replace(aside, target)
+        aside.replace(target)
     finally:
         aside.unlink(missing_ok=True)
     return count

@@ -74,15 +74,14 @@ def plan_explore(campaign: Campaign, database: Database, claimed: frozenset[str]
     queued = [r for r in runs if r.key in claimed and r.trajectory_id not in finished]
     todo = [r for r in runs if r.trajectory_id not in finished and r.key not in claimed]
     maker = MLMDMaker(parameters=p.model_dump(mode="json"))
-    items = []
-    for group in group_runs(todo, p.max_batch_atoms):
-        items.append(
-            WorkItem(
-                "explore", content_key("explore-batch/1", runs=sorted(r.key for r in group)),
-                f"NpT of {len(group)} systems, {sum(r.n_atoms for r in group)} atoms", _bind(maker.make, _plain_runs(group)),
-                category="gpu", units=tuple(r.key for r in group),
-            )
+    items = [
+        WorkItem(
+            "explore", content_key("explore-batch/1", runs=sorted(r.key for r in group)),
+            f"NpT of {len(group)} systems, {sum(r.n_atoms for r in group)} atoms", _bind(maker.make, _plain_runs(group)),
+            category="gpu", units=tuple(r.key for r in group),
         )
+        for group in group_runs(todo, p.max_batch_atoms)
+    ]
     facts = {
         "runs": len(runs), "finished": len(finished), "queued": len(queued), "to_run": len(todo),
         "atom_steps": sum(r.n_atoms for r in todo) * p.n_steps,

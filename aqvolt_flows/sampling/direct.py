@@ -50,7 +50,7 @@ def birch_centres(points: Array, threshold: float) -> Array:
     return np.asarray(tree.subcluster_centers_, dtype=np.float64)
 
 
-def pick_nearest(labels: Index, distances: Array, k: int, tie_break: Rows | None = None) -> Index:
+def pick_nearest(labels: Index, distances: Array, k: int, tie_break: Rows | Index | None = None) -> Index:
     """Return the sorted rows that are among the ``k`` nearest to the centre of their cluster.
 
     Parameters

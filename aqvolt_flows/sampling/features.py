@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +46,7 @@ def write_features(path: str | Path, encoded: EncodedFrames) -> None:
             "row": encoded.rows,
             "n_atoms": features.n_atoms,
             "structure": list(features.structures),
-            "atoms": [features.atoms[a:b].ravel() for a, b in zip(bounds, bounds[1:], strict=False)],
+            "atoms": [features.atoms[a:b].ravel() for a, b in pairwise(bounds)],
         },
         schema=SCHEMA,
     )
@@ -54,7 +54,7 @@ def write_features(path: str | Path, encoded: EncodedFrames) -> None:
     aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
     try:
         pq.write_table(table, aside, compression="zstd", row_group_size=4096)
-        os.replace(aside, target)
+        aside.replace(target)
     finally:
         aside.unlink(missing_ok=True)
 

@@ -37,7 +37,7 @@ class Protocol(Parameters):
 
     @property
     def name(self) -> str:
-        """What people read: ``surrogate:MODEL@HASH``, ``vasp:r2SCAN@HASH`` …"""
+        """What people read, e.g. ``surrogate:MODEL@HASH`` or ``vasp:r2SCAN@HASH``."""
         short = self.settings_hash[:12] or "unknown"
         return f"{self.code}:{self.functional}@{short}"
 

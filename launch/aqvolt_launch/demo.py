@@ -100,9 +100,7 @@ class MemoryWatch:
     def _sample(self) -> int:
         total = 0
         processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
-        for pid in self._extra:
-            if psutil.pid_exists(pid):
-                processes.append(psutil.Process(pid))
+        processes.extend(psutil.Process(pid) for pid in self._extra if psutil.pid_exists(pid))
         for process in processes:
             try:
                 info = process.memory_full_info()
@@ -128,7 +126,7 @@ def database_for(settings: AqvoltSettings) -> Iterator[list[int]]:
     already = embedded.status(settings)
     info = embedded.start(settings)
     try:
-        yield [info.pid]
+        yield [info.pid] if info.pid else []
     finally:
         if not (already and already.running):
             embedded.stop(settings)

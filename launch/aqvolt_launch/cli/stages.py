@@ -22,8 +22,8 @@ def plan(stage: Stage, campaign: CampaignOption = None, labeler: Labeler = None,
 
     Example: [bold]aqvolt plan label --labeler vasp[/bold]
     """
-    from aqvolt_flows.labeling.labelers import check_labeler
     from aqvolt_flows.errors import ResourceError
+    from aqvolt_flows.labeling.labelers import check_labeler
     from aqvolt_flows.settings import load_settings
     from aqvolt_launch import chain
 
