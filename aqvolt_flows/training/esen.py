@@ -1,0 +1,422 @@
+"""fairchem configurations of the two-stage eSEN training: plain values in, plain dictionaries out.
+
+Stage ``direct`` pre-trains with a force head; stage ``conservative`` drops that head and fine-tunes
+energy, forces = -dE/dx and stress = dE/dε / V (AQVolt26, section 2.3 and Table S1; eSEN: arXiv:2502.12147).
+Sizes, graph, precision, learning rates and batch sizes are Table S1's and arrive as
+:class:`~aqvolt_flows.schemas.parameters.TrainingParameters`; what the paper leaves open is fixed here as
+constants, taken from fairchem's UMA release configurations (facebookresearch/fairchem,
+``configs/uma/training_release``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from ase.data import chemical_symbols
+from numpy.typing import ArrayLike, NDArray
+
+from aqvolt_flows.errors import InputError
+from aqvolt_flows.schemas.parameters import StageParameters, TrainingParameters
+
+StageName = Literal["direct", "conservative"]
+Device = Literal["cpu", "cuda"]
+
+#: The dataset's name inside fairchem; inference through UMA's interfaces accepts only UMA's task names.
+TASK_NAME = "omat"
+#: Length of the element embedding and of the list of element references, indexed by Z.
+MAX_ELEMENTS = 100
+#: Cosine schedule: starts at this fraction of the peak, reaches it in this fraction of an epoch, ends at this fraction.
+WARMUP_FACTOR, WARMUP_EPOCHS, LR_MIN_FACTOR = 0.2, 0.01, 0.01
+#: At most so many steps between two checkpoints, from which a killed run resumes.
+MAX_CHECKPOINT_INTERVAL = 1000
+#: Energy head of both stages; its parameters are the same with and without gradients.
+ENERGY_HEAD = "fairchem.core.models.uma.escn_md.MLP_EFS_Head"
+FORCE_HEAD = "fairchem.core.models.uma.escn_md.Linear_Force_Head"
+
+_UNIT = "fairchem.core.units.mlip_unit.mlip_unit"
+_NORMALIZER = "fairchem.core.modules.normalization"
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """What the references need of one labelled configuration.
+
+    Attributes
+    ----------
+    atomic_numbers
+        (n_atoms,).
+    energy
+        Total energy, eV.
+    forces
+        (n_atoms, 3), eV/Å.
+    """
+
+    atomic_numbers: NDArray[np.int64]
+    energy: float
+    forces: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class References:
+    """What targets are shifted and scaled by.
+
+    Attributes
+    ----------
+    element_energies
+        ``MAX_ELEMENTS`` numbers, eV, indexed by Z; 0 for elements that the data do not have.
+    force_rms
+        Root mean square of all force components, eV/Å; it scales energies, forces and stresses alike, so
+        that predicted forces stay the gradient of the predicted energy.
+    """
+
+    element_energies: tuple[float, ...]
+    force_rms: float
+
+
+def reference_energies(frames: Iterable[Labelled]) -> References:
+    """Return least-squares linear element references and the RMS force of labelled frames.
+
+    The energies solve ``min Σ (E_i - Σ_Z n_iZ e_Z)²``. Where compositions do not determine every element
+    (LiF and LiCl alone cannot tell Li from its anions) it is the solution of least norm.
+
+    Parameters
+    ----------
+    frames
+        Training configurations, at least one; read once.
+
+    Raises
+    ------
+    InputError
+        If there are none, an energy or force is not finite, an element is beyond Z = 99, or all forces
+        are zero.
+    """
+    counts: list[NDArray[np.int64]] = []
+    energies: list[float] = []
+    squares, components = 0.0, 0
+    for index, frame in enumerate(frames):
+        forces = np.asarray(frame.forces, dtype=float)
+        if not (np.isfinite(frame.energy) and np.isfinite(forces).all()):
+            raise InputError(f"Training frame {index} has an energy or force that is not finite; verify the release.")
+        if max(frame.atomic_numbers) >= MAX_ELEMENTS:
+            raise InputError(f"Training frame {index} has Z = {max(frame.atomic_numbers)}; the model knows Z up to 99.")
+        counts.append(np.bincount(frame.atomic_numbers, minlength=MAX_ELEMENTS))
+        energies.append(frame.energy)
+        squares += float(np.square(forces).sum())
+        components += forces.size
+    if not energies:
+        raise InputError("The training split holds no frame; expected at least one, make a release with more labels.")
+    if squares == 0.0:
+        raise InputError("All forces of the training split are zero; expected off-equilibrium frames to scale by.")
+    matrix = np.asarray(counts, dtype=float)
+    present = matrix.any(axis=0)
+    solution = np.zeros(MAX_ELEMENTS)
+    solution[present] = np.linalg.lstsq(matrix[:, present], np.asarray(energies), rcond=None)[0]
+    return References(tuple(float(e) for e in solution), float(np.sqrt(squares / components)))
+
+
+def check_sizes(
+    parameters: TrainingParameters, splits: Mapping[str, ArrayLike], name_of: Callable[[str, int], str] | None = None
+) -> None:
+    """Refuse structures that fairchem's batch sampler would drop in silence, in training and validation alike.
+
+    Parameters
+    ----------
+    parameters
+        Both stages' ``max_atoms`` are checked.
+    splits
+        Split name → number of atoms of each structure.
+    name_of
+        Called with split and index for the name of the biggest structure; by default its number.
+
+    Raises
+    ------
+    InputError
+        Naming the biggest structure and the stage whose batch it does not fit.
+    """
+    for split, sizes in splits.items():
+        natoms = np.asarray(sizes, dtype=int)
+        if not natoms.size:
+            continue
+        biggest = int(natoms.argmax())
+        for stage in ("direct", "conservative"):
+            limit = stage_parameters(parameters, stage).max_atoms
+            if natoms[biggest] > limit:
+                name = name_of(split, biggest) if name_of else f"number {biggest}"
+                raise InputError(
+                    f"Structure {name} of the {split} split has {natoms[biggest]} atoms, above "
+                    f"training.{stage}.max_atoms = {limit}: fairchem would drop {int((natoms > limit).sum())} structures "
+                    f"in silence; raise max_atoms to at least {natoms[biggest]} or make a release without them."
+                )
+
+
+def stage_parameters(parameters: TrainingParameters, stage: str) -> StageParameters:
+    """Return the parameters of stage ``direct`` or ``conservative``."""
+    if stage not in ("direct", "conservative"):
+        raise InputError(f"There is no training stage {stage!r}; known are direct and conservative.")
+    return parameters.direct if stage == "direct" else parameters.conservative
+
+
+def checkpoint_interval(stage: StageParameters) -> int:
+    """Return the steps between checkpoints: a third of a short run, at most ``MAX_CHECKPOINT_INTERVAL``."""
+    return min(MAX_CHECKPOINT_INTERVAL, max(1, (stage.steps or 3 * MAX_CHECKPOINT_INTERVAL) // 3))
+
+
+def stage_config(
+    stage: StageName,
+    parameters: TrainingParameters,
+    train: Path,
+    val: Path,
+    references: References,
+    workdir: Path,
+    timestamp_id: str,
+    device: Device = "cpu",
+    starting_checkpoint: Path | None = None,
+) -> dict[str, Any]:
+    """Return the complete fairchem configuration of one stage, ready to be written as YAML.
+
+    Parameters
+    ----------
+    stage
+        ``direct`` or ``conservative``.
+    train, val
+        Folders with ``*.aselmdb`` and ``metadata.npz``.
+    references
+        From :func:`reference_energies` of the training split; the same for both stages.
+    workdir, timestamp_id
+        fairchem writes to ``workdir/timestamp_id``, and resumes from what it finds there.
+    starting_checkpoint
+        The stage-1 checkpoint without its force head; stage 2 needs it, stage 1 must not have it.
+
+    Raises
+    ------
+    InputError
+        If the starting checkpoint is missing or too much, or the stage is unknown.
+    """
+    chosen = stage_parameters(parameters, stage)
+    if (stage == "conservative") != (starting_checkpoint is not None):
+        raise InputError(
+            f"Stage {stage} was given the starting checkpoint {starting_checkpoint}; stage conservative starts from "
+            "stage direct's checkpoint without its force head, and stage direct from none."
+        )
+    if stage == "direct":
+        model = _direct_model(parameters)
+    else:
+        model = _conservative_model(parameters, str(starting_checkpoint))
+    job = {
+        "run_dir": str(workdir),
+        "run_name": f"{parameters.architecture}-{stage}",
+        "timestamp_id": timestamp_id,
+        "device_type": device.upper(),
+        "seed": parameters.seed,
+        "debug": True,  # fairchem's switch for "log to no experiment tracker"
+        "scheduler": {"mode": "LOCAL", "num_nodes": 1, "ranks_per_node": chosen.ranks},
+    }
+    return {"job": job, "runner": _runner(stage, parameters, train, val, references, model, job, device)}
+
+
+def _runner(
+    stage: StageName,
+    parameters: TrainingParameters,
+    train: Path,
+    val: Path,
+    references: References,
+    model: dict[str, Any],
+    job: dict[str, Any],
+    device: Device,
+) -> dict[str, Any]:
+    chosen = stage_parameters(parameters, stage)
+    interval = checkpoint_interval(chosen)
+    callbacks = [
+        {
+            "_target_": "fairchem.core.components.callbacks.TrainCheckpointCallback",
+            "checkpoint_every_n_steps": interval,
+            "max_saved_checkpoints": 2,
+        },
+        {
+            # After the checkpoint callback: its last record says that the final checkpoint is complete.
+            "_target_": "aqvolt_flows.training.progress.ProgressCallback",
+            "path": str(Path(job["run_dir"]) / job["timestamp_id"] / "progress.jsonl"),
+            "every_n_steps": max(1, interval // 10),
+        },
+    ]
+    return {
+        "_target_": "fairchem.core.components.train.train_runner.TrainEvalRunner",
+        "train_dataloader": _dataloader(stage, parameters, references, train, "train", device),
+        "eval_dataloader": _dataloader(stage, parameters, references, val, "val", device),
+        "train_eval_unit": _train_unit(stage, parameters, references, model),
+        "max_epochs": chosen.epochs,
+        "max_steps": chosen.steps,
+        "evaluate_every_n_steps": interval,
+        "callbacks": callbacks,
+    }
+
+
+def _train_unit(
+    stage: StageName, parameters: TrainingParameters, references: References, model: dict[str, Any]
+) -> dict[str, Any]:
+    chosen = stage_parameters(parameters, stage)
+    return {
+        "_target_": f"{_UNIT}.MLIPTrainEvalUnit",
+        "job_config": "${job}",  # the one interpolation: fairchem adds its paths to the job before it resolves
+        "tasks": tasks(stage, parameters, references),
+        "model": model,
+        "optimizer_fn": {
+            "_target_": "torch.optim.AdamW",
+            "_partial_": True,
+            "lr": chosen.learning_rate,
+            "weight_decay": parameters.weight_decay,
+        },
+        "cosine_lr_scheduler_fn": {
+            "_target_": f"{_UNIT}._get_consine_lr_scheduler",
+            "_partial_": True,
+            "warmup_factor": WARMUP_FACTOR,
+            "warmup_epochs": WARMUP_EPOCHS,
+            "lr_min_factor": LR_MIN_FACTOR,
+            "epochs": chosen.epochs,
+            "steps": chosen.steps,
+        },
+        "print_every": max(1, checkpoint_interval(chosen) // 10),
+        "ema_decay": parameters.ema_decay,
+        "clip_grad_norm": parameters.clip_grad_norm,
+        "bf16": chosen.bf16,
+    }
+
+
+def _backbone(parameters: TrainingParameters) -> dict[str, Any]:
+    """Return the backbone of Table S1; feed-forward and charge/spin embedding follow the UMA release."""
+    return {
+        "model": "fairchem.core.models.uma.escn_md.eSCNMDBackbone",
+        "max_num_elements": MAX_ELEMENTS,
+        "sphere_channels": parameters.sphere_channels,
+        "lmax": parameters.lmax,
+        "mmax": parameters.mmax,
+        "num_layers": parameters.n_layers,
+        "hidden_channels": parameters.hidden_channels,
+        "edge_channels": parameters.hidden_channels,
+        "distance_function": "gaussian",
+        "num_distance_basis": parameters.n_distance_basis,
+        "cutoff": parameters.cutoff_a,
+        "norm_type": "rms_norm_sh",
+        "act_type": "gate",
+        "ff_type": "spectral",
+        "chg_spin_emb_type": "rand_emb",
+        "cs_emb_grad": True,
+        "use_dataset_embedding": True,
+        "dataset_mapping": {TASK_NAME: TASK_NAME},
+        "otf_graph": True,
+        "max_neighbors": parameters.direct.max_neighbors,
+        "regress_forces": True,
+        "direct_forces": True,
+        "regress_stress": False,
+    }
+
+
+def _direct_model(parameters: TrainingParameters) -> dict[str, Any]:
+    """Return stage 1's model; without pass-through, a head's name must be its task's name."""
+    return {
+        "_target_": "fairchem.core.models.base.HydraModel",
+        "backbone": _backbone(parameters),
+        "heads": {"energy": {"module": ENERGY_HEAD, "wrap_property": False}, "forces": {"module": FORCE_HEAD}},
+    }
+
+
+def _conservative_model(parameters: TrainingParameters, starting_checkpoint: str) -> dict[str, Any]:
+    """Return stage 2's model; ``heads`` null keeps the checkpoint's energy head instead of a fresh one."""
+    return {
+        "_target_": f"{_UNIT}.initialize_finetuning_model",
+        "checkpoint_location": starting_checkpoint,
+        "overrides": {
+            "backbone": {
+                "direct_forces": False,
+                "regress_forces": True,
+                "regress_stress": True,
+                "max_neighbors": parameters.conservative.max_neighbors,
+            },
+            "pass_through_head_outputs": True,
+        },
+        "heads": None,
+    }
+
+
+def tasks(stage: StageName, parameters: TrainingParameters, references: References) -> list[dict[str, Any]]:
+    """Return fairchem's tasks: per-atom MAE of the energy, L2 norm of forces, and stage 2's MAE of the stress."""
+    chosen = stage_parameters(parameters, stage)
+    scale = {"_target_": f"{_NORMALIZER}.normalizer.Normalizer", "mean": 0.0, "rmsd": references.force_rms}
+
+    def task(name: str, level: str, shape: list[int], loss: str, weight: float, metrics: list[str]) -> dict[str, Any]:
+        return {
+            "_target_": f"{_UNIT}.Task",
+            "name": name,
+            "level": level,
+            "property": name,
+            "loss_fn": {
+                "_target_": "fairchem.core.modules.loss.DDPMTLoss",
+                "loss_fn": {"_target_": f"fairchem.core.modules.loss.{loss}"},
+                "coefficient": float(weight),
+            },
+            "out_spec": {"dim": shape, "dtype": "float32"},
+            "normalizer": dict(scale),
+            "datasets": [TASK_NAME],
+            "metrics": metrics,
+        }
+
+    energy = task("energy", "system", [1], "PerAtomMAELoss", chosen.energy_coefficient, ["mae", "per_atom_mae"])
+    energy["element_references"] = {
+        "_target_": f"{_NORMALIZER}.element_references.ElementReferences",
+        "element_references": {"_target_": "torch.DoubleTensor", "_args_": [list(references.element_energies)]},
+    }
+    forces = task("forces", "atom", [3], "L2NormLoss", chosen.force_coefficient, ["mae", "cosine_similarity"])
+    forces["loss_fn"]["reduction"] = "per_structure" if stage == "direct" else "mean"
+    if stage == "direct":
+        return [energy, forces]
+    stress = task("stress", "system", [1, 9], "MAELoss", chosen.stress_coefficient, ["mae"])
+    stress["loss_fn"]["reduction"] = "mean"
+    return [energy, forces, stress]
+
+
+def _dataloader(
+    stage: StageName, parameters: TrainingParameters, references: References, folder: Path, split: str, device: Device
+) -> dict[str, Any]:
+    dataset = {
+        "splits": {split: {"src": [str(folder)]}},
+        "format": "ase_db",
+        "a2g_args": {"r_energy": True, "r_forces": True, "r_stress": stage == "conservative"},
+        "transforms": {
+            "common_transform": {"dataset_name": TASK_NAME},
+            "stress_reshape_transform": {"dataset_name": TASK_NAME},
+        },
+    }
+    return {
+        "_target_": "fairchem.core.components.common.dataloader_builder.get_dataloader",
+        "dataset": {
+            "_target_": "fairchem.core.datasets.mt_concat_dataset.create_concat_dataset",
+            "dataset_configs": {TASK_NAME: dataset},
+            "combined_dataset_config": {"sampling": {"type": "temperature", "temperature": 1.0}},
+        },
+        "batch_sampler_fn": {
+            "_target_": "fairchem.core.datasets.samplers.max_atom_distributed_sampler.MaxAtomDistributedBatchSampler",
+            "_partial_": True,
+            "max_atoms": stage_parameters(parameters, stage).max_atoms,
+            "shuffle": split == "train",
+            "seed": parameters.seed,
+        },
+        "num_workers": 0 if device == "cpu" else 4,
+        "collate_fn": {"_target_": f"{_UNIT}.mt_collater_adapter", "tasks": tasks(stage, parameters, references)},
+    }
+
+
+def symbols_of(references: References) -> dict[str, float]:
+    """Return the non-zero element references by symbol, eV: a form for documents."""
+    return {chemical_symbols[z]: e for z, e in enumerate(references.element_energies) if e}
+
+
+def references_of(symbols: dict[str, float], force_rms: float) -> References:
+    """Return the references that :func:`symbols_of` and ``force_rms`` describe."""
+    energies = [0.0] * MAX_ELEMENTS
+    for symbol, energy in symbols.items():
+        energies[chemical_symbols.index(symbol)] = float(energy)
+    return References(tuple(energies), force_rms)

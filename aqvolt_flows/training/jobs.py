@@ -1,0 +1,279 @@
+"""Makers of the two-stage training: two Fireworks, one ``models`` document.
+
+The stages hand over small dictionaries; weights go through the artifact store, so that they may run on
+different machines. Each stage keeps its run folder under ``.aqvolt/training/KEY`` until the model is
+stored, and a killed one resumes there from its newest checkpoint.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from jobflow import Flow, Maker, job
+
+from aqvolt_flows.errors import InputError, ResourceError
+from aqvolt_flows.identity import content_key
+from aqvolt_flows.schemas.model import ModelDocument
+from aqvolt_flows.schemas.parameters import TrainingParameters
+from aqvolt_flows.schemas.provenance import ArtifactRef, Failure
+from aqvolt_flows.stores import Database
+from aqvolt_flows.training.data import Split, labelled, name_of, open_split
+from aqvolt_flows.training.esen import (
+    Device,
+    References,
+    StageName,
+    check_sizes,
+    reference_energies,
+    references_of,
+    stage_config,
+    stage_parameters,
+    symbols_of,
+)
+from aqvolt_flows.training.stages import StageResult, TrainingError, run_stage, strip_direct_head
+
+logger = logging.getLogger(__name__)
+
+#: Raised when the same parameters and data would give another model.
+PROTOCOL = "train/1"
+CHECKPOINT_FORMAT = "pt"
+
+
+def train_key(parameters: TrainingParameters | Mapping[str, Any], content_hash: str) -> str:
+    """Return the content key of a training: its parameters, defaults filled in, and the release's content hash."""
+    values = parameters if isinstance(parameters, TrainingParameters) else TrainingParameters(**parameters)
+    return content_key(PROTOCOL, parameters=values.model_dump(mode="json"), content_hash=content_hash)
+
+
+def model_id_of(key: str) -> str:
+    """Return the ``model_id`` of a training."""
+    return f"model-{key}"
+
+
+@dataclass
+class TrainStageMaker(Maker):
+    """Run one stage of a training.
+
+    Parameters
+    ----------
+    name
+        Name of the job.
+    stage
+        ``direct``, or ``conservative``, which writes the model's document.
+    parameters
+        :class:`~aqvolt_flows.schemas.parameters.TrainingParameters` as a mapping.
+    """
+
+    name: str = "train eSEN stage"
+    stage: str = "direct"
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+    @job
+    def make(
+        self, release_id: str, content_hash: str, key: str, previous: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Return what the stage reached and a pointer to its checkpoint, or why it failed.
+
+        Parameters
+        ----------
+        release_id, content_hash
+            The release to train on, and what its contents must hash to.
+        key
+            :func:`train_key`.
+        previous
+            Output of stage ``direct``, for stage ``conservative``.
+
+        Raises
+        ------
+        ResourceError
+            If this machine lacks what the stage needs: the release's export, GPUs. No document is
+            written then: it says nothing about the training.
+        """
+        database = Database.connect()
+        run = _Run(
+            cast(StageName, self.stage), TrainingParameters(**self.parameters), database, release_id, content_hash, key
+        )
+        stored = run.stored()
+        if stored is not None:
+            return stored
+        if previous is not None and previous["status"] == "failed":
+            return previous
+        release = run.release_folder()
+        try:
+            return run.train(release, previous)
+        except ResourceError:
+            raise
+        except Exception as error:  # whatever stopped the training becomes the model's document
+            logger.exception("Training %s, stage %s, failed.", key, self.stage)
+            return run.fail(error, previous)
+
+
+@dataclass
+class TwoStageTrainMaker(Maker):
+    """Train eSEN on a release: direct forces first, then conservative forces and stress (section 2.3).
+
+    Parameters
+    ----------
+    name
+        Name of the flow.
+    parameters
+        :class:`~aqvolt_flows.schemas.parameters.TrainingParameters` as a mapping.
+    """
+
+    name: str = "train eSEN"
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+    def make(self, release_id: str, content_hash: str, key: str) -> Flow:
+        """Return the flow of both stages; its output is the second's, and the model's document is written by then.
+
+        Parameters
+        ----------
+        release_id, content_hash
+            The release to train on.
+        key
+            :func:`train_key` of the parameters and the content hash.
+        """
+        first = TrainStageMaker(f"{self.name}: direct forces", "direct", self.parameters)
+        second = TrainStageMaker(f"{self.name}: conservative forces", "conservative", self.parameters)
+        direct = first.make(release_id, content_hash, key)
+        conservative = second.make(release_id, content_hash, key, direct.output)
+        return Flow([direct, conservative], output=conservative.output, name=self.name)
+
+
+@dataclass
+class _Run:
+    """One stage of one training on this machine."""
+
+    stage: StageName
+    parameters: TrainingParameters
+    database: Database
+    release_id: str
+    content_hash: str
+    key: str
+
+    @property
+    def workdir(self) -> Path:
+        """Where the run folders of this training are kept until the model is stored."""
+        return self.database.settings.path(Path(".aqvolt/training") / self.key)
+
+    def stored(self) -> dict[str, Any] | None:
+        """Return the output of a training that is already done, or None."""
+        document = self.database["models"].find_one({"key": self.key, "status": "trained"})
+        if document is None or not self.database.artifacts.exists(ArtifactRef(**document["checkpoint"])):
+            return None
+        return self._output("trained", checkpoint=document["checkpoint"], stages=document["stages"])
+
+    def _output(self, status: str, **values: Any) -> dict[str, Any]:
+        return {"key": self.key, "model_id": model_id_of(self.key), "status": status, **values}
+
+    def release_folder(self) -> Path:
+        """Return the release's folder.
+
+        Raises
+        ------
+        ResourceError
+            If it, or its ASE-LMDB export, is not on this machine.
+        InputError
+            If the release is unknown or another than the training was planned for.
+        """
+        document = self.database.find_by_ids("releases", [self.release_id])[0]
+        if document["content_hash"] != self.content_hash:
+            raise InputError(
+                f"Release {self.release_id} has content hash {document['content_hash'][:12]}…, the training was "
+                f"planned for {self.content_hash[:12]}…; plan it again."
+            )
+        settings = self.database.settings
+        folder = settings.path(settings.release_root) / document["path"]
+        open_split(folder, "train")
+        return folder
+
+    def train(self, release: Path, previous: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Run the stage and return its output; the second stage writes the model's document."""
+        train, val, validated_on = self._splits(release)
+        if previous is None:
+            references = reference_energies(labelled(train))
+        else:
+            references = references_of(previous["references"], previous["force_rms"])
+        result = self._run(train, val, references, previous)
+        checkpoint = self.database.artifacts.put_file(result.checkpoint, CHECKPOINT_FORMAT)
+        stages = list(previous["stages"]) if previous else []
+        stages.append({"stage": self.stage, **result.summary(), "validated_on": validated_on})
+        output = self._output(
+            "trained", checkpoint=checkpoint.model_dump(mode="json"), stages=stages,
+            references=symbols_of(references), force_rms=references.force_rms,
+        )
+        if self.stage == "conservative":
+            self._store(result, checkpoint, stages)
+            for folder in self.workdir.glob("*/checkpoints"):
+                shutil.rmtree(folder, ignore_errors=True)
+        return output
+
+    def _splits(self, release: Path) -> tuple[Split, Split, str]:
+        """Return training and validation split; a release too small to have the latter is validated on the former."""
+        train, val = open_split(release, "train"), open_split(release, "val")
+        if not len(train):
+            raise InputError(f"Release {self.release_id} has an empty training split; make a release with more labels.")
+        splits = {"train": train, "val": val}
+        sizes = {name: split.natoms for name, split in splits.items()}
+        check_sizes(self.parameters, sizes, lambda split, index: name_of(splits[split], index))
+        return (train, val, "val") if len(val) else (train, train, "train")
+
+    def _run(self, train: Split, val: Split, references: References, previous: Mapping[str, Any] | None) -> StageResult:
+        device, environment = self._device()
+        start = None
+        if previous is not None:
+            reference = ArtifactRef(**previous["checkpoint"])
+            self.database.artifacts.verify(reference)
+            start = self.workdir / "stripped.pt"
+            strip_direct_head(self.database.artifacts.local_path(reference), start)
+        config = stage_config(
+            self.stage, self.parameters, train.folder, val.folder, references, self.workdir, self.stage, device, start
+        )
+        return run_stage(config, self.workdir, self.stage, environment)
+
+    def _device(self) -> tuple[Device, dict[str, str]]:
+        """Return the device and which GPUs the trainer sees; refuse more ranks than there are."""
+        kind, _, index = self.database.settings.resolve_device().partition(":")
+        if kind == "cuda":
+            import torch
+
+            there = 1 if index else torch.cuda.device_count()
+        else:
+            there = os.cpu_count() or 1
+        wanted = stage_parameters(self.parameters, self.stage).ranks
+        if wanted > there:
+            units = "GPUs" if kind == "cuda" else "cores"
+            raise ResourceError(
+                f"Stage {self.stage} wants {wanted} ranks and there are {there} {units} here; run it on a bigger machine, "
+                f"or set training.{self.stage}.ranks and max_atoms for this one (their product is the global batch)."
+            )
+        return ("cuda" if kind == "cuda" else "cpu"), ({"CUDA_VISIBLE_DEVICES": index} if index else {})
+
+    def _document(self, **values: Any) -> ModelDocument:
+        return ModelDocument(
+            key=self.key, model_id=model_id_of(self.key), release_id=self.release_id, content_hash=self.content_hash,
+            architecture=self.parameters.architecture, parameters=self.parameters.model_dump(mode="json"), **values,
+        )
+
+    def _store(self, result: StageResult, checkpoint: ArtifactRef, stages: list[dict[str, Any]]) -> None:
+        document = self._document(
+            status="trained", n_parameters=result.progress.n_parameters, checkpoint=checkpoint,
+            model=f"fairchem:{self.database.artifacts.local_path(checkpoint)}", stages=stages,
+            seconds=round(sum(s["seconds"] for s in stages), 3),
+        )
+        self.database.upsert("models", [document])
+
+    def fail(self, error: Exception, previous: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Write the failed model's document, with what the stages before reached, and return the output."""
+        reasons = {TrainingError: "trainer_failed", InputError: "bad_input"}
+        reason = next((r for kind, r in reasons.items() if isinstance(error, kind)), "defect")
+        message = f"{type(error).__name__}: {error}" if reason == "defect" else str(error)
+        stages = list(previous["stages"]) if previous else []
+        failure = Failure(reason=reason, message=f"Stage {self.stage}: {message}")
+        self.database.upsert("models", [self._document(status="failed", failure=failure, stages=stages)])
+        return self._output("failed", failure=failure.model_dump(), stages=stages)
