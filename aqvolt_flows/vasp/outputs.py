@@ -134,7 +134,7 @@ def read_text(folder: Path, name: str) -> str:
     return data.decode("utf-8", errors="replace")
 
 
-def read_calculation(folder: str | Path, eigenvalues: bool = True) -> Calculation:
+def read_calculation(folder: str | Path, eigenvalues: bool = True, partial: bool = False) -> Calculation:
     """Return what a folder of VASP files says, whatever state it is in.
 
     Parameters
@@ -143,6 +143,8 @@ def read_calculation(folder: str | Path, eigenvalues: bool = True) -> Calculatio
         Holds vasprun.xml, OUTCAR and what else the run wrote, each gzip-ed or not.
     eigenvalues
         Read eigenvalues, for the band gap.
+    partial
+        Keep the whole ionic steps of a vasprun.xml that is cut short; the run still counts as killed.
     """
     where = Path(folder)
     outcar = read_text(where, "OUTCAR")
@@ -157,7 +159,7 @@ def read_calculation(folder: str | Path, eigenvalues: bool = True) -> Calculatio
         "temperatures": [float(t) for t in _TEMPERATURE.findall(read_text(where, "OSZICAR"))],
     }
     try:
-        run = _vasprun(where, eigenvalues)
+        run = _vasprun(where, eigenvalues, partial)
     except (ParseError, ValueError, KeyError, IndexError, OSError, EOFError, AttributeError, TypeError) as error:
         return Calculation(**_unread(finished, outcar, said, error), **common)
     if not run.ionic_steps:
@@ -177,7 +179,7 @@ def read_calculation(folder: str | Path, eigenvalues: bool = True) -> Calculatio
     )
 
 
-def _vasprun(folder: Path, eigenvalues: bool) -> Vasprun:
+def _vasprun(folder: Path, eigenvalues: bool, partial: bool) -> Vasprun:
     from pymatgen.io.vasp.outputs import Vasprun
 
     path = locate(folder, "vasprun.xml")
@@ -186,7 +188,7 @@ def _vasprun(folder: Path, eigenvalues: bool) -> Vasprun:
     with _quiet():
         return Vasprun(
             path, parse_dos=False, parse_eigen=eigenvalues, parse_projected_eigen=False, parse_potcar_file=False,
-            exception_on_bad_xml=True,
+            exception_on_bad_xml=not partial,
         )
 
 
