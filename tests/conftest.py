@@ -71,8 +71,10 @@ def mongo_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield uri
     finally:
         from aqvolt_flows import stores
+        from aqvolt_launch import launchpad
 
         stores.close_clients()
+        launchpad.close_launchpads()
         process.terminate()
         try:
             process.wait(20)

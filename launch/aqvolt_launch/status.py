@@ -65,7 +65,7 @@ def collection_counts(database: Database) -> list[dict[str, Any]]:
 def failure_reasons(database: Database) -> list[dict[str, Any]]:
     """Return failure documents counted by collection and reason, most frequent first."""
     rows = []
-    group: dict[str, Any] = {"_id": "$failure.reason", "n": {"$sum": 1}}
+    group: dict[str, Any] = {"_id": {"$ifNull": ["$failure.reason", "$rejection.reason"]}, "n": {"$sum": 1}}
     pipeline: list[Mapping[str, Any]] = [{"$match": {"status": {"$in": list(_FAILED)}}}, {"$group": group}]
     for name in IDENTITIES:
         found = database[name].aggregate(pipeline)

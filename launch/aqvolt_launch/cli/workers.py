@@ -53,7 +53,7 @@ def status(
     """Show Fireworks per stage and state, documents per collection, and failures with their reasons."""
     import time
 
-    import click
+    from rich.console import Console
 
     from aqvolt_flows.settings import load_settings
     from aqvolt_launch.status import collect_status
@@ -65,7 +65,7 @@ def status(
             output.emit(found)
         else:
             if watch:
-                click.clear()
+                Console().clear()
             _show(found)
         if not watch:
             return
