@@ -1,0 +1,261 @@
+"""What the report shows, read from the documents as plain values in a fixed order; nothing is drawn here."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from aqvolt_flows.errors import ResourceError
+from aqvolt_flows.schemas.provenance import ArtifactRef
+from aqvolt_flows.stores import Database
+
+Array = NDArray[np.float64]
+Row = dict[str, Any]
+
+SPLITS = ("train", "val", "test")
+#: Per collection: which values of ``status`` are failures, and the field that says why.
+OUTCOMES: dict[str, tuple[tuple[str, ...], str]] = {
+    "candidates": (("rejected",), "rejection"),
+    "trajectories": (("failed",), "failure"),
+    "frames": ((), ""),
+    "labels": (("rejected",), "failure"),
+    "releases": ((), ""),
+    "models": (("failed",), "failure"),
+    "benchmarks": (("failed",), "failure"),
+}
+#: Packages whose versions decide numbers.
+PACKAGES = (
+    "aqvolt-flows", "ase", "atomate2", "chgnet", "fairchem-core", "fireworks", "gpaw", "jobflow", "maggma", "matgl",
+    "numpy", "pymatgen", "pymongo", "scikit-learn", "scipy", "sevenn", "torch", "torch-sim-atomistic",
+)
+
+
+def _find(
+    database: Database, collection: str, fields: Sequence[str], query: Mapping[str, Any] | None = None
+) -> list[Row]:
+    projection = {"_id": 0, **dict.fromkeys(fields, 1)}
+    return list(database[collection].find(dict(query or {}), projection))
+
+
+def _reason(document: Mapping[str, Any], field: str) -> str:
+    value = document.get(field)
+    return str(value.get("reason")) if isinstance(value, Mapping) and value.get("reason") else "no reason given"
+
+
+def stages(database: Database) -> list[Row]:
+    """Return one row per collection: documents, how many failed, and the reasons with their counts."""
+    rows = []
+    for collection, (failing, field) in OUTCOMES.items():
+        fields = [f for f in ("status", f"{field}.reason" if field else "", "seconds") if f]
+        documents = _find(database, collection, fields)
+        failed = [d for d in documents if d.get("status") in failing]
+        reasons = Counter(_reason(d, field) for d in failed)
+        seconds = [float(d["seconds"]) for d in documents if d.get("seconds") is not None]
+        rows.append(
+            {
+                "stage": collection,
+                "documents": len(documents),
+                "good": len(documents) - len(failed),
+                "failed": len(failed),
+                "reasons": sorted(reasons.items(), key=lambda item: (-item[1], item[0])),
+                "seconds": sum(seconds) if seconds else None,
+            }
+        )
+    return rows
+
+
+def candidates(database: Database) -> list[Row]:
+    """Return accepted candidates, then rejected ones, by name."""
+    fields = ("candidate_id", "name", "formula", "chemsys", "n_atoms", "source", "status", "rejection", "references")
+    rows = _find(database, "candidates", fields)
+    return sorted(rows, key=lambda r: (r["status"] != "accepted", r["name"], r["candidate_id"]))
+
+
+def trajectories(database: Database) -> list[Row]:
+    """Return trajectories by formula and temperature."""
+    fields = (
+        "trajectory_id", "formula", "n_atoms", "engine", "model", "temperature_k", "mean_temperature_k",
+        "mean_volume_per_atom", "max_force", "n_steps", "steps_done", "n_frames", "status", "failure", "timestep_fs",
+        "ensemble", "pressure_gpa",
+    )
+    rows = _find(database, "trajectories", fields)
+    return sorted(rows, key=lambda r: (r["formula"], r["temperature_k"], r["trajectory_id"]))
+
+
+def labels(database: Database) -> Row:
+    """Return counts of labels, their protocols, and how many structures hold each element."""
+    fields = ("elements", "protocol_name", "protocol_id", "protocol.code", "source")
+    valid = _find(database, "labels", fields, {"status": "valid"})
+    protocols = Counter((d["protocol_name"], d["protocol_id"], d["protocol"]["code"]) for d in valid)
+    elements: Counter[str] = Counter(e for d in valid for e in set(d["elements"]))
+    return {
+        "valid": len(valid),
+        "sampled": sum(d["source"] == "sampled" for d in valid),
+        "protocols": [
+            {"name": name, "protocol_id": identity, "code": code, "labels": n}
+            for (name, identity, code), n in sorted(protocols.items())
+        ],
+        "surrogate": sum(n for (_, _, code), n in protocols.items() if code == "surrogate"),
+        "elements": dict(sorted(elements.items())),
+    }
+
+
+def sampling_round(database: Database) -> Row | None:
+    """Return the funnel, the coverage and the map's pointer of the newest sampling round, or None."""
+    query = {"output.funnel": {"$exists": True}, "output.map": {"$exists": True}}
+    found = list(database["outputs"].find(query, {"_id": 0, "output": 1, "completed_at": 1, "uuid": 1}))
+    if not found:
+        return None
+    newest = max(found, key=lambda d: (str(d.get("completed_at")), str(d.get("uuid"))))
+    return dict(newest["output"])
+
+
+def funnel(
+    database: Database, sampling: Row | None, labelled: int, release: Row | None
+) -> list[tuple[str, int | None]]:
+    """Return how many sampled configurations each stage kept, from ML molecular dynamics to the newest release."""
+    frames = _find(database, "trajectories", ("n_frames",), {"engine": "mlmd"})
+    kept = (sampling or {}).get("funnel", {})
+    return [
+        ("generated", sum(int(t["n_frames"]) for t in frames)),
+        ("encoded", int(kept["encoded"]) if "encoded" in kept else None),
+        ("selected", database["frames"].count_documents({})),
+        ("labelled", labelled),
+        ("released", _sampled(release) if release else 0),
+    ]
+
+
+def _sampled(release: Row) -> int:
+    paths = [release["folder"] / "data" / f"{split}.parquet" for split, n in release["splits"].items() if n]
+    columns = [pq.read_table(path, columns=["source"])["source"] for path in paths]
+    return sum(int(pc.sum(pc.equal(column, "sampled")).as_py() or 0) for column in columns)
+
+
+def feature_map(database: Database, sampling: Row | None) -> tuple[Array, Array] | None:
+    """Return two components of all encoded frames and of the selected ones, or None without a picture."""
+    if not sampling:
+        return None
+    try:
+        path = database.artifacts.local_path(ArtifactRef(**sampling["map"]))
+    except ResourceError:
+        return None
+    table = pq.read_table(path, columns=["x", "y", "chosen"])
+    points = np.column_stack([table["x"].to_numpy(), table["y"].to_numpy()]).astype(float)
+    return points, points[table["chosen"].to_numpy(zero_copy_only=False).astype(bool)]
+
+
+def releases(database: Database) -> list[Row]:
+    """Return releases, the newest first, each with its folder's files and the sizes of its splits."""
+    fields = ("release_id", "name", "content_hash", "counts", "protocols", "path", "last_updated")
+    rows = _find(database, "releases", fields)
+    for row in rows:
+        folder = database.settings.path(Path(database.settings.release_root) / row["path"])
+        row["files"] = [
+            {"name": p.relative_to(folder).as_posix(), "bytes": p.stat().st_size}
+            for p in sorted(folder.rglob("*")) if p.is_file() and not p.name.startswith(".")
+        ] if folder.is_dir() else []
+        row["folder"] = folder
+        row["splits"] = {s: _rows(folder / "data" / f"{s}.parquet") for s in SPLITS}
+    return sorted(rows, key=lambda r: (r["last_updated"], r["release_id"]), reverse=True)
+
+
+def _rows(path: Path) -> int:
+    try:
+        return int(pq.read_metadata(path).num_rows) if path.is_file() else 0
+    except (pa.ArrowInvalid, OSError):
+        return 0
+
+
+def release_values(release: Row, column: str) -> dict[str, Array]:
+    """Return a column of the release's Parquet files per split; a split without file or column is left out."""
+    values = {}
+    for split in SPLITS:
+        path = release["folder"] / "data" / f"{split}.parquet"
+        if not _rows(path) or column not in pq.read_schema(path).names:
+            continue
+        values[split] = pq.read_table(path, columns=[column])[column].to_numpy().astype(float)
+    return values
+
+
+def models(database: Database) -> list[Row]:
+    """Return trained models and failed trainings, the newest first, each with a name people can tell apart."""
+    rows = list(database["models"].find({}, {"_id": 0}))
+    for row in rows:
+        row["label"] = model_label(row["model_id"], {row["model_id"]: row["architecture"]})
+    return sorted(rows, key=lambda r: (r["last_updated"], r["model_id"]), reverse=True)
+
+
+def model_label(model: str, architectures: Mapping[str, str]) -> str:
+    """Return a model string as it is, and ``eSEN-L4 0f3a1b2c`` for a model trained here."""
+    if model in architectures:
+        return f"{architectures[model]} {model.removeprefix('model-')[:8]}"
+    return model
+
+
+def benchmarks(database: Database, kind: str) -> list[Row]:
+    """Return benchmark documents of one kind by model and dataset; failed ones too."""
+    rows = list(database["benchmarks"].find({"benchmark": kind}, {"_id": 0}))
+    architectures = {d["model_id"]: d["architecture"] for d in _find(database, "models", ("model_id", "architecture"))}
+    for row in rows:
+        row["label"] = model_label(row["model"], architectures)
+    return sorted(rows, key=lambda r: (r["model_id"] is not None, r["model"], r["dataset"], r["benchmark_id"]))
+
+
+def newest_per_model(rows: Iterable[Row]) -> list[Row]:
+    """Return the newest completed document of each model, in the order given."""
+    newest: dict[str, Row] = {}
+    for row in rows:
+        if row["status"] == "completed":
+            seen = newest.setdefault(row["model"], row)
+            newest[row["model"]] = max(seen, row, key=lambda r: (r["last_updated"], r["benchmark_id"]))
+    return list(newest.values())
+
+
+def ev_curves(database: Database, rows: Iterable[Row]) -> list[Row]:
+    """Return, per structure, each model's volumes (Å³) and energies (eV/atom), and which models did not fail."""
+    structures: dict[str, Row] = {}
+    for row in newest_per_model(rows):
+        if not row["details"]:
+            continue
+        try:
+            path = database.artifacts.local_path(ArtifactRef(**row["details"]))
+        except ResourceError:
+            continue
+        for scan in pq.read_table(path).to_pylist():
+            entry = structures.setdefault(
+                scan["candidate_id"], {"name": scan["name"], "formula": scan["formula"], "curves": {}, "steady": []}
+            )
+            entry["curves"][row["label"]] = (scan["volumes"], [e / scan["n_atoms"] for e in scan["energies"]])
+            if scan["failure_reason"] is None:
+                entry["steady"].append(row["label"])
+    return [structures[key] for key in sorted(structures, key=lambda k: (structures[k]["name"], k))]
+
+
+def versions() -> list[tuple[str, str]]:
+    """Return the installed versions of :data:`PACKAGES`; those not installed are left out."""
+    found = []
+    for name in PACKAGES:
+        try:
+            found.append((name, metadata.version(name)))
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def changed_at(database: Database) -> datetime | None:
+    """Return when the newest document of any collection was written, or None for an empty database."""
+    dates = []
+    for collection in OUTCOMES:
+        newest = database[collection].find({}, {"_id": 0, "last_updated": 1}).sort("last_updated", -1).limit(1)
+        dates += [d["last_updated"] for d in newest]
+    return max(dates, default=None)

@@ -1,0 +1,234 @@
+"""The campaign report: one HTML page that carries its figures, styles and data and fetches nothing.
+
+The page is a function of the documents, the release's files and the installed versions. It carries no
+time of making, so that an unchanged project gives an unchanged file, which is then not written again.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from aqvolt_flows.errors import ResourceError
+from aqvolt_flows.figures import gather, plots, style
+from aqvolt_flows.figures.paper import TABLE_1, TABLE_1_NOTE
+from aqvolt_flows.stores import Database
+
+#: Rows and panels shown; the page says how many more there are.
+MAX_ROWS, MAX_CURVES = 200, 12
+DEFAULT_NAME = "report.html"
+
+#: Colours of the figures → CSS variables of the page, so that both schemes are legible.
+_VARIABLES = {
+    style.INK: "var(--ink)", style.MUTED: "var(--muted)", style.GRID: "var(--grid)", style.PAPER: "var(--surface)",
+    **{color: f"var(--s{index})" for index, color in enumerate(style.SERIES)},
+}
+
+
+@dataclass(frozen=True)
+class ReportInfo:
+    """A written report: where it is, its hash and size, and whether its content changed."""
+
+    path: Path
+    sha256: str
+    bytes: int
+    changed: bool
+
+
+def inline_svg(svg: bytes, name: str, alt: str) -> str:
+    """Return a figure as an element to put into the page: own ids, the page's colours and type, a text alternative."""
+    text = svg.decode()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', text)
+    text = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", text)
+    text = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', text)
+    text = re.sub(r"font: ([\d.]+px|bold [\d.]+px|[\d.]+ [\d.]+px) 'DejaVu Sans'[^;\"]*", r"font: \1 var(--sans)", text)
+    for color, variable in _VARIABLES.items():
+        text = text.replace(color, variable)
+    label = alt.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+    text = re.sub(r' (?:width|height)="[\d.]+pt"', "", text, count=2)
+    return text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+
+
+def build_report(database: Database, path: str | Path) -> ReportInfo:
+    """Write the report of everything in the database and return what was written.
+
+    The file is written aside and renamed; one with the same bytes already there is left alone.
+
+    Raises
+    ------
+    ResourceError
+        If the extra ``report`` is not installed, or the file cannot be written.
+    """
+    target = Path(path)
+    content = render_report(collect(database)).encode()
+    info = ReportInfo(target, sha256(content).hexdigest(), len(content), changed=True)
+    try:
+        if target.is_file() and target.read_bytes() == content:
+            return ReportInfo(info.path, info.sha256, info.bytes, changed=False)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
+        try:
+            aside.write_bytes(content)
+            aside.replace(target)
+        finally:
+            aside.unlink(missing_ok=True)
+    except OSError as error:
+        raise ResourceError(
+            f"The report cannot be written to {target} ({error.strerror}); give a place that can be written."
+        ) from error
+    return info
+
+
+def collect(database: Database) -> dict[str, Any]:
+    """Return all that the page shows, figures included, as values for the template."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise ResourceError(
+            "The report needs matplotlib; install it with pip install 'aqvolt-flows[report]'."
+        ) from None
+    labels = gather.labels(database)
+    sampling = gather.sampling_round(database)
+    releases = gather.releases(database)
+    scans, bins = gather.benchmarks(database, "ev_scan"), gather.benchmarks(database, "force_bins")
+    models = gather.models(database)
+    curves = gather.ev_curves(database, scans)
+    changed = gather.changed_at(database)
+    return {
+        "campaign": Path(database.settings.campaign).stem,
+        "changed": changed.strftime("%Y-%m-%d %H:%M UTC") if changed else None,
+        "stages": gather.stages(database),
+        "candidates": gather.candidates(database),
+        "trajectories": gather.trajectories(database),
+        "labels": labels,
+        "sampling": sampling,
+        "releases": releases,
+        "models": models,
+        "scans": scans,
+        "bins": bins,
+        "paper": TABLE_1,
+        "paper_note": TABLE_1_NOTE,
+        "versions": gather.versions(),
+        "max_rows": MAX_ROWS,
+        "n_curves": len(curves),
+        "figures": _figures(database, labels, sampling, releases),
+        "model_figures": _training(models),
+        "curve_figures": [_curve(i, c) for i, c in enumerate(curves[:MAX_CURVES])],
+        "bin_figures": _bins(bins),
+    }
+
+
+def _figures(
+    database: Database, labels: Mapping[str, Any], sampling: Any, releases: Sequence[Mapping[str, Any]]
+) -> dict[str, str]:
+    """Return the figures of sampling and of the newest release, by name."""
+    newest: Any = releases[0] if releases else None
+    stages = gather.funnel(database, sampling, labels["sampled"], newest)
+    figures = {"funnel": inline_svg(plots.funnel(stages), "funnel", "Configurations kept by each stage")}
+    points = gather.feature_map(database, sampling)
+    if points:
+        figures["map"] = inline_svg(plots.feature_map(*points), "map", "Feature space: encoded and selected frames")
+    if newest:
+        for name, column, xlabel, logarithmic in (
+            ("cohesive", "cohesive_energy_per_atom", "cohesive energy (eV/atom)", False),
+            ("force", "max_force", "largest |F| of a structure (eV/Å)", True),
+            ("pressure", "pressure_gpa", "pressure (GPa)", False),
+        ):
+            values = gather.release_values(newest, column)
+            drawn = plots.distribution(values, xlabel, logarithmic)
+            figures[name] = inline_svg(drawn, name, f"Distribution of {xlabel}")
+    if labels["elements"]:
+        figures["elements"] = inline_svg(plots.element_counts(labels["elements"]), "elements", "Labels by element")
+    return figures
+
+
+def _training(models: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the training curves of models whose stages recorded (step, loss) pairs."""
+    figures = {}
+    for index, model in enumerate(models):
+        curves = {
+            str(stage.get("name", number)): tuple(zip(*stage["losses"], strict=True))
+            for number, stage in enumerate(model["stages"], start=1) if stage.get("losses")
+        }
+        if curves:
+            drawn: Any = curves
+            figures[model["model_id"]] = inline_svg(
+                plots.training_curves(drawn), f"train{index}", f"Training loss of {model['label']}"
+            )
+    return figures
+
+
+def _curve(index: int, entry: Mapping[str, Any]) -> str:
+    svg = plots.ev_curves(entry["curves"], entry["name"], entry["steady"])
+    return inline_svg(svg, f"ev{index}", f"Energy against volume of {entry['name']}")
+
+
+def _bins(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return one figure per error over the newest documents of the models that share the newest one's bins and set."""
+    newest = gather.newest_per_model(rows)
+    if not newest:
+        return []
+    latest = max(newest, key=lambda r: (r["last_updated"], r["benchmark_id"]))
+    edges = [(b["low_ev_per_a"], b["high_ev_per_a"]) for b in latest["metrics"]["bins"]]
+    same = [
+        r for r in newest
+        if r["dataset"] == latest["dataset"]
+        and [(b["low_ev_per_a"], b["high_ev_per_a"]) for b in r["metrics"]["bins"]] == edges
+    ]
+    names = [f"{low:g}–{high:g}" for low, high in edges]
+    figures = []
+    for name, field, ylabel in (
+        ("fe", "energy_mae_mev_per_atom", "energy MAE (meV/atom)"),
+        ("ff", "force_mae_mev_per_a", "force MAE (meV/Å)"),
+        ("fs", "stress_mae_gpa", "stress MAE (GPa)"),
+    ):
+        errors = {r["label"]: [b[field] for b in r["metrics"]["bins"]] for r in same}
+        figures.append(inline_svg(plots.force_bars(errors, names, ylabel), name, f"{ylabel} by force bin"))
+    return figures
+
+
+def _number(value: Any, digits: int = 3) -> str:
+    """Return a number for a table cell: fixed digits, or an en dash where there is none."""
+    return "–" if value is None else f"{float(value):,.{digits}f}".replace("-", "−")
+
+
+def _significant(value: Any, digits: int = 3) -> str:
+    """Return a number with so many significant digits, or an en dash."""
+    if value is None:
+        return "–"
+    number = float(value)
+    if abs(number) >= 10**digits:
+        return f"{number:,.0f}".replace("-", "−")
+    return f"{number:.{digits}g}".replace("-", "−")
+
+
+def _size(n_bytes: int) -> str:
+    size, unit = float(n_bytes), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if size < 1000:
+            break
+        size, unit = size / 1000, larger
+    return f"{size:.3g} {unit}"
+
+
+def render_report(values: Mapping[str, Any]) -> str:
+    """Return the page for what :func:`collect` returned."""
+    try:
+        from jinja2 import Environment, StrictUndefined
+        from markupsafe import Markup
+    except ImportError:
+        raise ResourceError("The report needs jinja2; install it with pip install 'aqvolt-flows[report]'.") from None
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {
+        "number": _number, "significant": _significant, "size": _size, "count": lambda n: f"{int(n):,}", "svg": Markup,
+    }
+    template = resources.files("aqvolt_flows").joinpath("figures/report.html.j2").read_text()
+    return environment.from_string(template).render(values)

@@ -1,0 +1,29 @@
+"""``aqvolt report``: the campaign as one HTML page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from aqvolt_launch.cli import output
+
+
+def register(app: typer.Typer) -> None:
+    """Add ``report``."""
+
+    @app.command(epilog="Example: aqvolt report --out report.html")
+    def report(
+        out: Path | None = typer.Option(None, "--out", help="Where to write; by default report.html in the folder."),
+        as_json: bool = typer.Option(False, "--json", help="Print path, hash and size as JSON."),
+    ) -> None:
+        """Write the campaign report, one HTML page that needs no network."""
+        from aqvolt_flows.figures.report import DEFAULT_NAME, build_report
+        from aqvolt_flows.stores import Database
+
+        database = Database.connect()
+        info = build_report(database, out or database.settings.path(DEFAULT_NAME))
+        if as_json:
+            output.emit({"path": str(info.path), "sha256": info.sha256, "bytes": info.bytes, "changed": info.changed})
+        else:
+            output.say(f"{info.path} ({info.bytes / 1000:,.0f} kB, {'written' if info.changed else 'unchanged'})")
