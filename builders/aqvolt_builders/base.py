@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import batched
 from typing import Any
 
 from maggma.core import Builder, Store
@@ -32,6 +34,15 @@ class CountingBuilder(Builder):
         """Connect to the stores and see to the unique indexes that make several builders at once harmless."""
         Database.connect().ensure_indexes()
         super().connect()
+
+    def run(self, log_level: int = logging.WARNING) -> None:  # noqa: ARG002 - maggma's signature
+        """Run in this process; unlike maggma's own ``run`` this leaves the root logger and its level alone."""
+        self.connect()
+        try:
+            for items in batched(self.get_items(), self.chunk_size):
+                self.update_targets([self.process_item(item) for item in items])
+        finally:
+            self.finalize()
 
     def finalize(self) -> None:
         """Let go of the stores; the client stays open for the rest of the process."""

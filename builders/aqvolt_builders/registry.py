@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from maggma.cli.serial import serial
-
 from aqvolt_builders.base import CountingBuilder
 from aqvolt_builders.benchmarks import BenchmarkBuilder
 from aqvolt_builders.costs import CostBuilder
@@ -31,5 +29,5 @@ def run_builder(name: str) -> dict[str, int]:
     if name not in BUILDERS:
         raise InputError(f"There is no builder {name!r}; known are {', '.join(BUILDERS)}.")
     builder = BUILDERS[name]()
-    serial(builder, no_bars=True)
+    builder.run()
     return dict(builder.counts)

@@ -1,0 +1,153 @@
+"""The label builder on a live database: incremental, idempotent, by several processes, and through ``mrun``."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import label_factory
+import pytest
+
+from aqvolt_builders.jobs import BuildMaker
+from aqvolt_builders.labels import LabelBuilder
+from aqvolt_builders.registry import BUILDERS, run_builder
+from aqvolt_flows.errors import InputError
+
+MRUN_FILES = Path(__file__).parents[2] / "builders"
+
+
+def mrun(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run maggma's own command as users do."""
+    command = [str(Path(sys.executable).with_name("mrun")), *map(str, arguments), "--no_bars"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def snapshot(database):
+    return {d["label_id"]: d for d in database["labels"].find({})}
+
+
+def test_outcomes_become_labels_and_a_second_run_touches_nothing(database):
+    label_factory.fill(database, 7)
+    database["outputs"].insert_one(label_factory.output(label_factory.outcome(7, status="killed"), "uuid-7"))
+    assert run_builder("labels") == {"processed": 8, "valid": 7, "rejected": 1}
+    before = snapshot(database)
+    assert run_builder("labels") == {"processed": 0}
+    assert snapshot(database) == before
+    valid = database["labels"].find_one({"frame_id": "frame-0003"})
+    assert (valid["trajectory_id"], valid["source_uuid"], valid["status"]) == ("trajectory-3", "uuid-3", "valid")
+    assert valid["energy"] == label_factory.outcome(3).energy
+    assert database["labels"].find_one({"status": "rejected"})["failure"]["reason"] == "killed"
+
+
+def test_only_what_is_new_is_taken_up(database):
+    label_factory.fill(database, 4)
+    run_builder("labels")
+    before = snapshot(database)
+    database["outputs"].insert_one(label_factory.output(label_factory.outcome(9), "uuid-9"))
+    database["outputs"].insert_one(label_factory.output(label_factory.outcome(8), "uuid-8", stage="explore"))
+    assert run_builder("labels") == {"processed": 1, "valid": 1}
+    assert {k: v for k, v in snapshot(database).items() if k in before} == before
+
+
+def test_a_rerun_job_is_built_again(database):
+    label_factory.fill(database, 2)
+    run_builder("labels")
+    database["outputs"].replace_one(
+        {"uuid": "uuid-1"}, label_factory.output(label_factory.outcome(1, energy=-77.0), "uuid-1", at="2026-01-02T00:00:00")
+    )
+    assert run_builder("labels")["processed"] == 1
+    assert database["labels"].find_one({"frame_id": "frame-0001"})["energy"] == -77.0
+    assert run_builder("labels") == {"processed": 0}
+
+
+def test_the_last_index_of_a_job_counts(database):
+    database["outputs"].insert_many(
+        [label_factory.output(label_factory.outcome(1, energy=e), "uuid-1", index=i) for i, e in ((1, -1.0), (2, -2.0))]
+    )
+    assert run_builder("labels")["processed"] == 1
+    assert database["labels"].find_one({})["energy"] == -2.0
+
+
+def test_two_jobs_for_one_label_leave_the_better_and_are_both_remembered(database):
+    good = label_factory.output(label_factory.outcome(1), "uuid-good")
+    bad = label_factory.output(label_factory.outcome(1, status="unconverged"), "uuid-bad", at="2026-02-01T00:00:00")
+    database["outputs"].insert_one(good)
+    run_builder("labels")
+    database["outputs"].insert_one(bad)
+    assert run_builder("labels")["processed"] == 1
+    stored = database["labels"].find_one({})
+    assert (stored["status"], stored["source_uuid"], list(stored["other_sources"])) == ("valid", "uuid-good", ["uuid-bad"])
+    assert run_builder("labels") == {"processed": 0}
+    database["labels"].delete_many({})
+    assert run_builder("labels")["processed"] == 1, "both in one batch make one label"
+    again = database["labels"].find_one({})
+    assert {k: again[k] for k in ("status", "source_uuid", "other_sources")} == {
+        k: stored[k] for k in ("status", "source_uuid", "other_sources")
+    }
+    assert run_builder("labels") == {"processed": 0}
+
+
+def test_other_rules_build_everything_again_but_write_only_what_differs(database):
+    label_factory.fill(database, 3)
+    run_builder("labels")
+    database["labels"].update_many({}, {"$set": {"builder_version": "labels/0"}})
+    assert run_builder("labels") == {"processed": 3, "valid": 3}
+    assert database["labels"].distinct("builder_version") == ["labels/1"]
+
+
+def test_what_is_no_outcome_is_a_rejected_document(database):
+    for number, output in enumerate((None, "text", {"frame_id": 3}, {"energy": 1})):
+        database["outputs"].insert_one(label_factory.output({}, f"uuid-{number}") | {"output": output})
+    assert run_builder("labels") == {"processed": 4, "rejected": 4}
+    assert run_builder("labels") == {"processed": 0}
+    assert database["labels"].distinct("failure.reason") == ["bad_outcome"]
+
+
+def test_builder_files_name_no_address(database):
+    for name in BUILDERS:
+        text = (MRUN_FILES / f"{name}.json").read_text()
+        assert "mongodb" not in text
+        assert "://" not in text
+        json.loads(text)
+    again = pickle.loads(pickle.dumps(LabelBuilder(chunk_size=7)))
+    assert (again.chunk_size, again.outputs.collection_name, again.labels.key) == (7, "outputs", "label_id")
+    assert "mongodb" not in json.dumps(LabelBuilder().as_dict())
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_mrun_runs_the_file_we_ship(database, processes):
+    label_factory.fill(database, 5)
+    done = mrun(MRUN_FILES / "labels.json", "-n", processes)
+    assert done.returncode == 0, done.stderr
+    assert database["labels"].count_documents({"status": "valid"}) == 5
+    before = snapshot(database)
+    again = mrun(MRUN_FILES / "labels.json", MRUN_FILES / "benchmarks.json", MRUN_FILES / "costs.json", "-n", processes)
+    assert again.returncode == 0, again.stderr
+    assert snapshot(database) == before
+    assert database["costs"].find_one({"stage": "label"})["core_hours"] == pytest.approx(2.5)
+
+
+def test_several_processes_at_once_make_each_label_once(database):
+    label_factory.fill(database, 60)
+    command = [sys.executable, "-c", "from aqvolt_builders.registry import run_builder; run_builder('labels')"]
+    running = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    for process in running:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+    assert database["labels"].count_documents({}) == 60
+    assert run_builder("labels") == {"processed": 0}
+
+
+def test_the_job_returns_counts(database):
+    label_factory.fill(database, 2)
+    maker = BuildMaker()
+    assert BuildMaker.make.original(maker, "key") == {"builder": "labels", "processed": 2, "valid": 2, "rejected": 0}
+    assert BuildMaker.make.original(maker, "key") == {"builder": "labels", "processed": 0, "valid": 0, "rejected": 0}
+
+
+def test_an_unknown_builder_is_named(database):
+    with pytest.raises(InputError, match="known are labels, benchmarks, costs"):
+        run_builder("tables")
