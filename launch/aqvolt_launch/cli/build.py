@@ -1,0 +1,39 @@
+"""``aqvolt build``: the builders, run in this process."""
+
+from __future__ import annotations
+
+import typer
+
+from aqvolt_launch.cli import output
+
+NAMES = ("labels", "benchmarks", "costs")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(build)
+
+
+def build(
+    name: str = typer.Argument(help="labels, benchmarks, costs, or all."),
+    as_json: bool = typer.Option(False, "--json", help=output.JSON_HELP),
+) -> None:
+    """Bring collections that are made of others up to date; what is up to date is not touched.
+
+    Example: aqvolt build labels
+    """
+    from aqvolt_flows.errors import InputError
+
+    if name not in (*NAMES, "all"):
+        raise InputError(f"There is no builder {name!r}; known are {', '.join(NAMES)} and all.")
+    from aqvolt_builders.registry import run_builder
+
+    rows = []
+    for builder in NAMES if name == "all" else (name,):
+        counts = run_builder(builder)
+        others = ", ".join(f"{n} {status}" for status, n in sorted(counts.items()) if status != "processed" and n)
+        rows.append({"builder": builder, "processed": counts["processed"], "made": others, "counts": counts})
+    if as_json:
+        output.emit([{"builder": row["builder"], **row["counts"]} for row in rows])
+    else:
+        output.table(rows, title="Builders", columns=("builder", "processed", "made"))

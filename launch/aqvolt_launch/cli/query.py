@@ -1,0 +1,241 @@
+"""``aqvolt query`` and ``aqvolt why``: what the collections hold, and where a frame comes from and went."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import typer
+
+from aqvolt_launch.cli import output
+
+#: What a table shows of each collection when nothing else is asked for.
+COLUMNS = {
+    "candidates": ("candidate_id", "name", "formula", "n_atoms", "source", "status"),
+    "trajectories": ("trajectory_id", "formula", "temperature_k", "n_frames", "status"),
+    "frames": ("frame_id", "formula", "n_atoms", "temperature_k", "step", "surrogate_max_force"),
+    "labels": ("label_id", "formula", "energy_per_atom", "max_force", "pressure_gpa", "status", "protocol_name"),
+    "releases": ("release_id", "counts.total", "counts.by_split", "path", "last_updated"),
+    "models": ("model_id", "architecture", "release_id", "status", "seconds"),
+    "benchmarks": ("benchmark", "model", "dataset", "status", "n_items", "n_failed", "metrics"),
+    "costs": ("stage", "n_documents", "n_failed", "n_atoms", "core_hours"),
+    "outputs": ("uuid", "name", "completed_at", "metadata.aqvolt.stage"),
+}
+FORMATS = ("table", "json", "csv", "extxyz")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(query)
+    app.command()(why)
+
+
+def query(
+    collection: str = typer.Argument(help=f"One of {', '.join(COLUMNS)}."),
+    filter: str = typer.Argument("{}", help="MongoDB query as JSON."),
+    fields: str | None = typer.Option(None, help="Comma-separated fields, dots for nested ones."),
+    limit: int = typer.Option(0, min=0, help="At most so many documents; 0: 20 for tables, else all."),
+    format: str = typer.Option("table", "--format", help="table, json, csv, or extxyz (labels, frames, candidates)."),
+    as_json: bool = typer.Option(False, "--json", help=output.JSON_HELP),
+) -> None:
+    """Print documents of a collection.
+
+    Example: aqvolt query labels '{"chemsys": "Cl-Li-Y", "max_force": {"$lt": 5}}' --format extxyz > frames.xyz
+    """
+    from aqvolt_flows.errors import InputError
+    from aqvolt_flows.stores import IDENTITIES, Database
+
+    wanted = "json" if as_json else format
+    if wanted not in FORMATS:
+        raise InputError(f"There is no format {wanted!r}; known are {', '.join(FORMATS)}.")
+    criteria = parse_filter(filter)
+    database = Database.connect()
+    source = database[collection]
+    if wanted == "extxyz" and collection not in ("labels", "frames", "candidates"):
+        raise InputError(f"{collection} hold no structures; extxyz is for labels, frames and candidates.")
+    whole = wanted == "extxyz" or (wanted == "json" and not fields)
+    names = fields.split(",") if fields else list(COLUMNS[collection])
+    projection = {"_id": 0} | ({} if whole else dict.fromkeys(names, 1))
+    cursor = _find(source, criteria, projection, IDENTITIES.get(collection, "uuid"))
+    size = limit or (20 if wanted == "table" else 0)
+    documents = cursor.limit(size) if size else cursor
+    if wanted == "extxyz":
+        _print_extxyz(database, collection, documents)
+    elif wanted == "json":
+        output.emit([d if whole else {n: dig(d, n) for n in names} for d in documents])
+    elif wanted == "csv":
+        _print_csv(names, documents)
+    else:
+        rows = [{n: dig(d, n) for n in names} for d in documents]
+        output.table(rows, title=collection, columns=names)
+        total = source.count_documents(criteria)
+        if total > len(rows):
+            output.say(f"{len(rows)} of {total}; --limit shows more")
+
+
+def parse_filter(text: str) -> dict[str, Any]:
+    """Return the MongoDB query that a JSON text describes (extended JSON, so that ``$date`` works).
+
+    Raises
+    ------
+    InputError
+        If it is not JSON, or not an object.
+    """
+    from bson import json_util
+    from bson.errors import BSONError
+
+    from aqvolt_flows.errors import InputError
+
+    try:
+        found = json_util.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"The filter is not JSON at character {error.pos + 1} ({error.msg}): {text!r}; write it like "
+            "'{\"formula\": \"LiCl\"}', in single quotes for the shell."
+        ) from None
+    except (BSONError, TypeError, ValueError) as error:
+        raise InputError(f"The filter holds a value that MongoDB does not know ({error}); correct {text!r}.") from None
+    if not isinstance(found, dict):
+        raise InputError(f"The filter is a JSON {type(found).__name__}; expected an object like '{{\"formula\": \"LiCl\"}}'.")
+    return found
+
+
+def _find(source: Any, criteria: dict[str, Any], projection: dict[str, int], identity: str) -> Any:
+    from pymongo.errors import OperationFailure
+
+    from aqvolt_flows.errors import InputError
+
+    try:
+        source.find_one(criteria, {"_id": 1})
+    except OperationFailure as error:
+        raise InputError(f"The database refused the filter ({error.details.get('errmsg') if error.details else error}).") from None
+    return source.find(criteria, projection).sort(identity, 1)
+
+
+def dig(document: dict[str, Any], path: str) -> Any:
+    """Return the value at a dotted path, or ``None``."""
+    value: Any = document
+    for part in path.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def _print_csv(names: list[str], documents: Any) -> None:
+    import csv
+
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(names)
+    for document in documents:
+        values = [output.plain(dig(document, name)) for name in names]
+        writer.writerow([json.dumps(v) if isinstance(v, dict | list) else v for v in values])
+
+
+def _print_extxyz(database: Any, collection: str, documents: Any) -> None:
+    import ase.io
+
+    for document in documents:
+        atoms = _atoms(database, collection, document)
+        if atoms is not None:
+            ase.io.write(sys.stdout, atoms, format="extxyz")
+
+
+def _atoms(database: Any, collection: str, document: dict[str, Any]) -> Any:
+    """Return ASE Atoms of a document; ``None`` for a rejected label, which has none."""
+    if collection == "labels":
+        from aqvolt_flows.datasets.records import row_from_label
+
+        return row_from_label(document).to_atoms() if document["status"] == "valid" else None
+    if collection == "frames":
+        from aqvolt_flows.frames import read_frame
+        from aqvolt_flows.schemas.provenance import ArtifactRef
+
+        path = database.artifacts.local_path(ArtifactRef(**document["artifact"]))
+        atoms = read_frame(path, document["row"]).to_atoms()
+        atoms.info["frame_id"] = document["frame_id"]
+        return atoms
+    from pymatgen.core import Structure
+
+    atoms = Structure.from_dict(document["structure"]).to_ase_atoms(msonable=False)
+    atoms.info = {"candidate_id": document["candidate_id"]}
+    return atoms
+
+
+def why(
+    frame_id: str = typer.Argument(help="Identity of a frame, e.g. from a Parquet's frame_id column."),
+    as_json: bool = typer.Option(False, "--json", help=output.JSON_HELP),
+) -> None:
+    """Print a frame's lineage: candidate, trajectory, frame, labels, releases, models, benchmarks.
+
+    Example: aqvolt why frame-0f3a5c7e9b1d2f4a6c8e0a1b
+    """
+    from aqvolt_flows.stores import Database
+
+    steps = lineage(Database.connect(), frame_id)
+    if as_json:
+        output.emit(steps)
+        return
+    rows = [{"what": step["what"], "identity": step["identity"], "facts": step["facts"]} for step in steps]
+    output.table(rows, title=frame_id)
+
+
+def lineage(database: Any, frame_id: str) -> list[dict[str, Any]]:
+    """Return the steps from candidate to benchmark that involve a frame, each with what, identity and facts.
+
+    Raises
+    ------
+    InputError
+        If neither ``frames`` nor ``labels`` knows the frame.
+    """
+    from aqvolt_flows.errors import InputError
+
+    frame = database["frames"].find_one({"frame_id": frame_id}, {"_id": 0})
+    labels = list(database["labels"].find({"frame_id": frame_id}, {"positions": 0, "forces": 0, "_id": 0}).sort("label_id", 1))
+    if frame is None and not labels:
+        raise InputError(f"There is no frame {frame_id!r} in frames or labels; see 'aqvolt query frames'.")
+    steps = []
+    known = frame or labels[0]
+    candidate = database["candidates"].find_one({"candidate_id": known.get("candidate_id")})
+    if candidate:
+        steps.append(_step("candidate", candidate["candidate_id"], candidate, "name", "formula", "source", "references"))
+    run = database["trajectories"].find_one({"trajectory_id": known.get("trajectory_id")})
+    if run:
+        steps.append(_step("trajectory", run["trajectory_id"], run, "model", "ensemble", "temperature_k", "steps_done", "status"))
+    if frame:
+        steps.append(_step("frame", frame_id, frame, "formula", "n_atoms", "step", "temperature_k", "structure_cluster"))
+    for label in labels:
+        names = ("status", "protocol_name", "energy_per_atom", "max_force", "cohesive_energy_per_atom", "failure", "source_uuid")
+        steps.append(_step("label", label["label_id"], label, *names))
+    return steps + _downstream(database, frame_id)
+
+
+def _step(what: str, identity: str, document: dict[str, Any], *fields: str) -> dict[str, Any]:
+    return {"what": what, "identity": identity, "facts": {f: document[f] for f in fields if document.get(f) is not None}}
+
+
+def _downstream(database: Any, frame_id: str) -> list[dict[str, Any]]:
+    """Return releases that hold the frame, models trained on their content, and benchmarks of either."""
+    from aqvolt_flows.datasets.folder import frame_split
+
+    root = database.settings.path(database.settings.release_root)
+    steps: list[dict[str, Any]] = []
+    releases: dict[str, str] = {}
+    for release in database["releases"].find({}, {"manifest": 0}).sort("release_id", 1):
+        folder = root / release["path"]
+        if not folder.is_dir():
+            facts = {"folder": f"{folder} is not on this machine, so whether it holds the frame is unknown"}
+            steps.append({"what": "release?", "identity": release["release_id"], "facts": facts})
+            continue
+        places = frame_split(folder, frame_id)
+        if places:
+            releases[release["content_hash"]] = release["release_id"]
+            facts = {"split": sorted(set(places.values())), "content_hash": release["content_hash"]}
+            steps.append({"what": "release", "identity": release["release_id"], "facts": facts})
+    models = list(database["models"].find({"content_hash": {"$in": sorted(releases)}}).sort("model_id", 1))
+    steps += [_step("model", m["model_id"], m, "architecture", "release_id", "status") for m in models]
+    used = {"$or": [
+        {"release_id": {"$in": sorted(releases.values())}}, {"model_id": {"$in": [m["model_id"] for m in models]}},
+    ]}
+    for row in database["benchmarks"].find(used).sort("benchmark_id", 1):
+        steps.append(_step("benchmark", row["benchmark_id"], row, "benchmark", "model", "dataset", "status", "metrics"))
+    return steps

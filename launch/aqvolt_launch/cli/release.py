@@ -1,0 +1,228 @@
+"""``aqvolt release``: create, verify, compare, export and describe versioned training sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from aqvolt_launch.cli import output
+
+if TYPE_CHECKING:
+    from aqvolt_flows.schemas.parameters import ReleaseParameters
+
+FILTERS = {
+    "max_force": "max_force_ev_per_a",
+    "max_cohesive_energy": "max_cohesive_energy_ev",
+    "duplicates": "duplicate_tolerance_a",
+    "protocol": "protocol",
+    "mixed": "allow_mixed_protocols",
+}
+PLACE = "Folder of a release, its release_id, or a name (the newest of it)."
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group."""
+    group = typer.Typer(help="Versioned training sets.", no_args_is_help=True)
+    for command in (create, verify, diff, export, card):
+        group.command()(command)
+    app.add_typer(group, name="release")
+
+
+def create(
+    name: str = typer.Argument(help="Name of the release, e.g. aqvolt26."),
+    campaign: str | None = typer.Option(None, "--from", help="Campaign whose release parameters are used."),
+    split: str | None = typer.Option(None, help="Shares and group: 90/5/5, formula, or 80/10/10:candidate."),
+    filters: list[str] = typer.Option([], "--filter", help=f"NAME=VALUE; names: {', '.join(FILTERS)}."),
+    exports: list[str] = typer.Option([], "--export", help="aselmdb or extxyz, written into the release."),
+    as_json: bool = typer.Option(False, "--json", help=output.JSON_HELP),
+) -> None:
+    """Write a release of the labels in the database; the same labels give the same release.
+
+    Example: aqvolt release create aqvolt26 --split 90/5/5:candidate --filter max_force=50 --export aselmdb
+    """
+    from aqvolt_flows.campaign import load_campaign
+    from aqvolt_flows.datasets.release import create_release
+    from aqvolt_flows.settings import load_settings
+    from aqvolt_flows.stores import Database
+
+    settings = load_settings()
+    base = load_campaign(campaign or settings.campaign).release
+    parameters = _parameters(base, name, split, filters, exports)
+    database = Database.connect(settings)
+    root = settings.path(settings.release_root)
+    document = create_release(database, parameters, root)
+    new = database.upsert("releases", [document])
+    counts = document.counts
+    if as_json:
+        output.emit(
+            {
+                "release_id": document.release_id,
+                "content_hash": document.content_hash,
+                "counts": counts,
+                "path": str(root / document.path),
+                "new": bool(new),
+            }
+        )
+        return
+    output.table([{"split": s, "frames": n} for s, n in counts["by_split"].items()], title=document.release_id)
+    for reason, n in {**counts["dropped"], **counts["rejected"]}.items():
+        output.say(f"left out: {n} by {reason}")
+    output.say(f"{'written' if new else 'unchanged'}: {root / document.path}")
+
+
+def verify(
+    release: str = typer.Argument(help=PLACE), as_json: bool = typer.Option(False, "--json", help=output.JSON_HELP)
+) -> None:
+    """Rehash every file and recompute the content hash and counts from the data.
+
+    Example: aqvolt release verify releases/aqvolt26-0f3a5c7e9b1d
+    """
+    from aqvolt_flows.datasets.folder import verify as verify_folder
+
+    found = verify_folder(find_release(release))
+    if as_json:
+        output.emit({"verified": True, **found})
+    else:
+        output.say(f"{found['release_id']} is whole: {found['files']} files, {found['counts']['total']} frames, content hash "
+                   f"{found['content_hash']}")
+
+
+def diff(
+    a: str = typer.Argument(help=PLACE),
+    b: str = typer.Argument(help=PLACE),
+    as_json: bool = typer.Option(False, "--json", help=output.JSON_HELP),
+) -> None:
+    """List frames added, removed, relabelled or moved between splits, and protocols and filters that differ.
+
+    Example: aqvolt release diff aqvolt26@0f3a5c7e9b1d aqvolt26
+    """
+    from aqvolt_flows.datasets.folder import diff as diff_folders
+
+    found = diff_folders(find_release(a), find_release(b))
+    if as_json:
+        output.emit(found)
+        return
+    rows = [{"change": name, "number": len(found[name]), "first": ", ".join(list(found[name])[:3])}
+            for name in ("added", "removed", "relabelled", "moved")]
+    rows += [{"change": f"protocol {how}", "number": len(names), "first": ", ".join(names)}
+             for how, names in found["protocols"].items()]
+    rows += [{"change": f"filter {name}", "number": 1, "first": f"{was} → {now}"} for name, (was, now) in found["filters"].items()]
+    output.table(rows, title=f"{found['a']} → {found['b']}{': same content' if found['same'] else ''}")
+
+
+def export(
+    release: str = typer.Argument(help=PLACE),
+    format: str = typer.Option(..., "--format", help="aselmdb, extxyz or parquet."),
+    out: Path = typer.Option(..., "--out", help="A new folder."),
+    as_json: bool = typer.Option(False, "--json", help=output.JSON_HELP),
+) -> None:
+    """Write a release in another format.
+
+    Example: aqvolt release export aqvolt26 --format aselmdb --out train_data
+    """
+    from aqvolt_flows.datasets.folder import export as export_folder
+
+    written = export_folder(find_release(release), format, out)
+    output.table([{"split": s, "frames": n} for s, n in written.items()], as_json, title=f"{out} ({format})")
+
+
+def card(release: str = typer.Argument(help=PLACE)) -> None:
+    """Print the dataset card, computed again from the data.
+
+    Example: aqvolt release card aqvolt26
+    """
+    from aqvolt_flows.datasets.card import render, statistics
+    from aqvolt_flows.datasets.folder import read_manifest, split_path
+    from aqvolt_flows.datasets.splits import SPLITS
+
+    path = find_release(release)
+    output.say(render(read_manifest(path), statistics({s: split_path(path, s) for s in SPLITS})).rstrip("\n"))
+
+
+def find_release(text: str) -> Path:
+    """Return the folder that a path, a release_id or a name means.
+
+    Raises
+    ------
+    InputError
+        If neither a folder nor the collection ``releases`` knows it.
+    """
+    if Path(text).is_dir():
+        return Path(text)
+    from aqvolt_flows.errors import InputError
+    from aqvolt_flows.settings import load_settings
+    from aqvolt_flows.stores import Database
+
+    if "/" in text:
+        raise InputError(f"There is no folder {text}; give the folder of a release, a release_id or a name.")
+    settings = load_settings()
+    query = {"release_id": text} if "@" in text else {"name": text}
+    releases = Database.connect(settings)["releases"]
+    document = releases.find_one(query, {"path": 1}, sort=[("last_updated", -1)])
+    if document is None:
+        raise InputError(f"There is no release {text!r}, neither as a folder nor in the database; see 'aqvolt query releases'.")
+    return settings.path(settings.release_root) / str(document["path"])
+
+
+def _parameters(
+    base: ReleaseParameters, name: str, split: str | None, filters: list[str], exports: list[str]
+) -> ReleaseParameters:
+    from pydantic import ValidationError
+
+    from aqvolt_flows.errors import InputError
+
+    values: dict[str, Any] = base.model_dump() | {"name": name}
+    if exports:
+        values["exports"] = sorted({*base.exports, *exports})
+    if split:
+        values |= _split(split)
+    for text in filters:
+        key, equals, value = text.partition("=")
+        if not equals or key not in FILTERS:
+            raise InputError(f"--filter {text!r} is not NAME=VALUE with a known name; names are {', '.join(FILTERS)}.")
+        values[FILTERS[key]] = value if key == "protocol" else _boolean(text, value) if key == "mixed" else _number(text, value)
+    try:
+        return type(base)(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the release"
+        message = first["msg"].removeprefix("Value error, ")
+        raise InputError(f"{where} is {first.get('input')!r}: {message}; correct the option.") from None
+
+
+def _number(text: str, value: str) -> float:
+    from aqvolt_flows.errors import InputError
+
+    try:
+        return float(value)
+    except ValueError:
+        raise InputError(f"--filter {text!r} needs a number after '='.") from None
+
+
+def _boolean(text: str, value: str) -> bool:
+    from aqvolt_flows.errors import InputError
+
+    if value not in {"true", "false"}:
+        raise InputError(f"--filter {text!r} needs true or false after '='.")
+    return value == "true"
+
+
+def _split(text: str) -> dict[str, Any]:
+    from aqvolt_flows.errors import InputError
+
+    shares, colon, group = text.partition(":")
+    if not colon and "/" not in shares:
+        return {"group_by": shares}
+    try:
+        numbers = [float(part) for part in shares.split("/")]
+    except ValueError:
+        numbers = []
+    if len(numbers) != 3 or sum(numbers) <= 0:
+        raise InputError(f"--split {text!r} is not understood; give shares like 90/5/5, a group like formula, or 90/5/5:formula.")
+    total = sum(numbers)
+    values: dict[str, Any] = dict(
+        zip(("train_fraction", "val_fraction", "test_fraction"), (n / total for n in numbers), strict=True)
+    )
+    return values | ({"group_by": group} if colon else {})
