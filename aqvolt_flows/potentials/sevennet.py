@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from aqvolt_flows.potentials.registry import Evaluation
-from aqvolt_flows.potentials.torchsim import evaluate_batched
+from aqvolt_flows.potentials.torchsim import evaluate_batched, neighbor_list
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -33,7 +33,9 @@ class SevenNetPotential:
     def _model(self) -> Any:
         from sevenn.torchsim import SevenNetModel
 
-        return SevenNetModel(self._checkpoint, modal=self._modal, device=self.device)
+        return SevenNetModel(
+            self._checkpoint, modal=self._modal, device=self.device, neighbor_list_fn=neighbor_list
+        )
 
     def torchsim_model(self) -> Any:
         """Return the torch-sim model."""
