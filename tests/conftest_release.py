@@ -16,7 +16,11 @@ def make_labels(numbers, formula="LiCl", protocol=label_factory.SURROGATE, **cha
     made = []
     for i in numbers:
         result = label_factory.outcome(i, formula, protocol, **changes)
-        made.append(label_from_outcome(result, label_factory.frame(i, formula).model_dump(), f"uuid-{protocol.code}-{i}", "2026-01-01"))
+        made.append(
+            label_from_outcome(
+                result, label_factory.frame(i, formula).model_dump(), f"uuid-{protocol.code}-{i}", "2026-01-01"
+            )
+        )
     return made
 
 

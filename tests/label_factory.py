@@ -48,7 +48,9 @@ def frame(number: int, formula: str = "LiCl") -> FrameDocument:
     )
 
 
-def outcome(number: int, formula: str = "LiCl", protocol: Protocol = SURROGATE, seed: int | None = None, **changes: Any) -> LabelOutcome:
+def outcome(
+    number: int, formula: str = "LiCl", protocol: Protocol = SURROGATE, seed: int | None = None, **changes: Any
+) -> LabelOutcome:
     """Return what a labeler would have returned for frame ``number``."""
     rng = np.random.default_rng(number if seed is None else seed)
     atoms = bulk(formula, "rocksalt", a=LATTICE[formula], cubic=True)
@@ -72,11 +74,24 @@ def outcome(number: int, formula: str = "LiCl", protocol: Protocol = SURROGATE, 
     return LabelOutcome(**(values | changes))
 
 
-def output(result: LabelOutcome | dict[str, Any], uuid: str, at: str = "2026-01-01T00:00:00", stage: str = "label", index: int = 1) -> dict[str, Any]:
+def output(
+    result: LabelOutcome | dict[str, Any],
+    uuid: str,
+    at: str = "2026-01-01T00:00:00",
+    stage: str = "label",
+    index: int = 1,
+) -> dict[str, Any]:
     """Return the document that the JobStore holds of a labeling job."""
     plain = result.model_dump(mode="json") if isinstance(result, LabelOutcome) else result
     key = plain.get("key", "") if isinstance(plain, dict) else ""
-    return {"uuid": uuid, "index": index, "output": plain, "completed_at": at, "name": "static", "metadata": {"aqvolt": {"stage": stage, "key": key}}}
+    return {
+        "uuid": uuid,
+        "index": index,
+        "output": plain,
+        "completed_at": at,
+        "name": "static",
+        "metadata": {"aqvolt": {"stage": stage, "key": key}},
+    }
 
 
 def fill(database: Any, number: int, formula: str = "LiCl", **changes: Any) -> None:

@@ -36,13 +36,23 @@ def statistics(paths: Mapping[str, Path]) -> dict[str, Any]:
     Returns
     -------
     dict
-        For every split and ``all``: frames, atoms, quantiles of energies (eV/atom), largest forces (eV/Å), pressures (GPa)
-        and atoms; ``elements``: symbol → frames that hold it; ``n_elements`` and ``formulas`` → frames; ``temperatures_k``.
+        For every split and ``all``: frames, atoms, quantiles of energies (eV/atom), largest forces (eV/Å), pressures
+        (GPa) and atoms; ``elements``: symbol → frames that hold it; ``n_elements``, ``formulas`` and
+        ``temperatures_k`` → frames.
     """
     columns: dict[str, dict[str, list[np.ndarray]]] = {}
     elements: Counter[str] = Counter()
     tallies: dict[str, Counter[str]] = {"n_elements": Counter(), "formulas": Counter(), "temperatures_k": Counter()}
-    names = ["energy", "n_atoms", "cohesive_energy_per_atom", "max_force", "pressure_gpa", "chemsys", "formula", "temperature_k"]
+    names = [
+        "energy",
+        "n_atoms",
+        "cohesive_energy_per_atom",
+        "max_force",
+        "pressure_gpa",
+        "chemsys",
+        "formula",
+        "temperature_k",
+    ]
     for split, path in paths.items():
         if not path.exists():
             continue
@@ -56,7 +66,9 @@ def statistics(paths: Mapping[str, Path]) -> dict[str, Any]:
                 elements.update(symbol for system in systems for symbol in system)
                 tallies["n_elements"].update(str(len(system)) for system in systems)
                 tallies["formulas"].update(batch.column("formula").to_pylist())
-                tallies["temperatures_k"].update(f"{t:g}" for t in batch.column("temperature_k").to_pylist() if t is not None)
+                tallies["temperatures_k"].update(
+                    f"{t:g}" for t in batch.column("temperature_k").to_pylist() if t is not None
+                )
     joined = {s: {n: np.concatenate(v) for n, v in c.items()} for s, c in columns.items()}
     whole = {n: np.concatenate([c[n] for c in joined.values()]) for n in _SCALARS} if joined else {}
     order = {symbol: z for z, symbol in enumerate(symbols_of(range(1, 119)))}
@@ -96,7 +108,13 @@ def _front_matter(manifest: Mapping[str, Any]) -> str:
     values = {
         "license": manifest["license"],
         "pretty_name": manifest["name"],
-        "tags": ["chemistry", "materials-science", "interatomic-potentials", "molecular-dynamics", "solid-electrolytes"],
+        "tags": [
+            "chemistry",
+            "materials-science",
+            "interatomic-potentials",
+            "molecular-dynamics",
+            "solid-electrolytes",
+        ],
         "size_categories": [size],
         "configs": [{"config_name": "default", "data_files": files}],
     }
@@ -108,16 +126,16 @@ def _headline(manifest: Mapping[str, Any], stats: Mapping[str, Any]) -> str:
     lines = [
         f"# {manifest['name']}",
         "",
-        f"{counts['total']:,} labelled configurations with {counts['atoms']:,} atoms, {len(stats['formulas']):,} compositions, "
-        f"{len(stats['elements'])} elements. Release `{manifest['release_id']}`.",
+        f"{counts['total']:,} labelled configurations with {counts['atoms']:,} atoms, {len(stats['formulas']):,} "
+        f"compositions, {len(stats['elements'])} elements. Release `{manifest['release_id']}`.",
         "",
     ]
     if manifest["surrogate"]:
         number = sum(p["labels"] for p in manifest["protocols"].values() if p["code"] == "surrogate")
         lines += [
             "> **SURROGATE LABELS. Do not use as reference data.**",
-            f"> {number:,} of {counts['total']:,} labels were predicted by a machine-learning potential, not computed with "
-            "density functional theory. A model trained on them learns that potential.",
+            f"> {number:,} of {counts['total']:,} labels were predicted by a machine-learning potential, not computed "
+            "with density functional theory. A model trained on them learns that potential.",
             "",
         ]
     if len(manifest["protocols"]) > 1:
@@ -133,12 +151,18 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
 def _splits(manifest: Mapping[str, Any], stats: Mapping[str, Any]) -> str:
     splits = manifest["splits"]
     rows = [
-        [s, f"{n:,}", f"{stats['splits'].get(s, {}).get('atoms', 0):,}", f"{splits['groups'][s]:,}", f"{splits['fractions'][s]:g}"]
+        [
+            s,
+            f"{n:,}",
+            f"{stats['splits'].get(s, {}).get('atoms', 0):,}",
+            f"{splits['groups'][s]:,}",
+            f"{splits['fractions'][s]:g}",
+        ]
         for s, n in manifest["counts"]["by_split"].items()
     ]
     text = (
-        f"Groups by {splits['group_by']} are assigned by a hash of their name and the salt `{splits['salt']}`: later releases "
-        "keep them where they are.\n"
+        f"Groups by {splits['group_by']} are assigned by a hash of their name and the salt `{splits['salt']}`: later "
+        "releases keep them where they are.\n"
     )
     if splits["borrowed"]:
         moves = ", ".join(f"{g} (from {b['hash_says']} to {b['is_in']})" for g, b in splits["borrowed"].items())
@@ -148,7 +172,8 @@ def _splits(manifest: Mapping[str, Any], stats: Mapping[str, Any]) -> str:
 
 def _protocols(manifest: Mapping[str, Any]) -> str:
     rows = [
-        [f"`{name}`", p["code"], p["version"], p["functional"], f"{p['labels']:,}"] for name, p in manifest["protocols"].items()
+        [f"`{name}`", p["code"], p["version"], p["functional"], f"{p['labels']:,}"]
+        for name, p in manifest["protocols"].items()
     ]
     return "## Protocols\n\n" + _table(["protocol", "code", "version", "functional", "labels"], rows)
 
@@ -166,9 +191,10 @@ def _distributions(stats: Mapping[str, Any]) -> str:
 
 def _contents(manifest: Mapping[str, Any]) -> str:
     return (
-        "## Columns\n\nOne row a configuration; Å, eV, eV/Å, K. `stress` has 6 numbers in eV/Å³, tension positive, order xx yy "
-        "zz yz xz xy; `pressure_gpa` is compression positive; `cohesive_energy_per_atom` is (E − Σ E_atom)/N in eV/atom, "
-        "negative means bound. `frame_id` and `label_id` lead back to trajectory, candidate and calculation.\n\n"
+        "## Columns\n\nOne row a configuration; Å, eV, eV/Å, K. `stress` has 6 numbers in eV/Å³, tension positive, "
+        "order xx yy zz yz xz xy; `pressure_gpa` is compression positive; `cohesive_energy_per_atom` is "
+        "(E − Σ E_atom)/N in eV/atom, negative means bound. `frame_id` and `label_id` lead back to "
+        "trajectory, candidate and calculation.\n\n"
         + _table(["source", "frames"], [[s, f"{n:,}"] for s, n in manifest["counts"]["by_source"].items()])
     )
 
@@ -180,8 +206,8 @@ def _filters(manifest: Mapping[str, Any]) -> str:
     text = "## Left out\n\n" + (_table(["filter", "meaning", "labels"], rows) if rows else "Nothing was left out.\n")
     if counts["cohesive_energy_unknown"]:
         text += (
-            f"\nThe cohesive energy of {counts['cohesive_energy_unknown']:,} frames is unknown (no isolated-atom reference for "
-            "their protocol or elements), so that filter did not look at them.\n"
+            f"\nThe cohesive energy of {counts['cohesive_energy_unknown']:,} frames is unknown (no isolated-atom "
+            "reference for their protocol or elements), so that filter did not look at them.\n"
         )
     return text
 

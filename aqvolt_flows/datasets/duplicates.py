@@ -1,9 +1,9 @@
 """Labels of one configuration met twice: found by wrap-invariant features, confirmed atom by atom.
 
-Rounding and hashing coordinates misses copies that straddle a rounding boundary. Here every configuration has features
-that change by at most a known amount when atoms move by at most the tolerance: the nine cell components, and Z-weighted
-structure factors at six small reciprocal vectors (indifferent to wrapping and to the order of like atoms). Pairs that are
-near in all of them are compared atom by atom, so features may only ever propose too many.
+Rounding and hashing coordinates misses copies that straddle a rounding boundary. Here every configuration has
+features that change by at most a known amount when atoms move by at most the tolerance: the nine cell components, and
+Z-weighted structure factors at six small reciprocal vectors (indifferent to wrapping and to the order of like atoms).
+Pairs that are near in all of them are compared atom by atom, so features may only ever propose too many.
 """
 
 from __future__ import annotations

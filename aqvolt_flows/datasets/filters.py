@@ -32,8 +32,8 @@ def is_other_protocol(label: Mapping[str, Any], parameters: ReleaseParameters) -
 def reason_to_drop(row: Row, parameters: ReleaseParameters) -> str | None:
     """Return the name of the first filter that excludes a row, or ``None``.
 
-    Source: AQVolt26 section 2.3, maximum |F| above 800 eV/Å and positive cohesive energies are excluded. A cohesive energy
-    that is unknown (no isolated-atom reference) excludes nothing; the manifest counts such rows.
+    Source: AQVolt26 section 2.3, maximum |F| above 800 eV/Å and positive cohesive energies are excluded. A cohesive
+    energy that is unknown (no isolated-atom reference) excludes nothing; the manifest counts such rows.
     """
     if row.max_force > parameters.max_force_ev_per_a:
         return "max_force"

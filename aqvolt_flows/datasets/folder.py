@@ -35,8 +35,10 @@ def read_manifest(release: str | Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text())
     except OSError:
-        raise InputError(f"{release} is not a release: it has no readable manifest.json; give a folder that 'aqvolt release "
-                         "create' wrote.") from None
+        raise InputError(
+            f"{release} is not a release: it has no readable manifest.json; give a folder that 'aqvolt release create' "
+            "wrote."
+        ) from None
     except ValueError as error:
         raise InputError(f"{path} is not JSON ({error}); restore it from a copy.") from None
     if not isinstance(manifest, dict) or not {"content_hash", "counts", "files"} <= set(manifest):
@@ -74,8 +76,8 @@ def verify_files(release: str | Path) -> dict[str, Any]:
             faults.append(f"{name} was changed")
     if faults:
         raise InputError(
-            f"{root} is not what was released: {'; '.join(sorted(faults))}; restore it from a copy, or move it away and create "
-            "the release again."
+            f"{root} is not what was released: {'; '.join(sorted(faults))}; restore it from a copy, or move it away "
+            "and create the release again."
         )
     return manifest
 
@@ -164,8 +166,12 @@ def diff(a: str | Path, b: str | Path) -> dict[str, Any]:
     """
     old, new = _index(a), _index(b)
     common = sorted(old.keys() & new.keys())
-    relabelled = [f for f in common if {k: v.digest for k, v in old[f].items()} != {k: v.digest for k, v in new[f].items()}]
-    places = {f: (sorted({v.split for v in old[f].values()}), sorted({v.split for v in new[f].values()})) for f in common}
+    relabelled = [
+        f for f in common if {k: v.digest for k, v in old[f].items()} != {k: v.digest for k, v in new[f].items()}
+    ]
+    places = {
+        f: (sorted({v.split for v in old[f].values()}), sorted({v.split for v in new[f].values()})) for f in common
+    }
     moved = {f: ["+".join(was), "+".join(now)] for f, (was, now) in places.items() if was != now}
     first, second = read_manifest(a), read_manifest(b)
     names = (first["counts"]["by_protocol"], second["counts"]["by_protocol"])
@@ -183,7 +189,10 @@ def diff(a: str | Path, b: str | Path) -> dict[str, Any]:
         "removed": removed,
         "relabelled": relabelled,
         "moved": moved,
-        "protocols": {"added": sorted(names[1].keys() - names[0].keys()), "removed": sorted(names[0].keys() - names[1].keys())},
+        "protocols": {
+            "added": sorted(names[1].keys() - names[0].keys()),
+            "removed": sorted(names[0].keys() - names[1].keys()),
+        },
         "filters": filters,
     }
 

@@ -74,7 +74,7 @@ EXPORTS = ("parquet", "aselmdb", "extxyz")
 
 @contextmanager
 def written_aside(target: Path) -> Iterator[Path]:
-    """Yield a path beside ``target`` that becomes ``target`` when the block ends well, and is removed when it does not."""
+    """Yield a path beside ``target`` that becomes ``target`` when the block ends well, else is removed."""
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
     try:
@@ -136,11 +136,17 @@ def read_rows(path: Path, batch_rows: int = 1024) -> Iterator[Row]:
             for batch in file.iter_batches(batch_size=batch_rows, columns=SCHEMA.names):
                 yield from _rows_of(batch)
     except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{path} is not a readable Parquet file ({error}); restore it or create the release again.") from None
+        raise InputError(
+            f"{path} is not a readable Parquet file ({error}); restore it or create the release again."
+        ) from None
 
 
 def _rows_of(batch: pa.RecordBatch) -> Iterator[Row]:
-    scalars = {n: batch.column(n).to_pylist() for n, t in zip(SCHEMA.names, SCHEMA.types, strict=True) if not pa.types.is_list(t)}
+    scalars = {
+        n: batch.column(n).to_pylist()
+        for n, t in zip(SCHEMA.names, SCHEMA.types, strict=True)
+        if not pa.types.is_list(t)
+    }
     arrays: dict[str, list[Any]] = {}
     for name, kind in zip(SCHEMA.names, SCHEMA.types, strict=True):
         if not pa.types.is_list(kind):
@@ -185,7 +191,9 @@ def write_aselmdb(folder: Path, rows: Iterable[Row]) -> int:
     try:
         import lmdb
     except ImportError:
-        raise ResourceError("ASE-LMDB needs the package lmdb; install the extra 'train' (pip install aqvolt-flows[train]).") from None
+        raise ResourceError(
+            "ASE-LMDB needs the package lmdb; install the extra 'train' (pip install aqvolt-flows[train])."
+        ) from None
     folder.mkdir(parents=True, exist_ok=True)
     n_atoms: list[int] = []
     for shard, block in enumerate(batched(rows, ROWS_PER_LMDB)):

@@ -87,7 +87,9 @@ def find_fault(outcome: LabelOutcome, frame: Mapping[str, Any] | None) -> Failur
         return Failure(reason=given.reason if given else outcome.status, message=message)
     n_atoms = len(outcome.atomic_numbers)
     if not n_atoms:
-        return Failure(reason="no_atoms", message="The outcome has no atomic numbers; expected those that were computed.")
+        return Failure(
+            reason="no_atoms", message="The outcome has no atomic numbers; expected those that were computed."
+        )
     if not all(1 <= z <= 118 for z in outcome.atomic_numbers):
         return Failure(reason="bad_element", message="An atomic number is outside 1 … 118.")
     wanted: list[tuple[str, Any, tuple[int, ...]]] = [
@@ -174,7 +176,9 @@ def _shape_fault(name: str, value: Any, shape: tuple[int, ...]) -> Failure | Non
     try:
         array = np.asarray(value, dtype=float)
     except ValueError:
-        return Failure(reason=f"bad_{name}", message=f"The {name} are rows of different lengths; expected shape {shape}.")
+        return Failure(
+            reason=f"bad_{name}", message=f"The {name} are rows of different lengths; expected shape {shape}."
+        )
     if array.shape != shape:
         return Failure(reason=f"bad_{name}", message=f"The {name} have shape {array.shape}; expected {shape}.")
     if not np.isfinite(array).all():
@@ -186,12 +190,15 @@ def _frame_fault(outcome: LabelOutcome, frame: Mapping[str, Any] | None) -> Fail
     if frame is None:
         return None
     if frame["frame_id"] != outcome.frame_id:
-        return Failure(reason="wrong_frame", message=f"The outcome is of {outcome.frame_id}, not of {frame['frame_id']}.")
+        return Failure(
+            reason="wrong_frame", message=f"The outcome is of {outcome.frame_id}, not of {frame['frame_id']}."
+        )
     seen = describe(symbols_of(outcome.atomic_numbers))
     for name in ("n_atoms", "formula"):
         if seen[name] != frame[name]:
             return Failure(
-                reason="wrong_frame", message=f"The outcome has {name} {seen[name]}, its frame {frame[name]}; they must agree."
+                reason="wrong_frame",
+                message=f"The outcome has {name} {seen[name]}, its frame {frame[name]}; they must agree.",
             )
     return None
 
@@ -253,5 +260,8 @@ def _rejected(
     else:
         what = describe(symbols_of(outcome.atomic_numbers)) if readable else dict(_NOTHING)
     return LabelDocument(
-        **_identity(outcome, frame, source_uuid, source_completed_at, source), **what, status="rejected", failure=failure
+        **_identity(outcome, frame, source_uuid, source_completed_at, source),
+        **what,
+        status="rejected",
+        failure=failure,
     )

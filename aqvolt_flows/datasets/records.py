@@ -113,7 +113,13 @@ def row_from_label(label: Mapping[str, Any]) -> Row:
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"Label {label.get('label_id')} is incomplete ({error}); build the labels again.") from None
     n_atoms = row.n_atoms
-    shapes = {"atomic_numbers": (n_atoms,), "positions": (n_atoms, 3), "cell": (3, 3), "forces": (n_atoms, 3), "stress": (6,)}
+    shapes = {
+        "atomic_numbers": (n_atoms,),
+        "positions": (n_atoms, 3),
+        "cell": (3, 3),
+        "forces": (n_atoms, 3),
+        "stress": (6,),
+    }
     for name, shape in shapes.items():
         array = getattr(row, name)
         if array.shape != shape or not n_atoms:

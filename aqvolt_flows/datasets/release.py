@@ -100,7 +100,7 @@ def create_release(
 
 
 def labels_fingerprint(database: Database, parameters: ReleaseParameters) -> str:
-    """Return a hash that changes when a release with these parameters would: cheap, from scalars of the valid labels."""
+    """Return a hash that changes when a release with these parameters would; it reads scalars of valid labels only."""
     fields = ("label_id", "energy", "max_force", "pressure_gpa", "n_atoms")
     cursor = database["labels"].find({"status": "valid"}, dict.fromkeys(fields, 1) | {"_id": 0})
     rows = sorted([label[name] for name in fields] for label in cursor)
@@ -131,7 +131,9 @@ def _read_labels(database: Database, parameters: ReleaseParameters) -> _Survey:
         survey.as_of = max(survey.as_of or label["last_updated"], label["last_updated"])
     repeats = finder.repeats(lambda ids: _configurations(database, ids))
     survey.dropped["duplicate"] += len(repeats)
-    survey.entries = sorted((e for e in survey.entries if e.label_id not in repeats), key=lambda e: (e.frame_id, e.label_id))
+    survey.entries = sorted(
+        (e for e in survey.entries if e.label_id not in repeats), key=lambda e: (e.frame_id, e.label_id)
+    )
     for label in database["labels"].find({"status": "rejected"}, {"failure.reason": 1, "_id": 0}):
         reason = label["failure"]["reason"]
         survey.rejected[reason] = survey.rejected.get(reason, 0) + 1
@@ -168,7 +170,9 @@ def _refuse_mixture(survey: _Survey, parameters: ReleaseParameters) -> None:
 
 
 def _nothing_left(survey: _Survey, parameters: ReleaseParameters) -> str:
-    reasons = [f"{n} by {name} ({describe_reason(name, parameters)})" for name, n in sorted(survey.dropped.items()) if n]
+    reasons = [
+        f"{n} by {name} ({describe_reason(name, parameters)})" for name, n in sorted(survey.dropped.items()) if n
+    ]
     reasons += [f"{n} rejected as {name}" for name, n in sorted(survey.rejected.items())]
     if not reasons:
         return "There are no labels to release; run labeling jobs and 'aqvolt build labels' first."
@@ -222,7 +226,9 @@ def _write_folder(
                 raise
             folder.verify_files(target)  # another process wrote the same release first
     except OSError as error:
-        raise ResourceError(f"The release folder {target} cannot be written ({error}); free space or set release_root.") from None
+        raise ResourceError(
+            f"The release folder {target} cannot be written ({error}); free space or set release_root."
+        ) from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
@@ -232,7 +238,13 @@ def _manifest(parameters: ReleaseParameters, survey: _Survey, assignment: Assign
     by_protocol = Counter(e.protocol for e in entries)
     splits = Counter(e.split for e in entries)
     groups = Counter(assignment.splits.values())
-    filters = ("max_force_ev_per_a", "max_cohesive_energy_ev", "duplicate_tolerance_a", "protocol", "allow_mixed_protocols")
+    filters = (
+        "max_force_ev_per_a",
+        "max_cohesive_energy_ev",
+        "duplicate_tolerance_a",
+        "protocol",
+        "allow_mixed_protocols",
+    )
     return {
         "format": FORMAT,
         "release_id": f"{parameters.name}@{digest[:12]}",
@@ -260,7 +272,9 @@ def _manifest(parameters: ReleaseParameters, survey: _Survey, assignment: Assign
             "group_by": parameters.group_by,
             "salt": parameters.split_salt,
             "groups": {s: groups[s] for s in SPLITS},
-            "borrowed": {g: {"hash_says": s, "is_in": assignment.splits[g]} for g, s in sorted(assignment.borrowed.items())},
+            "borrowed": {
+                g: {"hash_says": s, "is_in": assignment.splits[g]} for g, s in sorted(assignment.borrowed.items())
+            },
         },
         "license": parameters.license,
         "code_version": __version__,

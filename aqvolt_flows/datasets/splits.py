@@ -1,8 +1,8 @@
 """Train, validation and test by hashing groups, so that new data never move old frames.
 
-A group's place depends on its own name and the salt alone: ``u = first 52 bits of SHA-256(salt, group) / 2⁵²`` falls into
-[0, train), [train, train + val) or the rest. A set so small that a split stays empty borrows one group for it, the one
-whose hash lies nearest; that is written into the manifest, because it is undone when the split fills by itself.
+A group's place depends on its own name and the salt alone: ``u = first 52 bits of SHA-256(salt, group) / 2⁵²`` falls
+into [0, train), [train, train + val) or the rest. A set so small that a split stays empty borrows one group for it, the
+one whose hash lies nearest; that is written into the manifest, because it is undone when the split fills by itself.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ from aqvolt_flows.stores import collection_store
 class BenchmarkBuilder(CountingBuilder):
     """Makes ``benchmarks`` complete: rows whose job ended but that the collection lacks.
 
-    Benchmark jobs write their row themselves, so that it is seen at once; this builder restores rows from ``outputs`` after
-    a loss, and turns an output that is no row into a failed one with the reason.
+    Benchmark jobs write their row themselves, so that it is seen at once; this builder restores rows from ``outputs``
+    after a loss, and turns an output that is no row into a failed one with the reason.
     """
 
     def __init__(self, outputs: Store | None = None, benchmarks: Store | None = None, chunk_size: int = 200) -> None:

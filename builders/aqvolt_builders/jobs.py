@@ -26,7 +26,7 @@ class BuildMaker(jobflow.Maker):
     builder: str = "labels"
 
     @jobflow.job
-    def make(self, key: str) -> dict[str, Any]:
+    def make(self, key: str) -> dict[str, Any]:  # noqa: ARG002 - it identifies the job
         """Run the builder; return processed and the number of documents per status, for labels valid and rejected."""
         counts = run_builder(self.builder)
         if self.builder == "labels":

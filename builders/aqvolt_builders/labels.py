@@ -29,7 +29,11 @@ class LabelBuilder(CountingBuilder):
     """
 
     def __init__(
-        self, outputs: Store | None = None, frames: Store | None = None, labels: Store | None = None, chunk_size: int = 200
+        self,
+        outputs: Store | None = None,
+        frames: Store | None = None,
+        labels: Store | None = None,
+        chunk_size: int = 200,
     ) -> None:
         self.outputs = plain_store(outputs, outputs_store())
         self.frames = plain_store(frames, collection_store("frames"))
@@ -43,7 +47,11 @@ class LabelBuilder(CountingBuilder):
         self.total = len(waiting)
         for uuids in batched(waiting, self.chunk_size):
             documents = read_outputs(self.outputs, uuids)
-            ids = [d["output"]["frame_id"] for d in documents if isinstance(d.get("output"), dict) and "frame_id" in d["output"]]
+            ids = [
+                d["output"]["frame_id"]
+                for d in documents
+                if isinstance(d.get("output"), dict) and "frame_id" in d["output"]
+            ]
             frames = {f["frame_id"]: f for f in self.frames.query({"frame_id": {"$in": ids}})}
             for document in documents:
                 output = document.get("output")

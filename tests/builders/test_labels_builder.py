@@ -56,7 +56,8 @@ def test_a_rerun_job_is_built_again(database):
     label_factory.fill(database, 2)
     run_builder("labels")
     database["outputs"].replace_one(
-        {"uuid": "uuid-1"}, label_factory.output(label_factory.outcome(1, energy=-77.0), "uuid-1", at="2026-01-02T00:00:00")
+        {"uuid": "uuid-1"},
+        label_factory.output(label_factory.outcome(1, energy=-77.0), "uuid-1", at="2026-01-02T00:00:00"),
     )
     assert run_builder("labels")["processed"] == 1
     assert database["labels"].find_one({"frame_id": "frame-0001"})["energy"] == -77.0
@@ -79,7 +80,11 @@ def test_two_jobs_for_one_label_leave_the_better_and_are_both_remembered(databas
     database["outputs"].insert_one(bad)
     assert run_builder("labels")["processed"] == 1
     stored = database["labels"].find_one({})
-    assert (stored["status"], stored["source_uuid"], list(stored["other_sources"])) == ("valid", "uuid-good", ["uuid-bad"])
+    assert (stored["status"], stored["source_uuid"], list(stored["other_sources"])) == (
+        "valid",
+        "uuid-good",
+        ["uuid-bad"],
+    )
     assert run_builder("labels") == {"processed": 0}
     database["labels"].delete_many({})
     assert run_builder("labels")["processed"] == 1, "both in one batch make one label"

@@ -11,9 +11,17 @@ from aqvolt_flows.schemas.benchmark import BenchmarkDocument
 
 def row(number: int, **changes) -> BenchmarkDocument:
     values = {
-        "key": f"key-{number}", "benchmark_id": f"benchmark-{number}", "benchmark": "ev_scan", "model": "chgnet/r2scan",
-        "model_hash": "ab", "dataset": "5 candidates", "status": "completed", "n_items": 5, "n_failed": 0,
-        "metrics": {"spearman": 0.9}, "seconds": 7200.0,
+        "key": f"key-{number}",
+        "benchmark_id": f"benchmark-{number}",
+        "benchmark": "ev_scan",
+        "model": "chgnet/r2scan",
+        "model_hash": "ab",
+        "dataset": "5 candidates",
+        "status": "completed",
+        "n_items": 5,
+        "n_failed": 0,
+        "metrics": {"spearman": 0.9},
+        "seconds": 7200.0,
     }
     return BenchmarkDocument(**(values | changes))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import typer
 
 from aqvolt_launch.cli import output
@@ -28,7 +30,7 @@ def build(
         raise InputError(f"There is no builder {name!r}; known are {', '.join(NAMES)} and all.")
     from aqvolt_builders.registry import run_builder
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for builder in NAMES if name == "all" else (name,):
         counts = run_builder(builder)
         others = ", ".join(f"{n} {status}" for status, n in sorted(counts.items()) if status != "processed" and n)

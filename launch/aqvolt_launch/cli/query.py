@@ -92,12 +92,14 @@ def parse_filter(text: str) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise InputError(
             f"The filter is not JSON at character {error.pos + 1} ({error.msg}): {text!r}; write it like "
-            "'{\"formula\": \"LiCl\"}', in single quotes for the shell."
+            '\'{"formula": "LiCl"}\', in single quotes for the shell.'
         ) from None
     except (BSONError, TypeError, ValueError) as error:
         raise InputError(f"The filter holds a value that MongoDB does not know ({error}); correct {text!r}.") from None
     if not isinstance(found, dict):
-        raise InputError(f"The filter is a JSON {type(found).__name__}; expected an object like '{{\"formula\": \"LiCl\"}}'.")
+        raise InputError(
+            f'The filter is a JSON {type(found).__name__}; expected an object like \'{{"formula": "LiCl"}}\'.'
+        )
     return found
 
 
@@ -109,7 +111,9 @@ def _find(source: Any, criteria: dict[str, Any], projection: dict[str, int], ide
     try:
         source.find_one(criteria, {"_id": 1})
     except OperationFailure as error:
-        raise InputError(f"The database refused the filter ({error.details.get('errmsg') if error.details else error}).") from None
+        raise InputError(
+            f"The database refused the filter ({error.details.get('errmsg') if error.details else error})."
+        ) from None
     return source.find(criteria, projection).sort(identity, 1)
 
 
@@ -190,27 +194,47 @@ def lineage(database: Any, frame_id: str) -> list[dict[str, Any]]:
     from aqvolt_flows.errors import InputError
 
     frame = database["frames"].find_one({"frame_id": frame_id}, {"_id": 0})
-    labels = list(database["labels"].find({"frame_id": frame_id}, {"positions": 0, "forces": 0, "_id": 0}).sort("label_id", 1))
+    labels = list(
+        database["labels"].find({"frame_id": frame_id}, {"positions": 0, "forces": 0, "_id": 0}).sort("label_id", 1)
+    )
     if frame is None and not labels:
         raise InputError(f"There is no frame {frame_id!r} in frames or labels; see 'aqvolt query frames'.")
     steps = []
     known = frame or labels[0]
     candidate = database["candidates"].find_one({"candidate_id": known.get("candidate_id")})
     if candidate:
-        steps.append(_step("candidate", candidate["candidate_id"], candidate, "name", "formula", "source", "references"))
+        steps.append(
+            _step("candidate", candidate["candidate_id"], candidate, "name", "formula", "source", "references")
+        )
     run = database["trajectories"].find_one({"trajectory_id": known.get("trajectory_id")})
     if run:
-        steps.append(_step("trajectory", run["trajectory_id"], run, "model", "ensemble", "temperature_k", "steps_done", "status"))
+        steps.append(
+            _step("trajectory", run["trajectory_id"], run, "model", "ensemble", "temperature_k", "steps_done", "status")
+        )
     if frame:
-        steps.append(_step("frame", frame_id, frame, "formula", "n_atoms", "step", "temperature_k", "structure_cluster"))
+        steps.append(
+            _step("frame", frame_id, frame, "formula", "n_atoms", "step", "temperature_k", "structure_cluster")
+        )
     for label in labels:
-        names = ("status", "protocol_name", "energy_per_atom", "max_force", "cohesive_energy_per_atom", "failure", "source_uuid")
+        names = (
+            "status",
+            "protocol_name",
+            "energy_per_atom",
+            "max_force",
+            "cohesive_energy_per_atom",
+            "failure",
+            "source_uuid",
+        )
         steps.append(_step("label", label["label_id"], label, *names))
     return steps + _downstream(database, frame_id)
 
 
 def _step(what: str, identity: str, document: dict[str, Any], *fields: str) -> dict[str, Any]:
-    return {"what": what, "identity": identity, "facts": {f: document[f] for f in fields if document.get(f) is not None}}
+    return {
+        "what": what,
+        "identity": identity,
+        "facts": {f: document[f] for f in fields if document.get(f) is not None},
+    }
 
 
 def _downstream(database: Any, frame_id: str) -> list[dict[str, Any]]:
@@ -219,7 +243,8 @@ def _downstream(database: Any, frame_id: str) -> list[dict[str, Any]]:
 
     root = database.settings.path(database.settings.release_root)
     steps: list[dict[str, Any]] = []
-    releases: dict[str, str] = {}
+    hashes: set[str] = set()
+    ids: list[str] = []
     for release in database["releases"].find({}, {"manifest": 0}).sort("release_id", 1):
         folder = root / release["path"]
         if not folder.is_dir():
@@ -228,14 +253,18 @@ def _downstream(database: Any, frame_id: str) -> list[dict[str, Any]]:
             continue
         places = frame_split(folder, frame_id)
         if places:
-            releases[release["content_hash"]] = release["release_id"]
-            facts = {"split": sorted(set(places.values())), "content_hash": release["content_hash"]}
-            steps.append({"what": "release", "identity": release["release_id"], "facts": facts})
-    models = list(database["models"].find({"content_hash": {"$in": sorted(releases)}}).sort("model_id", 1))
+            hashes.add(release["content_hash"])
+            ids.append(release["release_id"])
+            found = {"split": sorted(set(places.values())), "content_hash": release["content_hash"]}
+            steps.append({"what": "release", "identity": release["release_id"], "facts": found})
+    models = list(database["models"].find({"content_hash": {"$in": sorted(hashes)}}).sort("model_id", 1))
     steps += [_step("model", m["model_id"], m, "architecture", "release_id", "status") for m in models]
-    used = {"$or": [
-        {"release_id": {"$in": sorted(releases.values())}}, {"model_id": {"$in": [m["model_id"] for m in models]}},
-    ]}
+    used = {
+        "$or": [
+            {"release_id": {"$in": ids}},
+            {"model_id": {"$in": [m["model_id"] for m in models]}},
+        ]
+    }
     for row in database["benchmarks"].find(used).sort("benchmark_id", 1):
         steps.append(_step("benchmark", row["benchmark_id"], row, "benchmark", "model", "dataset", "status", "metrics"))
     return steps

@@ -85,8 +85,10 @@ def verify(
     if as_json:
         output.emit({"verified": True, **found})
     else:
-        output.say(f"{found['release_id']} is whole: {found['files']} files, {found['counts']['total']} frames, content hash "
-                   f"{found['content_hash']}")
+        output.say(
+            f"{found['release_id']} is whole: {found['files']} files, {found['counts']['total']} frames, content hash "
+            f"{found['content_hash']}"
+        )
 
 
 def diff(
@@ -104,11 +106,18 @@ def diff(
     if as_json:
         output.emit(found)
         return
-    rows = [{"change": name, "number": len(found[name]), "first": ", ".join(list(found[name])[:3])}
-            for name in ("added", "removed", "relabelled", "moved")]
-    rows += [{"change": f"protocol {how}", "number": len(names), "first": ", ".join(names)}
-             for how, names in found["protocols"].items()]
-    rows += [{"change": f"filter {name}", "number": 1, "first": f"{was} → {now}"} for name, (was, now) in found["filters"].items()]
+    rows = [
+        {"change": name, "number": len(found[name]), "first": ", ".join(list(found[name])[:3])}
+        for name in ("added", "removed", "relabelled", "moved")
+    ]
+    rows += [
+        {"change": f"protocol {how}", "number": len(names), "first": ", ".join(names)}
+        for how, names in found["protocols"].items()
+    ]
+    rows += [
+        {"change": f"filter {name}", "number": 1, "first": f"{was} → {now}"}
+        for name, (was, now) in found["filters"].items()
+    ]
     output.table(rows, title=f"{found['a']} → {found['b']}{': same content' if found['same'] else ''}")
 
 
@@ -162,7 +171,9 @@ def find_release(text: str) -> Path:
     releases = Database.connect(settings)["releases"]
     document = releases.find_one(query, {"path": 1}, sort=[("last_updated", -1)])
     if document is None:
-        raise InputError(f"There is no release {text!r}, neither as a folder nor in the database; see 'aqvolt query releases'.")
+        raise InputError(
+            f"There is no release {text!r}, neither as a folder nor in the database; see 'aqvolt query releases'."
+        )
     return settings.path(settings.release_root) / str(document["path"])
 
 
@@ -182,7 +193,9 @@ def _parameters(
         key, equals, value = text.partition("=")
         if not equals or key not in FILTERS:
             raise InputError(f"--filter {text!r} is not NAME=VALUE with a known name; names are {', '.join(FILTERS)}.")
-        values[FILTERS[key]] = value if key == "protocol" else _boolean(text, value) if key == "mixed" else _number(text, value)
+        values[FILTERS[key]] = (
+            value if key == "protocol" else _boolean(text, value) if key == "mixed" else _number(text, value)
+        )
     try:
         return type(base)(**values)
     except ValidationError as error:
@@ -220,7 +233,9 @@ def _split(text: str) -> dict[str, Any]:
     except ValueError:
         numbers = []
     if len(numbers) != 3 or sum(numbers) <= 0:
-        raise InputError(f"--split {text!r} is not understood; give shares like 90/5/5, a group like formula, or 90/5/5:formula.")
+        raise InputError(
+            f"--split {text!r} is not understood; give shares like 90/5/5, a group like formula, or 90/5/5:formula."
+        )
     total = sum(numbers)
     values: dict[str, Any] = dict(
         zip(("train_fraction", "val_fraction", "test_fraction"), (n / total for n in numbers), strict=True)

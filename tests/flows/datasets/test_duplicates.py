@@ -75,7 +75,8 @@ def test_as_all_pairs_would_find_with_ase():
     rng = np.random.default_rng(0)
     _, base, cell = random_configuration(3)
     configurations = {
-        f"c{i:02d}": (NUMBERS, base + rng.choice([0, 4e-4, 2e-3]) * rng.choice([-1, 1], (5, 3)) / np.sqrt(3), cell) for i in range(30)
+        f"c{i:02d}": (NUMBERS, base + rng.choice([0, 4e-4, 2e-3]) * rng.choice([-1, 1], (5, 3)) / np.sqrt(3), cell)
+        for i in range(30)
     }
     expected: dict[str, str] = {}
     for a, b in itertools.combinations(configurations, 2):

@@ -35,7 +35,7 @@ def test_numbers_follow_from_the_displacements():
 
 
 def test_lithium_chloride_against_the_published_atoms():
-    # MatPES 2025.1: Li −0.77575 eV, Cl −4.80808 eV (r2SCAN); SevenNet-MF-0's LiCl at its minimum is −12.5748 eV per pair.
+    # MatPES 2025.1: Li −0.77575 eV, Cl −4.80808 eV (r2SCAN); SevenNet-MF-0's LiCl minimum is −12.5748 eV a pair.
     result = label_factory.outcome(0, energy=4 * -12.5748)
     assert label(result).cohesive_energy_per_atom == pytest.approx((-12.5748 + 0.77575 + 4.80808) / 2, abs=1e-4)
 
@@ -98,7 +98,9 @@ def test_another_frame_is_refused():
     assert "LiF" in label(label_factory.outcome(1), of_lif).failure.message
 
 
-@pytest.mark.parametrize("raw", [{}, {"frame_id": "frame-1"}, {"frame_id": 3, "protocol": "none"}, {"status": "converged", "energy": "high"}])
+@pytest.mark.parametrize(
+    "raw", [{}, {"frame_id": "frame-1"}, {"frame_id": 3, "protocol": "none"}, {"status": "converged", "energy": "high"}]
+)
 def test_what_is_no_outcome_is_rejected_not_raised(raw):
     made = label(raw, uuid="job-7")
     assert made.status == "rejected"
@@ -111,8 +113,12 @@ def test_what_is_no_outcome_is_rejected_not_raised(raw):
 @pytest.mark.parametrize(
     ("code", "functional", "expected"),
     [
-        ("vasp", "r2SCAN", "r2SCAN"), ("vasp", "PBE", "PBE"), ("surrogate", "chgnet/r2scan", "r2SCAN"),
-        ("surrogate", "7net-mf-0/R2SCAN", "r2SCAN"), ("surrogate", "7net-mf-0/PBE", "PBE"), ("surrogate", "fairchem:x.pt", None),
+        ("vasp", "r2SCAN", "r2SCAN"),
+        ("vasp", "PBE", "PBE"),
+        ("surrogate", "chgnet/r2scan", "r2SCAN"),
+        ("surrogate", "7net-mf-0/R2SCAN", "r2SCAN"),
+        ("surrogate", "7net-mf-0/PBE", "PBE"),
+        ("surrogate", "fairchem:x.pt", None),
         ("gpaw", "r2SCAN", None),
     ],
 )
@@ -125,7 +131,9 @@ def test_labelers_own_isolated_atoms_win():
     bare = label(label_factory.outcome(0, protocol=gpaw, energy=-40.0))
     assert bare.status == "valid"
     assert bare.cohesive_energy_per_atom is None
-    own = label(label_factory.outcome(0, protocol=gpaw, energy=-40.0, details={"atomic_energies": {"Li": -1.0, "Cl": -2.0}}))
+    own = label(
+        label_factory.outcome(0, protocol=gpaw, energy=-40.0, details={"atomic_energies": {"Li": -1.0, "Cl": -2.0}})
+    )
     assert own.cohesive_energy_per_atom == pytest.approx((-40.0 + 4 * 3.0) / 8)
 
 

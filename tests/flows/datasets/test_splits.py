@@ -71,5 +71,7 @@ def test_shares_are_met_by_many_groups():
     # Binomial: with 20 000 groups the standard deviation of a 5 % share is 0.15 %; 5 σ are allowed.
     made = assign((f"frame-{i}" for i in range(20_000)), PAPER, "aqvolt26")
     for split, share in PAPER.items():
-        assert list(made.splits.values()).count(split) / 20_000 == pytest.approx(share, abs=5 * (share * (1 - share) / 20_000) ** 0.5)
+        assert list(made.splits.values()).count(split) / 20_000 == pytest.approx(
+            share, abs=5 * (share * (1 - share) / 20_000) ** 0.5
+        )
     assert not made.borrowed
