@@ -119,7 +119,7 @@ class ReleaseParameters(Parameters):
     max_force_ev_per_a: Strictly = Field(default=800.0, description="Labels above are excluded.")
     max_cohesive_energy_ev: float = Field(default=0.0, description="eV/atom; positive cohesive energies are excluded.")
     duplicate_tolerance_a: float = Field(
-        default=1e-3, ge=0, le=1, description="Å; labels whose cells and atoms agree within this are one; 0: keep all. Silent."
+        default=1e-3, ge=0, le=1, description="Å; labels that agree within this are one; 0: keep all. Silent."
     )
     protocol: str | None = Field(default=None, description="Only labels of this protocol (name or protocol_id).")
     train_fraction: float = Field(default=0.90, gt=0, le=1)
