@@ -72,13 +72,13 @@ def outcome_from_directory(
     moved = _displacement(frame, numbers, last.fractional[rank], last.cell) if frame is not None else 0.0
     if moved > SAME_POSITION_A:
         return refused("bad_output", "wrong_structure", f"VASP's atoms differ from the frame's by {moved:.3g} Å.")
+    if not found.converged:
+        message = f"The SCF took {last.scf_steps} steps, as many as NELM allows, without reaching EDIFF."
+        return refused("unconverged", "electronic", message)
     changed = changes(theory(incar), theory(found.incar)) if incar is not None else {}
     if changed:
         listed = "; ".join(f"{tag}: {old!r} → {new!r}" for tag, (old, new) in changed.items())
         return refused("failed", "protocol_changed", f"The last INCAR is of another theory level ({listed}).")
-    if not found.converged:
-        message = f"The SCF took {last.scf_steps} steps, as many as NELM allows, without reaching EDIFF."
-        return refused("unconverged", "electronic", message)
     result: dict[str, Any] = {
         "magmoms": [found.magmoms[i] for i in rank] if found.magmoms else None, "bandgap": found.bandgap,
         "atomic_numbers": numbers, "positions": positions, "cell": last.cell, "energy": last.energy,

@@ -57,11 +57,6 @@ def static_maker(
         input_set_generator=matpes_static_set(incar_updates),
         run_vasp_kwargs=custodian_settings(command, max_errors, polling_s, handlers=handlers, wall_time=wall_time_s),
         # Eigenvalues, DOS and charge densities stay in the files; the outcome carries what a label needs.
-        task_document_kwargs={
-            "parse_dos": False,
-            "parse_bandstructure": False,
-            "store_volumetric_data": (),
-            "vasprun_kwargs": {"parse_dos": False},
-        },
+        task_document_kwargs={"parse_dos": False, "parse_bandstructure": False, "store_volumetric_data": ()},
         stop_children_kwargs={"handle_unsuccessful": False},
     )

@@ -113,11 +113,12 @@ def read_potcar(element: str) -> PotcarSingle:
 
 
 def potcar_sha256(data: str) -> str:
-    """Return the SHA-256 of a POTCAR's text, without white space at the ends of lines and file.
+    """Return the SHA-256 of a POTCAR's text up to its end mark, without white space at the ends of lines.
 
     The same dataset hashes the same from a file of its own and from a POTCAR of several.
     """
-    return hashlib.sha256("\n".join(line.rstrip() for line in data.strip().splitlines()).encode()).hexdigest()
+    dataset = data.partition("End of Dataset")[0].strip()
+    return hashlib.sha256("\n".join(line.rstrip() for line in dataset.splitlines()).encode()).hexdigest()
 
 
 def potcar_hashes(elements: Iterable[str]) -> dict[str, str]:

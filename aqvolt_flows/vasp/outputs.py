@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-from xml.etree.ElementTree import ParseError
 
 import numpy as np
 from numpy.typing import NDArray
@@ -160,7 +159,8 @@ def read_calculation(folder: str | Path, eigenvalues: bool = True, partial: bool
     }
     try:
         run = _vasprun(where, eigenvalues, partial)
-    except (ParseError, ValueError, KeyError, IndexError, OSError, EOFError, AttributeError, TypeError) as error:
+    # An XML parser's error is a SyntaxError, whether of lxml or of the standard library.
+    except (SyntaxError, ValueError, KeyError, IndexError, OSError, EOFError, AttributeError, TypeError) as error:
         return Calculation(**_unread(finished, outcar, said, error), **common)
     if not run.ionic_steps:
         return Calculation(**_unread(finished, outcar, said, ValueError("it holds no ionic step")), **common)
@@ -168,7 +168,7 @@ def read_calculation(folder: str | Path, eigenvalues: bool = True, partial: bool
     return Calculation(
         **state,
         version=str(run.vasp_version).split()[0],
-        incar=dict(run.incar),
+        incar=_incar(where) or dict(run.incar),
         nelm=int(run.parameters.get("NELM", 60)),
         symbols=[str(s) for s in run.atomic_symbols],
         steps=[_ionic_step(step) for step in run.ionic_steps],
@@ -177,6 +177,14 @@ def read_calculation(folder: str | Path, eigenvalues: bool = True, partial: bool
         titles=[str(t) for t in run.potcar_symbols],
         **common,
     )
+
+
+def _incar(folder: Path) -> dict[str, Any]:
+    """Return INCAR as it lies in the folder; vasprun.xml repeats only tags that VASP knows to print."""
+    from pymatgen.io.vasp.inputs import Incar
+
+    with _quiet():
+        return dict(Incar.from_str(read_text(folder, "INCAR")))
 
 
 def _vasprun(folder: Path, eigenvalues: bool, partial: bool) -> Vasprun:

@@ -1,5 +1,5 @@
-"""Frames to label."""
+"""Frames to label, and the stand-in VASP."""
 
-from fake_vasp.fixtures import store_frames
+from fake_vasp.fixtures import stand_in, store_frames
 
-__all__ = ["store_frames"]
+__all__ = ["stand_in", "store_frames"]

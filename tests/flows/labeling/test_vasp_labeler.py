@@ -1,0 +1,136 @@
+"""R2scanStaticMaker end to end on the stand-in VASP, through custodian, pymatgen and atomate2 as with a real one."""
+
+from __future__ import annotations
+
+import tarfile
+
+import numpy as np
+import pytest
+from fake_vasp import physics
+from fake_vasp.fixtures import VASP_WARNINGS, StoreFrames, rock_salt
+from fake_vasp.potcars import RADII
+
+from aqvolt_flows.chemistry import atomic_energies
+from aqvolt_flows.labeling.protocols import label_key
+from aqvolt_flows.labeling.vasp import R2scanStaticMaker
+from aqvolt_flows.schemas.label import LabelOutcome
+from aqvolt_flows.schemas.provenance import ArtifactRef
+from aqvolt_flows.vasp.settings import r2scan_protocol
+
+pytestmark = [*VASP_WARNINGS]
+
+
+def label(frame_id: str, key: str | None = None, **options: object) -> LabelOutcome:
+    maker = R2scanStaticMaker(**({"polling_s": 0.05, "max_errors": 2} | options))
+    wanted = key or label_key(frame_id, r2scan_protocol(maker.incar_updates))
+    return LabelOutcome.model_validate(R2scanStaticMaker.make.original(maker, frame_id, wanted))
+
+
+def test_the_outcome_is_in_the_frames_order_with_the_potentials_numbers(store_frames: StoreFrames, stand_in, database):
+    """Expected numbers: the pair potential called directly on the frame's own, interleaved atoms."""
+    frame = rock_salt(5.0, rattle=0.08, cubic=True)
+    (frame_id,) = store_frames([frame])
+    outcome = label(frame_id)
+    assert outcome.failure is None
+    assert outcome.status == "converged"
+    atoms = frame.to_atoms()
+    symbols = atoms.get_chemical_symbols()
+    energy, forces, stress = physics.evaluate(
+        atoms.cell.array, atoms.get_scaled_positions(), symbols, [RADII[s] for s in symbols],
+        [-atomic_energies()[s] for s in symbols],
+    )
+    assert outcome.atomic_numbers == [3, 17] * 4
+    assert outcome.energy == pytest.approx(energy, abs=1e-5)
+    assert np.allclose(outcome.forces, forces, atol=1e-4)
+    assert np.abs(forces).max() > 0.1
+    assert np.allclose(outcome.stress, [stress[i] for i in ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))], atol=1e-6)
+    assert outcome.bandgap == pytest.approx(5.0)
+    assert sorted(outcome.protocol.potcar_hashes) == ["Cl", "Li"]
+    assert outcome.protocol.version == "6.4.1"
+    assert outcome.protocol.protocol_id == r2scan_protocol().protocol_id
+    assert outcome.cost_core_hours > 0
+
+
+def test_raw_files_are_kept_without_potcar_and_densities(store_frames: StoreFrames, stand_in, database):
+    (frame_id,) = store_frames([rock_salt()])
+    outcome = label(frame_id)
+    with tarfile.open(database.artifacts.local_path(ArtifactRef.model_validate(outcome.raw))) as tar:
+        names = tar.getnames()
+        incar = tar.extractfile("INCAR").read().decode()
+    assert {"INCAR", "POSCAR", "OUTCAR", "OSZICAR", "CONTCAR", "vasprun.xml", "custodian.json"} <= set(names)
+    assert not {n for n in names if n.startswith(("POTCAR", "CHG", "AECCAR", "WAVECAR"))}
+    assert "METAGGA = R2scan" in incar.replace("R2SCAN", "R2scan")
+
+
+@pytest.mark.parametrize(
+    ("mode", "status", "reason"),
+    [
+        ("scf", "unconverged", "electronic"),
+        ("killed", "killed", "interrupted"),
+        ("wall_time", "killed", "wall_time"),
+        ("out_of_memory", "killed", "out_of_memory"),
+        ("no_space", "killed", "no_space_left"),
+        ("truncated", "bad_output", "truncated_vasprun"),
+        ("zbrent", "killed", "vasp_error"),
+    ],
+)
+def test_each_way_to_fail_has_its_status_and_reason(store_frames: StoreFrames, stand_in, mode, status, reason):
+    stand_in({"mode": mode})
+    (frame_id,) = store_frames([rock_salt()])
+    outcome = label(frame_id)
+    assert (outcome.status, outcome.failure.reason) == (status, reason)
+    assert outcome.energy is None
+    assert outcome.forces is None
+    assert outcome.atomic_numbers == [3, 17]
+    assert outcome.raw is not None
+    assert outcome.cost_core_hours > 0
+
+
+def test_custodian_tries_again_and_says_so(store_frames: StoreFrames, stand_in):
+    stand_in({"mode": "scf", "attempts": 1})
+    (frame_id,) = store_frames([rock_salt()])
+    outcome = label(frame_id)
+    assert outcome.failure is None
+    assert outcome.status == "converged"
+    assert outcome.details["corrections"]
+
+
+def test_a_rerun_gives_the_same_outcome(store_frames: StoreFrames, stand_in):
+    (frame_id,) = store_frames([rock_salt()])
+    plain = {"cost_core_hours", "details", "raw"}
+    assert label(frame_id).model_dump(exclude=plain) == label(frame_id).model_dump(exclude=plain)
+
+
+def test_a_missing_potcar_is_named_before_vasp_starts(store_frames: StoreFrames, stand_in, tmp_path):
+    (tmp_path / "potcars" / "POT_PAW_PBE_64" / "POTCAR.Li_sv").unlink()
+    (frame_id,) = store_frames([rock_salt()])
+    outcome = label(frame_id)
+    assert (outcome.status, outcome.failure.reason) == ("failed", "missing_resource")
+    assert "Li (Li_sv)" in outcome.failure.message
+
+
+def test_without_vasp_cmd_the_outcome_says_what_to_set(store_frames: StoreFrames, stand_in, monkeypatch):
+    monkeypatch.delenv("VASP_CMD")
+    (frame_id,) = store_frames([rock_salt()])
+    outcome = label(frame_id)
+    assert outcome.status == "failed"
+    assert "VASP_CMD is not set" in outcome.failure.message
+
+
+def test_incar_updates_make_another_protocol(store_frames: StoreFrames, stand_in):
+    (frame_id,) = store_frames([rock_salt()])
+    outcome = label(frame_id, incar_updates={"ENAUG": 1360})
+    assert outcome.status == "converged"
+    assert outcome.protocol.protocol_id != r2scan_protocol().protocol_id
+
+
+def test_a_machines_own_incar_updates_cannot_change_the_theory_level(store_frames: StoreFrames, stand_in, monkeypatch):
+    from atomate2 import SETTINGS
+
+    (frame_id,) = store_frames([rock_salt()])
+    monkeypatch.setattr(SETTINGS, "VASP_INCAR_UPDATES", {"NCORE": 4})
+    assert label(frame_id).status == "converged"
+    monkeypatch.setattr(SETTINGS, "VASP_INCAR_UPDATES", {"ENCUT": 300})
+    outcome = label(frame_id)
+    assert outcome.status == "failed"
+    assert "ENCUT" in outcome.failure.message
