@@ -8,7 +8,9 @@ already holds the same content stays as it is.
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import socket
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -205,7 +207,8 @@ def _write_folder(
     digest: str,
     target: Path,
 ) -> None:
-    aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
+    _sweep(target.parent)
+    aside = _aside(target)
     try:
         aside.mkdir(parents=True)
         for split in SPLITS:
@@ -231,6 +234,30 @@ def _write_folder(
         ) from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _aside(target: Path) -> Path:
+    """Return a folder beside ``target`` to write in; its name says which process does."""
+    return target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.{socket.gethostname()}.{os.getpid()}.part")
+
+
+def _sweep(root: Path) -> None:
+    """Remove what processes of this machine left half-written when they were killed."""
+    here = socket.gethostname()
+    for path in root.glob(f".*.{here}.*.part"):
+        pid = path.name.removesuffix(".part").rpartition(".")[2]
+        if pid.isdigit() and not _alive(int(pid)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _manifest(parameters: ReleaseParameters, survey: _Survey, assignment: Assignment, digest: str) -> dict[str, Any]:
@@ -295,7 +322,7 @@ def _add_exports(target: Path, exports: Sequence[str]) -> None:
     if not missing:
         return
     for format in missing:
-        aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
+        aside = _aside(target)
         try:
             for split in SPLITS:
                 source = folder.split_path(target, split)

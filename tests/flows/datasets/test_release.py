@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import ase.io
@@ -418,6 +420,24 @@ def test_a_failure_half_way_leaves_nothing(labelled, parameters, tmp_path, monke
     with pytest.raises(ResourceError, match="No space left"):
         create_release(labelled, parameters, tmp_path / "releases")
     assert list((tmp_path / "releases").iterdir()) == []
+
+
+def test_a_killed_writer_leaves_nothing_for_long(labelled, parameters, tmp_path):
+    script = (
+        "import os, sys\n"
+        "from aqvolt_flows.datasets import release\n"
+        "from aqvolt_flows.schemas.parameters import ReleaseParameters\n"
+        "from aqvolt_flows.stores import Database\n"
+        "release.card.render = lambda *_: os.kill(os.getpid(), 9)\n"
+        "release.create_release(Database.connect(), ReleaseParameters.model_validate_json(sys.argv[1]), sys.argv[2])\n"
+    )
+    root = tmp_path / "releases"
+    done = subprocess.run([sys.executable, "-c", script, parameters.model_dump_json(), str(root)], check=False)
+    assert done.returncode == -9
+    assert [p.suffix for p in root.iterdir()] == [".part"]
+    _, path = create(labelled, parameters, root)
+    assert list(root.iterdir()) == [path]
+    assert folder.verify(path)["counts"]["total"] == 30
 
 
 def test_the_row_of_a_frame_is_found_without_a_database(labelled, parameters, tmp_path):
