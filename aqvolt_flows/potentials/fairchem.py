@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 #: The UMA task name that our training gives to its dataset.
 TASK_NAME = "omat"
+NEEDED = {"energy", "forces", "stress"}
 
 
 class FairChemPotential:
@@ -27,6 +29,11 @@ class FairChemPotential:
         Model string, ``fairchem:PATH``.
     device
         torch device.
+
+    Raises
+    ------
+    InputError
+        On first use, if the file is no inference checkpoint, or one without energy, forces and stress.
     """
 
     def __init__(self, name: str, device: str) -> None:
@@ -39,27 +46,36 @@ class FairChemPotential:
         from torch_sim.models.fairchem import FairChemModel
 
         try:
-            return FairChemModel(
+            model = FairChemModel(
                 model=self._path, device=torch.device(self.device), dtype=torch.float32, compute_stress=True,
                 task_name=TASK_NAME,
             )
-        except (RuntimeError, KeyError, AttributeError, EOFError, OSError) as error:
+        # what torch.load and hydra raise on files that are none, are cut short, or hold something else
+        except (
+            RuntimeError, KeyError, AttributeError, EOFError, OSError, TypeError, ValueError, pickle.UnpicklingError,
+        ) as error:
+            why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             raise InputError(
-                f"{self._path} is not an inference checkpoint with energy, forces and stress "
-                f"({type(error).__name__}: {error}); give the inference_ckpt.pt of a conservative stage."
+                f"{self._path} is not an inference checkpoint ({why}); give a conservative stage's inference_ckpt.pt."
             ) from error
+        properties = {task.property for task in model.predictor.dataset_to_tasks.get(TASK_NAME, [])}
+        if not properties >= NEEDED:
+            seen = ", ".join(sorted(properties)) or "nothing"
+            raise InputError(
+                f"{self._path} predicts {seen}; expected energy, forces and stress: give a conservative stage's "
+                "inference_ckpt.pt."
+            )
+        return model
 
     def torchsim_model(self) -> Any:
         """Return the torch-sim model."""
         return self._model
 
     def calculator(self) -> Calculator:
-        """Return fairchem's ASE calculator."""
+        """Return fairchem's ASE calculator, on the weights that are loaded already."""
         from fairchem.core import FAIRChemCalculator
-        from fairchem.core.units.mlip_unit import load_predict_unit
 
-        unit = load_predict_unit(self._path, inference_settings="batch", device=self.device)
-        return FAIRChemCalculator(unit, task_name=TASK_NAME)
+        return FAIRChemCalculator(self._model.predictor, task_name=TASK_NAME)
 
     def evaluate(self, systems: Sequence[Atoms], max_batch_atoms: int = 2048) -> list[Evaluation]:
         """Return one evaluation per system, through torch-sim."""

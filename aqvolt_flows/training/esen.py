@@ -148,8 +148,8 @@ def check_sizes(
                 name = name_of(split, biggest) if name_of else f"number {biggest}"
                 raise InputError(
                     f"Structure {name} of the {split} split has {natoms[biggest]} atoms, above "
-                    f"training.{stage}.max_atoms = {limit}: fairchem would drop {int((natoms > limit).sum())} structures "
-                    f"in silence; raise max_atoms to at least {natoms[biggest]} or make a release without them."
+                    f"training.{stage}.max_atoms = {limit}: fairchem would drop {int((natoms > limit).sum())} "
+                    f"structures in silence; raise max_atoms to at least {natoms[biggest]} or release without them."
                 )
 
 

@@ -249,8 +249,8 @@ class _Run:
         if wanted > there:
             units = "GPUs" if kind == "cuda" else "cores"
             raise ResourceError(
-                f"Stage {self.stage} wants {wanted} ranks and there are {there} {units} here; run it on a bigger machine, "
-                f"or set training.{self.stage}.ranks and max_atoms for this one (their product is the global batch)."
+                f"Stage {self.stage} wants {wanted} ranks and there are {there} {units} here; run it on a bigger "
+                f"machine, or set training.{self.stage}.ranks and max_atoms for this one (their product is the batch)."
             )
         return ("cuda" if kind == "cuda" else "cpu"), ({"CUDA_VISIBLE_DEVICES": index} if index else {})
 

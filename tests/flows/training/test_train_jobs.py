@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ase import Atoms
+from jobflow import Flow, JobStore, run_locally
+from maggma.stores import MemoryStore
+
+from aqvolt_flows.errors import InputError, ResourceError
+from aqvolt_flows.models import resolve_model
+from aqvolt_flows.potentials import load_potential
+from aqvolt_flows.schemas.parameters import TrainingParameters
+from aqvolt_flows.schemas.provenance import ArtifactRef
+from aqvolt_flows.schemas.release import ReleaseDocument
+from aqvolt_flows.stores import Database
+from aqvolt_flows.training.jobs import TrainStageMaker, TwoStageTrainMaker, model_id_of, train_key
+from aqvolt_flows.training.stages import load_checkpoint, strip_direct_head
+
+HASH = "ab" * 32
+TOY: dict[str, Any] = {
+    "architecture": "eSEN-toy", "n_layers": 1, "sphere_channels": 8, "hidden_channels": 8, "n_distance_basis": 8,
+    "cutoff_a": 4.5, "ema_decay": 0.5,
+    "direct": {
+        "steps": 30, "max_atoms": 24, "max_neighbors": 30, "learning_rate": 5e-3, "bf16": True,
+        "energy_coefficient": 10, "force_coefficient": 30,
+    },
+    "conservative": {
+        "steps": 30, "max_atoms": 24, "max_neighbors": 300, "learning_rate": 1e-2, "bf16": False,
+        "energy_coefficient": 10, "force_coefficient": 60, "stress_coefficient": 50,
+    },
+}
+
+
+@pytest.fixture
+def released(database: Database, release: Path) -> Database:
+    """The database with the document of the toy release."""
+    document = ReleaseDocument(
+        key="k", release_id="toy@1", name="toy", content_hash=HASH, counts={"total": 28}, protocols={"lj": 28},
+        path=release.name, manifest={},
+    )
+    database.upsert("releases", [document])
+    return database
+
+
+def run(flow: Flow, tmp_path: Path) -> Any:
+    """Run a flow to its end and return its output."""
+    store = JobStore(MemoryStore())
+    store.connect()
+    root = tmp_path / "launch"
+    root.mkdir(exist_ok=True)
+    responses = run_locally(flow, store=store, ensure_success=True, root_dir=root)
+    return responses[flow.jobs[-1].uuid][1].output
+
+
+def flow_of(parameters: dict[str, Any]) -> Flow:
+    return TwoStageTrainMaker(parameters=parameters).make("toy@1", HASH, train_key(parameters, HASH))
+
+
+def test_the_key_knows_parameters_and_data_and_nothing_else():
+    assert train_key(TOY, HASH) == train_key(TrainingParameters(**TOY), HASH)
+    assert train_key(TOY, HASH) != train_key(TOY | {"seed": 1}, HASH)
+    assert train_key(TOY, HASH) != train_key(TOY, "cd" * 32)
+    assert train_key({}, HASH) == train_key({"n_layers": 4}, HASH)
+
+
+def test_the_flow_is_two_jobs_of_plain_values():
+    flow = flow_of(TOY)
+    first, second = flow.jobs
+    assert list(second.input_references) == [first.output]
+    assert len(json.dumps(flow.as_dict(), default=str)) < 20_000
+
+
+def test_an_oversize_structure_is_a_failed_model(released: Database, tmp_path: Path):
+    parameters = TOY | {"conservative": TOY["conservative"] | {"max_atoms": 7}}
+    output = run(flow_of(parameters), tmp_path)
+    stored = list(released["models"].find({}, {"_id": 0}))
+    assert len(stored) == 1
+    assert stored[0]["status"] == output["status"] == "failed"
+    assert stored[0]["failure"]["reason"] == "bad_input"
+    assert "Li4Cl4 (row 0)" in stored[0]["failure"]["message"]
+    assert stored[0]["model_id"] == output["model_id"] == model_id_of(train_key(parameters, HASH))
+
+
+def test_an_empty_training_split_is_a_failed_model(released: Database, release: Path, tmp_path: Path):
+    np.savez(release / "exports/aselmdb/train/metadata.npz", natoms=np.zeros(0, dtype=np.int64))
+    assert "empty training split" in run(flow_of(TOY), tmp_path)["failure"]["message"]
+
+
+def test_what_a_machine_lacks_is_no_document(released: Database, release: Path):
+    make = TrainStageMaker.make.original  # the function inside the job
+    shutil.rmtree(release / "exports")
+    with pytest.raises(ResourceError, match="--export aselmdb"):
+        make(TrainStageMaker(parameters=TOY), "toy@1", HASH, "k")
+    with pytest.raises(InputError, match="plan it again"):
+        make(TrainStageMaker(parameters=TOY), "toy@1", "cd" * 32, "k")
+    assert released["models"].count_documents({}) == 0
+
+
+def test_more_ranks_than_there_are_is_refused(released: Database):
+    ranks = (os.cpu_count() or 1) + 1
+    parameters = TOY | {"direct": TOY["direct"] | {"ranks": ranks}}
+    with pytest.raises(ResourceError, match=f"wants {ranks} ranks"):
+        TrainStageMaker.make.original(TrainStageMaker(parameters=parameters), "toy@1", HASH, "k")
+
+
+def test_a_file_that_is_no_checkpoint_is_one_sentence(tmp_path: Path):
+    junk = tmp_path / "junk.pt"
+    junk.write_bytes(b"no pickle at all")
+    with pytest.raises(InputError, match="not an inference checkpoint"):
+        load_potential(f"fairchem:{junk}").torchsim_model()
+    with pytest.raises(InputError, match="not a fairchem checkpoint"):
+        strip_direct_head(junk, tmp_path / "out.pt")
+    assert not (tmp_path / "out.pt").exists()
+
+
+WORKER = """
+import sys
+from jobflow import JobStore, run_locally
+from maggma.stores import MemoryStore
+from aqvolt_flows.training.jobs import TrainStageMaker
+import json
+arguments = json.loads(sys.argv[1])
+maker = TrainStageMaker(stage="direct", parameters=arguments["parameters"])
+job = maker.make("toy@1", arguments["hash"], arguments["key"])
+run_locally(job, store=JobStore(MemoryStore()), root_dir=arguments["root"])
+"""
+
+
+def killed_in_the_middle(database: Database, key: str, tmp_path: Path) -> None:
+    """Run stage 1 in a process group of its own and SIGKILL all of it once a checkpoint stands."""
+    folder = database.settings.path(f".aqvolt/training/{key}/direct")
+    root = tmp_path / "killed"
+    root.mkdir()
+    arguments = json.dumps({"parameters": TOY, "hash": HASH, "key": key, "root": str(root)})
+    worker = subprocess.Popen([sys.executable, "-c", WORKER, arguments], start_new_session=True)
+    try:
+        deadline = time.monotonic() + 150
+        while not (folder / "checkpoints/step_10/.metadata").exists():
+            assert worker.poll() is None, "the worker ended before it could be killed"
+            assert time.monotonic() < deadline, "no checkpoint in time"
+            time.sleep(0.01)
+    finally:
+        os.killpg(worker.pid, signal.SIGKILL)
+        worker.wait()
+    assert not (folder / "checkpoints/final/.metadata").exists()
+
+
+@pytest.mark.slow
+def test_two_stages_from_a_kill_to_a_potential(
+    released: Database, tmp_path: Path, labelled_atoms: Callable[..., Atoms]
+):
+    key = train_key(TOY, HASH)
+    killed_in_the_middle(released, key, tmp_path)
+    output = run(flow_of(TOY), tmp_path)
+
+    document = released["models"].find_one({}, {"_id": 0})
+    assert document["status"] == output["status"] == "trained", document["failure"]
+    assert document["model_id"] == model_id_of(key)
+    direct, conservative = document["stages"]
+    assert (direct["steps"], conservative["steps"]) == (30, 30)
+    assert (direct["attempts"], conservative["attempts"]) == (2, 1)  # resumed, not started again
+    print(json.dumps([direct, conservative], indent=1))
+    assert set(conservative["metrics"]) >= {"energy_per_atom_mae", "forces_mae", "stress_mae"}
+
+    weights_are_kept_but_for_the_force_head(released, output, tmp_path)
+    it_predicts_derivatives_of_its_energy(released, document, labelled_atoms)
+    again = run(flow_of(TOY), tmp_path)
+    assert again["checkpoint"] == document["checkpoint"]
+    assert list(released["models"].find({}, {"_id": 0})) == [document]
+
+
+def weights_are_kept_but_for_the_force_head(database: Database, output: dict[str, Any], tmp_path: Path) -> None:
+    """Stage 1's checkpoint is stored, is no potential, and stripped keeps all other weights bit for bit."""
+    import torch
+
+    final = output["checkpoint"]["sha256"]
+    (source,) = [p for p in Path(database.artifacts.root).rglob("*.pt") if final not in p.name]
+    with pytest.raises(InputError, match="predicts energy, forces; expected energy, forces and stress"):
+        load_potential(f"fairchem:{source}").torchsim_model()
+    strip_direct_head(source, tmp_path / "stripped.pt")
+    before, after = load_checkpoint(source), load_checkpoint(tmp_path / "stripped.pt")
+    lost = before.model_state_dict.keys() - after.model_state_dict.keys()
+    assert lost
+    assert all("output_heads.forces." in name for name in lost)
+    assert any("output_heads.energy." in name for name in after.model_state_dict)
+    assert all(torch.equal(before.model_state_dict[name], value) for name, value in after.model_state_dict.items())
+    with pytest.raises(InputError, match="expected energy and forces of a direct stage"):
+        strip_direct_head(tmp_path / "stripped.pt", tmp_path / "twice.pt")
+
+
+def it_predicts_derivatives_of_its_energy(
+    database: Database, document: dict[str, Any], labelled_atoms: Callable[..., Atoms]
+) -> None:
+    """Independent: central differences of the energy, F = -dE/dx and stress = dE/dε / V (ASE's sign)."""
+    assert ArtifactRef(**document["checkpoint"]).bytes > 0
+    resolved = resolve_model(database, document["model_id"])
+    assert resolved.load == document["model"]
+    potential = load_potential(resolved.load)
+    atoms = labelled_atoms("LiCl", 5.13, 77, cubic=True)
+    atoms.calc = None
+    h, moved = 0.03, []
+    for sign in (1, -1):
+        for atom, axis in ((0, 0), (3, 2)):
+            shifted = atoms.copy()
+            shifted.positions[atom, axis] += sign * h
+            moved.append(shifted)
+        for i, j in ((0, 0), (1, 2)):
+            strain = np.zeros((3, 3))
+            strain[i, j] += sign * h / 8
+            strain[j, i] += sign * h / 8
+            strained = atoms.copy()
+            strained.set_cell(atoms.cell[:] @ (np.eye(3) + strain), scale_atoms=True)
+            moved.append(strained)
+    here, *energies = [e if i == 0 else e.energy for i, e in enumerate(potential.evaluate([atoms, *moved], 16))]
+    slopes = (np.array(energies[:4]) - np.array(energies[4:])) / (2 * np.array([h, h, h / 4, h / 4]))
+    assert np.abs(here.forces).max() > 0.02  # else the comparison would say nothing
+    assert -slopes[:2] == pytest.approx([here.forces[0, 0], here.forces[3, 2]], abs=5e-4)
+    expected = [here.stress[0], here.stress[3]]
+    assert slopes[2:] / atoms.get_volume() == pytest.approx(expected, abs=5e-5)
+    atoms.calc = potential.calculator()
+    assert atoms.get_potential_energy() == pytest.approx(here.energy, abs=1e-4)
+    assert atoms.get_forces() == pytest.approx(here.forces, abs=1e-4)
+    assert atoms.get_stress() == pytest.approx(here.stress, abs=1e-5)
