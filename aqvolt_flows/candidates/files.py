@@ -32,7 +32,7 @@ def read_structures(path: Path) -> list[tuple[str, Structure]]:
         return [(path.name, Structure.from_file(path))]
     except InputError:
         raise
-    except (ValueError, KeyError, IndexError, AttributeError, TypeError, OSError, AssertionError) as error:
+    except (ValueError, LookupError, AttributeError, TypeError, ArithmeticError, OSError, AssertionError) as error:
         raise InputError(
             f"{path} cannot be read as a structure ({type(error).__name__}: {' '.join(str(error).split())}); expected CIF, "
             "POSCAR or extxyz."
