@@ -4,7 +4,7 @@ It always runs with ``--sync-on-commit``: without it a SIGKILL can lose writes t
 The server is GPL software; it is started as an executable and never imported here.
 
 One folder (``settings.database_dir``) holds everything: ``wiredtiger/`` (the data), ``server.log``,
-``server.json`` (PID, port, URI; what :meth:`AqvoltSettings.database_uri` reads) and ``.lock``.
+``server.json`` (PID, port, URI; what :meth:`AqvoltSettings.database_uri` reads), ``last_port`` and ``.lock``.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ def _launch(settings: AqvoltSettings, executable: str, port: int | None) -> Serv
             raise _port_taken(port)
         candidates = [port]
     else:
-        old = previous["port"] if previous else None
+        old = previous["port"] if previous else _last_port(settings)
         candidates = ([old] if old and _is_free(old) else []) + [_free_port() for _ in range(3)]
     for index, chosen in enumerate(candidates):
         record = _spawn(settings, executable, chosen)
@@ -208,7 +208,17 @@ def _spawn(settings: AqvoltSettings, executable: str, port: int) -> dict[str, An
     _children[process.pid] = process
     record = _record(settings, process.pid, port)
     _write_record(settings, record)
+    (folder / "last_port").write_text(f"{port}\n")
     return record
+
+
+def _last_port(settings: AqvoltSettings) -> int | None:
+    """Return the port of the server before, so that addresses that others noted stay true."""
+    try:
+        port = int((settings.path(settings.database_dir) / "last_port").read_text())
+    except (OSError, ValueError):
+        return None
+    return port if 0 < port < 65536 else None
 
 
 def _record(settings: AqvoltSettings, pid: int, port: int, note: str | None = None) -> dict[str, Any]:

@@ -106,7 +106,7 @@ def work(
                 break
             rapidfire(
                 launchpad, worker, m_dir=str(folder), nlaunches=left, max_loops=1, sleep_time=sleep_s,
-                timeout=BUSY_LOOK_S, strm_lvl="ERROR", local_redirect=True,
+                timeout=BUSY_LOOK_S, strm_lvl="ERROR", local_redirect=_has_terminal_files(),
             )
             if time.monotonic() - last_look > IDLE_LOOK_S:
                 recovered += recover_dead(settings).total()
@@ -185,6 +185,14 @@ def exported(settings: AqvoltSettings) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def _has_terminal_files() -> bool:
+    """Return whether standard output and error are real files that can be redirected (not so in notebooks)."""
+    try:
+        return sys.stdout.fileno() >= 0 and sys.stderr.fileno() >= 0
+    except (AttributeError, OSError, ValueError):
+        return False
 
 
 @contextlib.contextmanager

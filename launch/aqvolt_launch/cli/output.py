@@ -71,6 +71,7 @@ def table(
         emit([{k: row.get(k) for k in columns} if columns else row for row in rows])
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     names = list(columns or (rows[0].keys() if rows else []))
@@ -79,7 +80,7 @@ def table(
         numeric = rows and all(isinstance(r.get(name), int | float) or r.get(name) is None for r in rows)
         drawn.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        drawn.add_row(*(_cell(row.get(name)) for name in names))
+        drawn.add_row(*(escape(_cell(row.get(name))) for name in names))
     console = Console()
     if not rows:
         console.print(f"{title or 'Nothing'}: none")

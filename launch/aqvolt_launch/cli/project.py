@@ -1,0 +1,47 @@
+"""``aqvolt init`` and ``aqvolt doctor``: set a project folder up, and see whether all is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from aqvolt_launch.cli import output
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command(epilog="Example: aqvolt init halides --campaign aqvolt26")(init)
+    app.command(epilog="Example: aqvolt doctor --json")(doctor)
+
+
+def init(
+    folder: Path = typer.Argument(Path(), metavar="[DIR]", help="The project folder; made if it is not there."),
+    campaign: str | None = typer.Option(None, help="Campaign file, or the name of a shipped one."),
+    force: bool = typer.Option(False, "--force", help="Replace files that differ."),
+    as_json: bool = typer.Option(False, "--json", help=output.JSON_HELP),
+) -> None:
+    """Write aqvolt.yaml, and the files with which lpad, rlaunch, qlaunch (SLURM), jobflow and atomate2 join in.
+
+    Running it again changes nothing; files that you changed are not overwritten. No password is written.
+    """
+    from aqvolt_launch.project import init_project
+
+    rows = init_project(folder, force=force, campaign=campaign)
+    output.table(rows, as_json, title="Project folder")
+    if not as_json:
+        output.say("Next: 'aqvolt db start' (or set AQVOLT_MONGO_URI), then 'aqvolt doctor'.")
+
+
+def doctor(as_json: bool = typer.Option(False, "--json", help=output.JSON_HELP)) -> None:
+    """Check database, artifact store, potentials, VASP and its POTCARs, GPAW and GPU.
+
+    Exit code 1 if something is missing that the configured campaign needs.
+    """
+    from aqvolt_flows.settings import load_settings
+    from aqvolt_launch.doctor import examine
+
+    checks = examine(load_settings())
+    output.table([check.as_dict() for check in checks], as_json, title="Doctor")
+    if any(check.status == "fail" for check in checks):
+        raise typer.Exit(1)

@@ -1,0 +1,152 @@
+"""A project folder: ``aqvolt.yaml`` and the files of FireWorks, jobflow and atomate2, from templates."""
+
+from __future__ import annotations
+
+import os
+import string
+import sys
+import uuid
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from aqvolt_flows.campaign import load_campaign, shipped_campaigns
+from aqvolt_flows.errors import ConfigError, DatabaseError, ResourceError
+from aqvolt_flows.settings import CONFIG_NAME, AqvoltSettings, load_settings
+from aqvolt_flows.stores import client_for, normalise_uri
+
+TEMPLATES = "aqvolt_launch.templates"
+FILES = (
+    CONFIG_NAME, "my_launchpad.yaml", "my_fworker_cpu.yaml", "my_fworker_gpu.yaml", "my_fworker_vasp.yaml",
+    "my_qadapter.yaml", "FW_config.yaml", "jobflow.yaml", "atomate2.yaml",
+)
+_NO_DATABASE = "mongodb://127.0.0.1:27017/{database}?directConnection=true"
+
+
+def init_project(folder: Path, force: bool = False, campaign: str | None = None) -> list[dict[str, str]]:
+    """Write the files of a project folder; files that are right already stay as they are.
+
+    Parameters
+    ----------
+    folder
+        Made if it is not there.
+    force
+        Replace files that differ. Without it, nothing at all is written if one does (but for the address of
+        an embedded database in ``my_launchpad.yaml``, which is brought up to date).
+    campaign
+        Name or path for a new ``aqvolt.yaml``.
+
+    Returns
+    -------
+    list
+        Per file: ``file``, and ``done``: written, unchanged or replaced. An existing ``aqvolt.yaml`` that
+        is valid is yours: it is never replaced without ``force``, and never stands in the way.
+
+    Raises
+    ------
+    ConfigError
+        If a file differs and ``force`` is not given, or an existing ``aqvolt.yaml`` or the campaign is wrong.
+    ResourceError
+        If the folder cannot be written.
+    """
+    if campaign is not None:
+        load_campaign(campaign)
+    root = folder.resolve()
+    config = root / CONFIG_NAME
+    settings = load_settings(config if config.is_file() else None, root=root)
+    wanted = {name: render(name, settings, campaign) for name in FILES}
+    actions = {name: _action(root / name, text) for name, text in wanted.items()}
+    stale = actions["my_launchpad.yaml"] == "differs" and _only_address_differs(root, wanted)
+    if stale:
+        actions["my_launchpad.yaml"] = "absent"
+    if actions[CONFIG_NAME] == "differs" and not force:
+        actions[CONFIG_NAME] = "unchanged"
+    differing = [name for name, action in actions.items() if action == "differs"]
+    if differing and not force:
+        raise ConfigError(
+            f"{', '.join(differing)} in {root}: not as 'aqvolt init' would write, and nothing was written; move such "
+            "files away, or replace them with --force."
+        )
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        for name, action in actions.items():
+            if action != "unchanged":
+                _write(root / name, wanted[name])
+    except OSError as error:
+        raise ResourceError(f"{root} cannot be written ({error.strerror}); choose another folder.") from None
+    if stale:
+        actions["my_launchpad.yaml"] = "differs"
+    words = {"absent": "written", "differs": "replaced", "unchanged": "unchanged"}
+    return [{"file": str(root / name), "done": words[action]} for name, action in actions.items()]
+
+
+def render(name: str, settings: AqvoltSettings, campaign: str | None = None) -> str:
+    """Return the text of one file for these settings; no credentials are ever in it."""
+    text = resources.files(TEMPLATES).joinpath(name).read_text(encoding="utf-8")
+    uri, database, note = _address(settings)
+    values = {
+        "root": str(settings.path(".")),
+        "python": sys.executable,
+        "database": database,
+        "campaign": campaign or settings.campaign,
+        "campaigns": ", ".join(shipped_campaigns()),
+        "uri": uri,
+        "launchpad_note": note,
+    }
+    filled = string.Template(text).substitute(values)
+    yaml.safe_load(filled)  # a path that breaks YAML is found here, not by FireWorks
+    return filled
+
+
+def _address(settings: AqvoltSettings) -> tuple[str, str, str]:
+    """Return URI without credentials, database name, and a sentence about where they come from."""
+    try:
+        _, name = client_for(settings)
+        uri = without_credentials(normalise_uri(settings.database_uri()))
+    except DatabaseError:
+        if settings.mongo_uri:
+            raise
+        note = "No database runs yet: after 'aqvolt db start', 'aqvolt init' writes its address here."
+        return _NO_DATABASE.format(database=settings.database), settings.database, note
+    kind = "configured" if settings.mongo_uri else "embedded; after a start on another port, run 'aqvolt init'"
+    return uri, name, f"The database is the {kind} one."
+
+
+def without_credentials(uri: str) -> str:
+    """Return the URI without user and password."""
+    scheme, separator, rest = uri.partition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
+
+
+def _action(path: Path, text: str) -> str:
+    if not path.exists():
+        return "absent"
+    try:
+        return "unchanged" if path.read_text(encoding="utf-8") == text else "differs"
+    except (OSError, UnicodeDecodeError):
+        return "differs"
+
+
+def _only_address_differs(root: Path, wanted: dict[str, str]) -> bool:
+    """Return whether the LaunchPad file is ours but for the address of an embedded server, which may move."""
+
+    def rest(text: str) -> list[str]:
+        changing = ("host: ", "# The database", "# No database")
+        return [line for line in text.splitlines() if not line.startswith(changing)]
+
+    found = (root / "my_launchpad.yaml").read_text(encoding="utf-8", errors="replace")
+    embedded = any(line.startswith('host: "mongodb://127.0.0.1:') for line in found.splitlines())
+    return embedded and rest(found) == rest(wanted["my_launchpad.yaml"])
+
+
+def _write(path: Path, text: str) -> None:
+    aside = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.part")
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(path)
+
+
+def summary(rows: list[dict[str, str]]) -> dict[str, Any]:
+    """Return how many files were written, replaced and left unchanged."""
+    return {word: sum(row["done"] == word for row in rows) for word in ("written", "replaced", "unchanged")}
