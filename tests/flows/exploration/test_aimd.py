@@ -1,0 +1,137 @@
+"""The written INCAR, and whole runs on the stand-in VASP."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from fake_vasp.fixtures import ELEMENTS, VASP_WARNINGS, rock_salt
+from fake_vasp.fixtures import stand_in as stand_in
+from pymatgen.core import Lattice, Structure
+from pymatgen.io.vasp.inputs import Incar
+
+from aqvolt_flows.chemistry import describe_structure
+from aqvolt_flows.exploration.aimd import AIMDMaker, aimd_incar, aimd_key, aimd_seed, md_maker, timestep_fs
+from aqvolt_flows.frames import read_frames
+from aqvolt_flows.schemas.candidate import CandidateDocument
+from aqvolt_flows.schemas.parameters import AIMDParameters
+from aqvolt_flows.schemas.provenance import ArtifactRef
+from aqvolt_flows.vasp.inputs import matpes_static_set
+from aqvolt_flows.vasp.settings import changes, r2scan_protocol, static_incar, theory
+
+pytestmark = [*VASP_WARNINGS]
+SHORT = AIMDParameters(n_steps=6)
+
+
+def licl() -> Structure:
+    return rock_salt(5.1, cubic=True).to_structure()
+
+
+@pytest.fixture
+def candidate(database) -> str:
+    structure = licl()
+    document = CandidateDocument.model_validate(
+        {"candidate_id": "cand-licl", "key": "cand-licl", "name": "LiCl", "source": "user", "status": "accepted",
+         "structure": structure.as_dict(), **describe_structure(structure)}
+    )
+    database.upsert("candidates", [document])
+    return document.candidate_id
+
+
+def run(candidate_id: str, parameters: AIMDParameters = SHORT, temperature: float = 600.0, **options):
+    maker = AIMDMaker(parameters=parameters.model_dump(), polling_s=0.05, max_errors=1, **options)
+    key = aimd_key(candidate_id, temperature, parameters, maker.incar_updates)
+    return AIMDMaker.make.original(maker, candidate_id, temperature, key)
+
+
+def test_the_written_incar_is_an_npt_langevin_run_at_the_statics_theory_level(tmp_path):
+    """Numbers: VASP settings of the campaign (2 fs, 10/ps, 1 atm = 1.01325·10⁻³ kbar), one friction per element."""
+    parameters = AIMDParameters()
+    incar = aimd_incar(["Li", "Cl"], 900.0, parameters, seed=7)
+    written = md_maker(incar, "vasp", 1, 1.0).input_set_generator.get_input_set(licl(), potcar_spec=True)
+    written.incar.write_file(str(tmp_path / "INCAR"))
+    read = dict(Incar.from_file(str(tmp_path / "INCAR")))
+    expected = {
+        "IBRION": 0, "NSW": 400, "POTIM": 2.0, "TEBEG": 900.0, "TEEND": 900.0, "MDALGO": 3, "ISIF": 3,
+        "LANGEVIN_GAMMA": [10, 10], "LANGEVIN_GAMMA_L": 1, "PMASS": 10, "ISYM": 0, "NELMIN": 4, "MAXMIX": 20,
+        "LCHARG": False, "LAECHG": False, "LWAVE": False, "ENCUT": 680, "KSPACING": 0.22, "ALGO": "All", "EDIFF": 1e-5,
+    }
+    seen = {k: read[k] for k in expected}
+    assert changes(expected, seen) == {}
+    assert read["PSTRESS"] == pytest.approx(1.01325e-3)
+    assert read["RANDOM_SEED"] == [7, 0, 0]
+    assert "GGA" not in read
+    assert changes(theory(static_incar()), theory(read)) == {}
+
+
+def test_hydrogen_shortens_the_step():
+    parameters = AIMDParameters()
+    assert timestep_fs(["Li", "Cl"], parameters) == 2.0
+    assert timestep_fs(["Li", "Cl", "H"], parameters) == 0.5
+
+
+def test_static_and_aimd_are_one_protocol_and_the_key_follows_the_physics():
+    assert aimd_key("c", 300.0, SHORT) == aimd_key("c", 300.0, SHORT.model_copy(update={"temperatures_k": [1.0]}))
+    assert aimd_key("c", 300.0, SHORT) != aimd_key("c", 300.0, AIMDParameters())
+    assert aimd_key("c", 300.0, SHORT) != aimd_key("c", 300.0, SHORT, {"ENAUG": 1360})
+    assert 0 <= aimd_seed(aimd_key("c", 300.0, SHORT)) <= 900_000_000
+
+
+def test_a_run_becomes_a_trajectory_with_its_labels(candidate, database, stand_in):
+    output = run(candidate)
+    assert output["status"] == "completed"
+    (document,) = database.find_by_ids("trajectories", [output["trajectory_id"]])
+    assert (document["engine"], document["steps_done"], document["n_frames"]) == ("aimd", 6, 6)
+    assert document["model"] == r2scan_protocol().name
+    frames = list(read_frames(database.artifacts.local_path(ArtifactRef(**document["frames"]))))
+    assert [f.step for f in frames] == [1, 2, 3, 4, 5, 6]
+    start = licl()
+    assert [int(z) for z in frames[0].atomic_numbers] == [s.specie.Z for s in start]
+    folded = Structure(Lattice(frames[0].cell), start.species, frames[0].positions, coords_are_cartesian=True)
+    assert max(a.distance(b) for a, b in zip(folded, start, strict=True)) < 1e-4
+    drift = np.diff([f.positions @ np.linalg.inv(f.cell) for f in frames], axis=0)
+    assert np.abs(drift).max() < 0.2, "positions are unfolded along the run"
+    assert document["mean_temperature_k"] > 0
+    assert document["max_force"] == pytest.approx(max(f.max_force for f in frames))
+
+
+def test_a_rerun_gives_the_same_document_and_no_second_one(candidate, database, stand_in):
+    first, second = run(candidate), run(candidate)
+    assert first == second
+    assert database["trajectories"].count_documents({}) == 1
+    assert run(candidate, temperature=300.0)["trajectory_id"] != first["trajectory_id"]
+    assert database["trajectories"].count_documents({}) == 2
+
+
+def test_a_killed_run_keeps_the_steps_that_it_made(candidate, database, stand_in):
+    stand_in({"mode": "wall_time"})
+    output = run(candidate)
+    assert (output["status"], output["reason"]) == ("failed", "wall_time")
+    assert output["n_frames"] == 2, "the stand-in dies in the third of six steps"
+    (document,) = database.find_by_ids("trajectories", [output["trajectory_id"]])
+    assert len(list(read_frames(database.artifacts.local_path(ArtifactRef(**document["frames"]))))) == 2
+
+
+def test_steps_without_self_consistency_are_no_labels(candidate, database, stand_in):
+    stand_in({"mode": "scf"})
+    output = run(candidate)
+    assert (output["status"], output["reason"], output["n_frames"]) == ("failed", "electronic", 0)
+
+
+def test_a_vasp_without_tbdyn_is_found_out(candidate, database, stand_in, monkeypatch):
+    monkeypatch.setenv("FAKE_VASP_NO_TBDYN", "1")
+    output = run(candidate)
+    assert (output["status"], output["reason"]) == ("failed", "no_tbdyn")
+
+
+def test_missing_potcars_are_a_document_with_a_reason(candidate, database, stand_in, tmp_path):
+    assert "Li" in ELEMENTS
+    (tmp_path / "potcars" / "POT_PAW_PBE_64" / "POTCAR.Li_sv").unlink()
+    output = run(candidate)
+    assert (output["status"], output["reason"]) == ("failed", "missing_resource")
+    (document,) = database.find_by_ids("trajectories", [output["trajectory_id"]])
+    assert "Li_sv" in document["failure"]["message"]
+
+
+def test_the_plain_static_set_is_not_touched_by_md(tmp_path):
+    written = matpes_static_set().get_input_set(licl(), potcar_spec=True)
+    assert dict(written.incar)["NSW"] == 0
