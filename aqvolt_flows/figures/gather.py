@@ -93,20 +93,20 @@ def trajectories(database: Database) -> list[Row]:
 
 
 def labels(database: Database) -> Row:
-    """Return counts of labels, their protocols, and how many structures hold each element."""
-    fields = ("elements", "protocol_name", "protocol_id", "protocol.code", "source")
+    """Return counts of labels and their protocols."""
+    fields = ("protocol_name", "protocol_id", "protocol.code", "protocol.functional", "source")
     valid = _find(database, "labels", fields, {"status": "valid"})
-    protocols = Counter((d["protocol_name"], d["protocol_id"], d["protocol"]["code"]) for d in valid)
-    elements: Counter[str] = Counter(e for d in valid for e in set(d["elements"]))
+    protocols = Counter(
+        (d["protocol_name"], d["protocol_id"], d["protocol"]["code"], d["protocol"]["functional"]) for d in valid
+    )
     return {
         "valid": len(valid),
         "sampled": sum(d["source"] == "sampled" for d in valid),
         "protocols": [
-            {"name": name, "protocol_id": identity, "code": code, "labels": n}
-            for (name, identity, code), n in sorted(protocols.items())
+            {"name": name, "protocol_id": identity, "code": code, "functional": functional, "labels": n}
+            for (name, identity, code, functional), n in sorted(protocols.items())
         ],
-        "surrogate": sum(n for (_, _, code), n in protocols.items() if code == "surrogate"),
-        "elements": dict(sorted(elements.items())),
+        "surrogate": sum(n for (_, _, code, _), n in protocols.items() if code == "surrogate"),
     }
 
 
@@ -185,6 +185,17 @@ def release_values(release: Row, column: str) -> dict[str, Array]:
             continue
         values[split] = pq.read_table(path, columns=[column])[column].to_numpy().astype(float)
     return values
+
+
+def release_elements(release: Row) -> dict[str, int]:
+    """Return how many labels of a release hold each element."""
+    counts: Counter[str] = Counter()
+    for split in (s for s, n in release["splits"].items() if n):
+        column = pq.read_table(release["folder"] / "data" / f"{split}.parquet", columns=["chemsys"])["chemsys"]
+        for system in column.value_counts().to_pylist():
+            for element in system["values"].split("-"):
+                counts[element] += system["counts"]
+    return dict(sorted(counts.items()))
 
 
 def models(database: Database) -> list[Row]:

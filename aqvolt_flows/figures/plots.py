@@ -17,6 +17,7 @@ from aqvolt_flows.figures.style import Format, canvas, compact, empty, render
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
 Array = NDArray[np.float64]
 
@@ -26,12 +27,32 @@ def _finite(values: ArrayLike) -> Array:
     return array[np.isfinite(array)]
 
 
-def _legend(axes: Axes, n: int) -> None:
-    """Put the legend above the axes, where it can cover no data."""
+def _legend(axes: Axes, width: float = style.WIDTH) -> None:
+    """Put the legend above the axes, where it can cover no data, in as many columns as fit into ``width`` inches."""
+    names = axes.get_legend_handles_labels()[1]
+    widest = max((len(name) for name in names), default=0)
+    room = int((width * 72 - 50) / (widest * 0.62 * style.FONT_PT + 3.5 * style.FONT_PT))
+    columns = max(1, min(len(names), room))
     axes.legend(
-        loc="lower left", bbox_to_anchor=(0, 1.0), ncols=min(n, 3), borderaxespad=0.3, handlelength=1.8,
-        columnspacing=1.2,
+        loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, borderaxespad=0.3, handlelength=1.8, columnspacing=1.2
     )
+
+
+def _plain_log(axis: Axis, low: float, high: float) -> None:
+    """Label a logarithmic axis with plain numbers, so that no exponent is set smaller than the rest."""
+    within_a_decade = high / low < 12
+
+    def minor(value: float, _: object) -> str:
+        return f"{value:,g}" if within_a_decade and f"{value:e}"[0] in "235" else ""
+
+    axis.set_major_formatter(lambda value, _: f"{value:,g}")
+    axis.set_minor_formatter(minor)
+
+
+def share_per_bin(values: ArrayLike, edges: Array) -> Array:
+    """Return percent of ``values`` in each bin; edges that rounding put inside the range still hold the ends."""
+    v = np.asarray(values, dtype=float)
+    return np.histogram(np.clip(v, edges[0], edges[-1]), edges)[0] * 100.0 / max(len(v), 1)
 
 
 def funnel(stages: Sequence[tuple[str, int | None]], format: Format = "svg") -> bytes:
@@ -50,6 +71,8 @@ def funnel(stages: Sequence[tuple[str, int | None]], format: Format = "svg") -> 
         places = np.arange(len(stages))[::-1]
         axes.barh(places, np.maximum(counts, 0.8), height=0.62, left=0.0, color=style.color(0), linewidth=0)
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda x, _: compact(x))
+        axes.xaxis.set_minor_formatter(lambda *_: "")
         axes.set_xlim(0.8, max(counts) * 12)
         for place, (_, count) in zip(places, stages, strict=True):
             text = "not recorded" if count is None else compact(count)
@@ -66,7 +89,7 @@ def distribution(
     values: Mapping[str, ArrayLike],
     xlabel: str,
     logarithmic: bool = False,
-    bins: int = 40,
+    bins: int | None = None,
     format: Format = "svg",
 ) -> bytes:
     """Return histograms of one quantity, one line per split (Figure 3), each normalised to its own size.
@@ -80,7 +103,7 @@ def distribution(
     logarithmic
         Logarithmic horizontal axis and bins.
     bins
-        Number of bins over the range of all splits.
+        Number of bins over the range of all splits; by default 8 to 40, twice the root of the number of values.
     """
     clean = {name: _finite(v) for name, v in values.items()}
     if logarithmic:
@@ -90,18 +113,20 @@ def distribution(
         if not len(everything):
             empty(axes, "no values yet")
             return render(figure, format)
+        bins = bins or int(np.clip(2 * np.sqrt(len(everything)), 8, 40))
         low, high = float(everything.min()), float(everything.max())
         if logarithmic:
             low, high = (low / 1.3, high * 1.3) if high / low < 1.01 else (low, high)
             edges = np.geomspace(low, high, bins + 1)
             axes.set_xscale("log")
+            _plain_log(axes.xaxis, low, high)
         else:
             low, high = (low - 0.5, high + 0.5) if high - low < 1e-9 else (low, high)
             edges = np.linspace(low, high, bins + 1)
         for index, (name, v) in enumerate(clean.items()):
             if not len(v):
                 continue
-            share = np.histogram(v, np.nextafter(edges, [-np.inf] + [np.inf] * bins))[0] * 100.0 / len(v)
+            share = share_per_bin(v, edges)
             axes.stairs(
                 share, edges, color=style.color(index), linewidth=1.8, linestyle=style.DASHES[index], fill=False,
                 label=f"{name} ({len(v):,})",
@@ -112,7 +137,7 @@ def distribution(
         axes.set_xlabel(xlabel)
         axes.set_ylabel("share of the split (%)")
         axes.grid(axis="y")
-        _legend(axes, len(clean))
+        _legend(axes)
         return render(figure, format)
 
 
@@ -128,8 +153,7 @@ def feature_map(
     labels
         Axis labels.
     """
-    everything = np.asarray(encoded, dtype=float).reshape(len(np.asarray(encoded)), -1)
-    chosen = np.asarray(selected, dtype=float).reshape(len(np.asarray(selected)), -1)
+    everything, chosen = np.asarray(encoded, dtype=float), np.asarray(selected, dtype=float)
     with canvas(height=3.9) as (figure, axes):
         if not len(everything):
             empty(axes, "nothing encoded yet")
@@ -138,19 +162,20 @@ def feature_map(
 
         bins = int(np.clip(np.sqrt(len(everything)) * 1.2, 16, 90))
         counts, xs, ys = np.histogram2d(everything[:, 0], everything[:, 1], bins=bins)
-        blue = to_rgb(style.color(0))
+        blue = to_rgb(style.DENSITY)
         ramp = LinearSegmentedColormap.from_list("aqvolt", [(*blue, 0.18), (*blue, 1.0)])
         mesh = axes.pcolormesh(
             xs, ys, np.ma.masked_less(counts.T, 1), cmap=ramp, norm=LogNorm(1, max(2.0, counts.max())), rasterized=True
         )
         bar = figure.colorbar(mesh, ax=axes, label="encoded frames per cell", fraction=0.05, pad=0.02)
+        _plain_log(bar.ax.yaxis, 1, counts.max())
         bar.outline.set_visible(False)  # type: ignore[operator]
         if len(chosen):
             axes.plot(
                 chosen[:, 0], chosen[:, 1], linestyle="none", marker="o", markersize=3.6, color=style.color(1),
                 markeredgewidth=0, label=f"selected ({len(chosen):,})", rasterized=len(chosen) > 3000,
             )
-            _legend(axes, 1)
+            _legend(axes)
         axes.set_xlabel(labels[0])
         axes.set_ylabel(labels[1])
         return render(figure, format)
@@ -182,7 +207,7 @@ def ev_curves(
             middle = len(v) // 2
             zero = e[middle] if np.isfinite(e[middle]) else np.nanmin(e[np.isfinite(e)])
             drawn[name] = (v / v[middle], e - zero)
-    with canvas(height=3.3) as (figure, axes):
+    with canvas(style.NARROW, 2.7 + 0.2 * len(drawn)) as (figure, axes):
         if not drawn:
             empty(axes, f"{title}\nno energies" if title else "no energies")
             return render(figure, format)
@@ -196,10 +221,10 @@ def ev_curves(
         margin = max(0.06 * np.ptp(visible), 0.02)
         axes.set_ylim(visible.min() - margin, visible.max() + margin)
         axes.axvline(1.0, color=style.GRID, linewidth=1.0, zorder=0)
-        axes.set_xlabel("V / V of the structure as given")
+        axes.set_xlabel("V / V as given")
         axes.set_ylabel("E − E as given (eV/atom)")
         axes.grid(axis="y")
-        _legend(axes, 2)
+        _legend(axes, style.NARROW)
         if title:
             figure.suptitle(title, x=0.01, ha="left", fontsize=style.FONT_PT + 1, fontweight="bold", color=style.INK)
         return render(figure, format)
@@ -220,7 +245,7 @@ def force_bars(
         Error with unit. The axis is logarithmic if errors span more than a factor of thirty.
     """
     values = _finite([v for row in errors.values() for v in row if v is not None])
-    with canvas() as (figure, axes):
+    with canvas(style.NARROW, 2.7 + 0.2 * len(errors)) as (figure, axes):
         if not len(values):
             empty(axes, "no errors yet")
             return render(figure, format)
@@ -230,22 +255,24 @@ def force_bars(
         width = 0.8 / len(errors)
         for index, (name, row) in enumerate(errors.items()):
             places = np.arange(len(bin_labels)) + (index - (len(errors) - 1) / 2) * width
-            heights = [np.nan if v is None else max(v, floor) for v in row]
+            heights = [v or np.nan for v in row]
             axes.bar(
                 places, heights, width * 0.92, color=style.color(index), edgecolor=style.PAPER, linewidth=0.4,
                 hatch=style.HATCHES[index % 7], label=name,
             )
             for place, v in zip(places, row, strict=True):
-                if v is None:
-                    axes.annotate("–", (place, 0), xycoords=("data", "axes fraction"), ha="center", va="bottom")
+                if v is None or v == 0:
+                    text = "–" if v is None else "0"
+                    axes.annotate(text, (place, 0.005), xycoords=("data", "axes fraction"), ha="center", va="bottom")
         if logarithmic:
             axes.set_yscale("log")
             axes.set_ylim(floor, positive.max() * 1.6)
+            _plain_log(axes.yaxis, floor, positive.max() * 1.6)
         axes.set_xticks(range(len(bin_labels)), list(bin_labels))
-        axes.set_xlabel("largest reference |F| of the structure (eV/Å)")
+        axes.set_xlabel("largest reference |F| (eV/Å)")
         axes.set_ylabel(ylabel)
         axes.grid(axis="y")
-        _legend(axes, 2)
+        _legend(axes, style.NARROW)
         return render(figure, format)
 
 
@@ -285,7 +312,7 @@ def element_counts(counts: Mapping[str, int], unit: str = "labels", top: int = 2
 def training_curves(
     curves: Mapping[str, tuple[ArrayLike, ArrayLike]], ylabel: str = "training loss", format: Format = "svg"
 ) -> bytes:
-    """Return loss against optimizer steps, one line per stage; logarithmic where all losses are above zero.
+    """Return loss against optimizer steps, one line per stage; logarithmic where losses span more than a decade.
 
     Parameters
     ----------
@@ -304,10 +331,12 @@ def training_curves(
                 x, y, color=style.color(index), linestyle=style.DASHES[index % 7], label=name,
                 marker=style.MARKERS[index % 7] if len(x) < 40 else None,
             )
-        if all((_finite(y) > 0).all() for _, y in drawn.values()):
+        losses = np.concatenate([_finite(y) for _, y in drawn.values()])
+        if losses.min() > 0 and losses.max() / losses.min() > 10:
             axes.set_yscale("log")
+            _plain_log(axes.yaxis, losses.min(), losses.max())
         axes.set_xlabel("optimizer step of the stage")
         axes.set_ylabel(ylabel)
         axes.grid(axis="y")
-        _legend(axes, len(drawn))
+        _legend(axes)
         return render(figure, format)

@@ -49,7 +49,7 @@ def inline_svg(svg: bytes, name: str, alt: str) -> str:
     text = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', text)
     text = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", text)
     text = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', text)
-    text = re.sub(r"font: ([\d.]+px|bold [\d.]+px|[\d.]+ [\d.]+px) 'DejaVu Sans'[^;\"]*", r"font: \1 var(--sans)", text)
+    text = re.sub(r"'DejaVu Sans'[^;\"]*", "var(--sans)", text)
     for color, variable in _VARIABLES.items():
         text = text.replace(color, variable)
     label = alt.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
@@ -145,8 +145,8 @@ def _figures(
             values = gather.release_values(newest, column)
             drawn = plots.distribution(values, xlabel, logarithmic)
             figures[name] = inline_svg(drawn, name, f"Distribution of {xlabel}")
-    if labels["elements"]:
-        figures["elements"] = inline_svg(plots.element_counts(labels["elements"]), "elements", "Labels by element")
+        elements = gather.release_elements(newest)
+        figures["elements"] = inline_svg(plots.element_counts(elements), "elements", "Labels by element")
     return figures
 
 
@@ -223,12 +223,13 @@ def render_report(values: Mapping[str, Any]) -> str:
     """Return the page for what :func:`collect` returned."""
     try:
         from jinja2 import Environment, StrictUndefined
-        from markupsafe import Markup
+        from markupsafe import Markup, escape
     except ImportError:
         raise ResourceError("The report needs jinja2; install it with pip install 'aqvolt-flows[report]'.") from None
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
         "number": _number, "significant": _significant, "size": _size, "count": lambda n: f"{int(n):,}", "svg": Markup,
+        "formula": lambda text: Markup(re.sub(r"(\d+)", r"<sub>\1</sub>", str(escape(text)))),
     }
     template = resources.files("aqvolt_flows").joinpath("figures/report.html.j2").read_text()
     return environment.from_string(template).render(values)

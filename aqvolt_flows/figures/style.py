@@ -20,6 +20,8 @@ Format = Literal["svg", "png"]
 INK, MUTED, GRID, PAPER = "#1d2733", "#5a6672", "#d5dbe1", "#ffffff"
 #: Blue, vermillion, bluish green, reddish purple, orange, sky blue, grey.
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a8691")
+#: Fills that are pixels in SVG and must be seen on a light and a dark page.
+DENSITY = "#2f8fce"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES: tuple[Any, ...] = (
     "-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (5, 1.5, 1.5, 1.5)), (0, (8, 2)), (0, (3, 1)), (0, (1, 1))
@@ -27,6 +29,8 @@ DASHES: tuple[Any, ...] = (
 HATCHES = ("", "///", "...", "\\\\\\", "xxx", "---", "+++")
 #: Inches; at 4.8 in a figure is legible at the width of a phone.
 WIDTH, HEIGHT = 4.8, 3.2
+#: For panels that stand three in a row.
+NARROW = 3.7
 FONT_PT = 10.0
 
 _RC: Any = {

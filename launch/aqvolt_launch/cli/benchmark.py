@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -40,7 +42,8 @@ def register(app: typer.Typer) -> None:
             raise InputError(f"There is no benchmark {name!r}; known are {', '.join(NAMES)}.")
         database = Database.connect()
         database.ensure_indexes()
-        documents = [_run(database, name, m, release) for m in model]
+        with contextlib.redirect_stdout(sys.stderr):  # models announce themselves on standard output
+            documents = [_run(database, name, m, release) for m in model]
         output.table([_row(d.model_dump()) for d in documents], as_json, title=name)
 
     @group.command("table", epilog="Example: aqvolt benchmark table --json")

@@ -32,7 +32,8 @@ LATTICES = {"LiF": ("F", 4.00), "LiCl": ("Cl", 5.10)}
 
 def rock_salt(name: str) -> Structure:
     halogen, a = LATTICES[name]
-    return Structure.from_spacegroup("Fm-3m", Lattice.cubic(a), ["Li", halogen], [[0, 0, 0], [0.5] * 3]).get_primitive_structure()
+    cubic = Structure.from_spacegroup("Fm-3m", Lattice.cubic(a), ["Li", halogen], [[0, 0, 0], [0.5] * 3])
+    return cubic.get_primitive_structure()
 
 
 def add_candidates(database: Database) -> list[str]:

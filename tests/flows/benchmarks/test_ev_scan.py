@@ -41,7 +41,9 @@ def test_strains_and_volumes_are_the_benchmark_s() -> None:
     np.testing.assert_allclose(atoms.cell.array, np.eye(3) * 3.0)
 
 
-@pytest.mark.parametrize("energies", [morse(VOLUMES), STRAINS**2, (VOLUMES - V0) ** 2], ids=["morse", "strain2", "volume2"])
+@pytest.mark.parametrize(
+    "energies", [morse(VOLUMES), STRAINS**2, (VOLUMES - V0) ** 2], ids=["morse", "strain2", "volume2"]
+)
 def test_a_single_well_has_the_ideal_values(energies: np.ndarray) -> None:
     scan = ev_scan.analyze_curve(VOLUMES, energies)
     assert scan.spearman["compression_energy"] == pytest.approx(-1.0)
