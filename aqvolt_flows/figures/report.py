@@ -155,7 +155,7 @@ def _training(models: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     figures = {}
     for index, model in enumerate(models):
         curves = {
-            str(stage.get("name", number)): tuple(zip(*stage["losses"], strict=True))
+            str(stage.get("stage") or stage.get("name") or number): tuple(zip(*stage["losses"], strict=True))
             for number, stage in enumerate(model["stages"], start=1) if stage.get("losses")
         }
         if curves:
