@@ -137,7 +137,7 @@ work(load_settings(), until_empty=True)
         ("_update_wf", 1, "after"),  # all know, the lock stays
         ("complete_launch", 1, "before"),  # the job's output is stored, nothing tells of its end
         ("_refresh_wf", 2, "before"),  # the launch has ended, the Firework says it runs
-        ("_upsert_fws", 2, "after"),  # the Firework is completed, its workflow does not know it, locked
+        ("_upsert_fws", 3, "after"),  # the Firework is completed, its workflow does not know it, locked
         ("_update_wf", 2, "after"),  # all is done, the lock stays
     ],
 )
