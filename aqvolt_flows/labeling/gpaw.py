@@ -17,6 +17,7 @@ from aqvolt_flows.labeling.validate import computed
 from aqvolt_flows.schemas.label import LabelOutcome
 from aqvolt_flows.schemas.provenance import Failure, Protocol
 from aqvolt_flows.stores import Database
+from aqvolt_flows.vasp.settings import element_moment
 
 
 def kpoint_grid(cell: np.ndarray, kspacing: float) -> tuple[int, int, int]:
@@ -39,6 +40,9 @@ def evaluate_frame(
 ) -> LabelOutcome:
     """Return the outcome of one GPAW static: energy extrapolated to zero smearing, forces, stress.
 
+    GPAW counts energies from its own reference atoms, not from VASP's; labels of both must not be mixed,
+    and cohesive energies from VASP's isolated atoms do not apply to them.
+
     Raises
     ------
     LabelError
@@ -52,12 +56,15 @@ def evaluate_frame(
 
     wanted = gpaw_settings(ecut_ev, kspacing)
     atoms: Any = frame.to_atoms()
+    moments = [element_moment(s) for s in atoms.get_chemical_symbols()]
+    if any(moments):
+        atoms.set_initial_magnetic_moments(moments)
     atoms.calc = GPAW(
         mode=PW(wanted["ecut_ev"]),
         xc=wanted["xc"],
         kpts={"size": kpoint_grid(atoms.cell.array, kspacing), "gamma": True},
         occupations=FermiDirac(wanted["width_ev"]),
-        convergence={"energy": wanted["energy_convergence_ev_per_atom"]},
+        convergence={"energy": wanted["energy_convergence_ev_per_electron"]},
         symmetry="off",
         txt=str(log),
     )

@@ -54,7 +54,8 @@ def gpaw_settings(ecut_ev: float, kspacing: float) -> dict[str, Any]:
         "kpoints": "gamma-centred",
         "occupations": "fermi-dirac",
         "width_ev": 0.05,
-        "energy_convergence_ev_per_atom": 1e-5,
+        "energy_convergence_ev_per_electron": 1e-6,
+        "spin": "polarised where MatPES gives an element a moment, else paired",
         "setups": "paw",
     }
 

@@ -63,6 +63,11 @@ def potcar_symbol(element: str) -> str:
     return str(symbol)
 
 
+def element_moment(element: str) -> float:
+    """Return the moment (μB) that MatPES starts an element with, 0 for those it does not list."""
+    return float(_frozen()["magmom"].get(element, 0.0))
+
+
 def _plain(value: Any) -> Any:
     """Return one spelling per value: upper-case text, floats for numbers, lists for sequences."""
     if isinstance(value, bool) or value is None:
