@@ -38,7 +38,7 @@ def test_without_gpaw_the_outcome_says_so(store_frames: StoreFrames):
 @pytest.mark.skipif(ABSENT, reason="GPAW is not installed")
 @pytest.mark.filterwarnings("ignore:libxc should be compiled with --disable-fhc:UserWarning")
 def test_licl_by_real_r2scan_and_its_text_is_kept(store_frames: StoreFrames, database):
-    """Rock salt: forces vanish by symmetry. −12.2 eV is what GPAW 26.7 with libxc 5.2 gave (its own reference atoms)."""
+    """Rock salt: forces vanish by symmetry. −12.2 eV is what GPAW 26.7 with libxc 5.2 gave, on its own reference."""
     (frame_id,) = store_frames([rock_salt(5.1)])
     maker = GpawStaticMaker(ecut_ev=340.0, kspacing=0.9)
     key = label_key(frame_id, gpaw_protocol(340.0, 0.9))
