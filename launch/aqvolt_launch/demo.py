@@ -26,7 +26,7 @@ from aqvolt_launch.workers import spawn_worker
 POLL_S = 0.5
 #: How often the worker is started again before the demo gives up.
 MAX_WORKERS = 3
-_SAMPLE_S = 1.0
+_SAMPLE_S = 3.0
 
 
 @dataclass

@@ -12,7 +12,4 @@ MODULES = ("database", "project", "candidates", "stages", "workers", "query", "b
 def register(app: typer.Typer) -> None:
     """Add every command to the application."""
     for name in MODULES:
-        try:
-            importlib.import_module(f"aqvolt_launch.cli.{name}").register(app)
-        except ModuleNotFoundError:
-            continue
+        importlib.import_module(f"aqvolt_launch.cli.{name}").register(app)

@@ -34,6 +34,7 @@ def demo(
     """
     from aqvolt_flows.labeling.labelers import check_labeler
     from aqvolt_flows.potentials import check_model
+    from aqvolt_flows.sampling.encoders import encoder_hash
     from aqvolt_flows.settings import CONFIG_NAME, load_settings
     from aqvolt_launch import demo as engine
     from aqvolt_launch.chain import campaign_for
@@ -43,8 +44,8 @@ def demo(
     # Without a file yet: only the environment counts, not an aqvolt.yaml of a folder further up.
     settings = load_settings(existing) if existing.is_file() else load_settings(Path(os.devnull), root=workdir, campaign=campaign)
     chosen = campaign_for(settings, campaign, labeler)
-    for model in {chosen.exploration.potential, chosen.sampling.encoder}:
-        check_model(model)
+    check_model(chosen.exploration.potential)
+    encoder_hash(chosen.sampling.encoder)
     check_labeler(chosen.labeling)
     if settings.mongo_uri:
         from aqvolt_flows.stores import Database
