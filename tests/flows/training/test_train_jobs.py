@@ -29,15 +29,15 @@ from aqvolt_flows.training.stages import load_checkpoint, strip_direct_head
 
 HASH = "ab" * 32
 TOY: dict[str, Any] = {
-    "architecture": "eSEN-toy", "n_layers": 1, "sphere_channels": 8, "hidden_channels": 8, "n_distance_basis": 8,
-    "cutoff_a": 4.5, "ema_decay": 0.5,
+    "architecture": "eSEN-toy", "n_layers": 2, "sphere_channels": 16, "hidden_channels": 16, "n_distance_basis": 16,
+    "cutoff_a": 5.0, "ema_decay": 0.8,
     "direct": {
-        "steps": 30, "max_atoms": 24, "max_neighbors": 30, "learning_rate": 5e-3, "bf16": True,
+        "steps": 30, "max_atoms": 24, "max_neighbors": 30, "learning_rate": 4e-3, "bf16": True,
         "energy_coefficient": 10, "force_coefficient": 30,
     },
     "conservative": {
-        "steps": 30, "max_atoms": 24, "max_neighbors": 300, "learning_rate": 1e-2, "bf16": False,
-        "energy_coefficient": 10, "force_coefficient": 60, "stress_coefficient": 50,
+        "steps": 60, "max_atoms": 24, "max_neighbors": 300, "learning_rate": 5e-3, "bf16": False,
+        "energy_coefficient": 40, "force_coefficient": 60, "stress_coefficient": 60,
     },
 }
 
@@ -114,6 +114,7 @@ def test_more_ranks_than_there_are_is_refused(released: Database):
         TrainStageMaker.make.original(TrainStageMaker(parameters=parameters), "toy@1", HASH, "k")
 
 
+@pytest.mark.slow  # imports fairchem
 def test_a_file_that_is_no_checkpoint_is_one_sentence(tmp_path: Path):
     junk = tmp_path / "junk.pt"
     junk.write_bytes(b"no pickle at all")
@@ -168,13 +169,16 @@ def test_two_stages_from_a_kill_to_a_potential(
     assert document["status"] == output["status"] == "trained", document["failure"]
     assert document["model_id"] == model_id_of(key)
     direct, conservative = document["stages"]
-    assert (direct["steps"], conservative["steps"]) == (30, 30)
+    assert (direct["steps"], conservative["steps"]) == (30, 60)
     assert (direct["attempts"], conservative["attempts"]) == (2, 1)  # resumed, not started again
-    print(json.dumps([direct, conservative], indent=1))
+    for stage in (direct, conservative):
+        assert stage["metrics"]["forces_mae"] < 0.5 * stage["metrics_first"]["forces_mae"]
+        assert stage["metrics"]["forces_cosine_similarity"] > 0.8
     assert set(conservative["metrics"]) >= {"energy_per_atom_mae", "forces_mae", "stress_mae"}
 
     weights_are_kept_but_for_the_force_head(released, output, tmp_path)
     it_predicts_derivatives_of_its_energy(released, document, labelled_atoms)
+    print(json.dumps(document["stages"], indent=1))
     again = run(flow_of(TOY), tmp_path)
     assert again["checkpoint"] == document["checkpoint"]
     assert list(released["models"].find({}, {"_id": 0})) == [document]
@@ -202,14 +206,17 @@ def weights_are_kept_but_for_the_force_head(database: Database, output: dict[str
 def it_predicts_derivatives_of_its_energy(
     database: Database, document: dict[str, Any], labelled_atoms: Callable[..., Atoms]
 ) -> None:
-    """Independent: central differences of the energy, F = -dE/dx and stress = dE/dε / V (ASE's sign)."""
+    """Independent: central differences of the energy, F = -dE/dx and stress = dE/dε / V (ASE's sign).
+
+    The step of 0.01 Å leaves an error of second order of about 3e-4 eV/Å, and float32 one of 2e-4 eV/Å.
+    """
     assert ArtifactRef(**document["checkpoint"]).bytes > 0
     resolved = resolve_model(database, document["model_id"])
     assert resolved.load == document["model"]
     potential = load_potential(resolved.load)
     atoms = labelled_atoms("LiCl", 5.13, 77, cubic=True)
     atoms.calc = None
-    h, moved = 0.03, []
+    h, moved = 0.01, []
     for sign in (1, -1):
         for atom, axis in ((0, 0), (3, 2)):
             shifted = atoms.copy()
@@ -224,8 +231,8 @@ def it_predicts_derivatives_of_its_energy(
             moved.append(strained)
     here, *energies = [e if i == 0 else e.energy for i, e in enumerate(potential.evaluate([atoms, *moved], 16))]
     slopes = (np.array(energies[:4]) - np.array(energies[4:])) / (2 * np.array([h, h, h / 4, h / 4]))
-    assert np.abs(here.forces).max() > 0.02  # else the comparison would say nothing
-    assert -slopes[:2] == pytest.approx([here.forces[0, 0], here.forces[3, 2]], abs=5e-4)
+    assert np.abs(here.forces).max() > 0.1  # else the comparison would say nothing
+    assert -slopes[:2] == pytest.approx([here.forces[0, 0], here.forces[3, 2]], abs=1e-3)
     expected = [here.stress[0], here.stress[3]]
     assert slopes[2:] / atoms.get_volume() == pytest.approx(expected, abs=5e-5)
     atoms.calc = potential.calculator()
