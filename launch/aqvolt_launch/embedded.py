@@ -15,7 +15,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -31,14 +30,14 @@ from pymongo.errors import PyMongoError
 
 from aqvolt_flows.errors import DatabaseError, InputError, ResourceError
 from aqvolt_flows.settings import AqvoltSettings
+from aqvolt_launch.ports import HOST, free_port, is_free, port_taken
+from aqvolt_launch.processes import is_alive, start_mark
 
-HOST = "127.0.0.1"
 EXECUTABLE = "secantusd-py"
 #: How long a start may take until the server answers, and a stop until it is gone, seconds.
 START_DEADLINE_S = 60.0
 STOP_DEADLINE_S = 30.0
-#: A recorded process whose start differs by more than this from the record is another one (PID reuse), seconds.
-_SAME_PROCESS_S = 2.0
+_STATUS_WAIT_S = 5.0
 _CACHE_SIZE = "512M"
 
 _children: dict[int, subprocess.Popen[bytes]] = {}
@@ -103,8 +102,8 @@ def start(settings: AqvoltSettings, port: int | None = None) -> ServerInfo:
     executable = _executable()
     folder = settings.path(settings.database_dir)
     _check_writable(folder)
-    if port is not None and not folder.exists() and not _is_free(port):
-        raise _port_taken(port)
+    if port is not None and not folder.exists() and not is_free(port):
+        raise port_taken(port)
     with _lock(folder):
         found = _find(settings)
         if found is not None:
@@ -149,7 +148,7 @@ def status(settings: AqvoltSettings) -> ServerInfo:
             "'aqvolt db start' starts it again on the same data." if record else None
         )
         return ServerInfo(running=False, note=note)
-    return _info(settings, found, answers=_answers(found["uri"], 2.0))
+    return _info(settings, found, answers=_answers(found["uri"], _STATUS_WAIT_S))
 
 
 def _info(settings: AqvoltSettings, record: dict[str, Any], answers: bool) -> ServerInfo:
@@ -170,12 +169,12 @@ def _launch(settings: AqvoltSettings, executable: str, port: int | None) -> Serv
     """Start a process and wait for it; a free port taken by another in the meantime is chosen anew."""
     previous = _read_record(settings)
     if port is not None:
-        if not _is_free(port):
-            raise _port_taken(port)
+        if not is_free(port):
+            raise port_taken(port)
         candidates = [port]
     else:
         old = previous["port"] if previous else _last_port(settings)
-        candidates = ([old] if old and _is_free(old) else []) + [_free_port() for _ in range(3)]
+        candidates = ([old] if old and is_free(old) else []) + [free_port() for _ in range(3)]
     for index, chosen in enumerate(candidates):
         record = _spawn(settings, executable, chosen)
         try:
@@ -183,7 +182,7 @@ def _launch(settings: AqvoltSettings, executable: str, port: int | None) -> Serv
         except DatabaseError:
             _terminate(record["pid"], 5.0)
             settings.server_file.unlink(missing_ok=True)
-            if index + 1 < len(candidates) and not _is_free(chosen):
+            if index + 1 < len(candidates) and not is_free(chosen):
                 continue
             raise
         return _info(settings, record, answers=True)
@@ -228,7 +227,7 @@ def _record(settings: AqvoltSettings, pid: int, port: int, note: str | None = No
         "port": port,
         "uri": f"mongodb://{HOST}:{port}/{settings.database}?directConnection=true",
         "started": datetime.fromtimestamp(created, UTC).isoformat(timespec="seconds"),
-        "created": created,
+        "mark": start_mark(pid),
         "storage": str(_storage(settings)),
         "note": note,
     }
@@ -245,10 +244,8 @@ def _find(settings: AqvoltSettings) -> dict[str, Any] | None:
     storage = str(_storage(settings))
     if record is not None:
         process = _process(record["pid"])
-        if process is not None and _serves(process, storage):
-            with contextlib.suppress(psutil.Error):
-                if abs(process.create_time() - record["created"]) < _SAME_PROCESS_S:
-                    return record
+        if process is not None and _serves(process, storage) and is_alive(record["pid"], record["mark"]):
+            return record
     for process in psutil.process_iter():
         port = _serves(process, storage)
         if port is not None and _process(process.pid) is not None:
@@ -347,7 +344,7 @@ def _read_record(settings: AqvoltSettings) -> dict[str, Any] | None:
         record = json.loads(settings.server_file.read_text())
     except (OSError, ValueError):
         return None
-    needed = {"pid": int, "port": int, "uri": str, "started": str, "created": float, "storage": str}
+    needed = {"pid": int, "port": int, "uri": str, "started": str, "mark": int, "storage": str}
     usable = isinstance(record, dict) and all(isinstance(record.get(k), t) for k, t in needed.items())
     return record if usable else None
 
@@ -378,35 +375,6 @@ def _check_writable(folder: Path) -> None:
             f"The embedded database cannot be kept in {folder}: {existing} is not a folder that this user can write; "
             "choose another with database_dir in aqvolt.yaml."
         )
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return False
-    return True
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
-
-
-def _port_taken(port: int) -> DatabaseError:
-    owner = ""
-    with contextlib.suppress(psutil.Error, OSError):
-        for connection in psutil.net_connections("tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
-                owner = f" by process {connection.pid} ({psutil.Process(connection.pid).name()})"
-                break
-    return DatabaseError(
-        f"Port {port} on {HOST} is in use{owner}; give another with --port, leave --port away for a free one, or end "
-        f"its owner (find it with 'ss -ltnp sport = :{port}')."
-    )
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ FILES = (
     CONFIG_NAME, "my_launchpad.yaml", "my_fworker_cpu.yaml", "my_fworker_gpu.yaml", "my_fworker_vasp.yaml",
     "my_qadapter.yaml", "FW_config.yaml", "jobflow.yaml", "atomate2.yaml",
 )
+QUEUE_LOGS = ".aqvolt/queue"
 _NO_DATABASE = "mongodb://127.0.0.1:27017/{database}?directConnection=true"
 
 
@@ -70,7 +71,7 @@ def init_project(folder: Path, force: bool = False, campaign: str | None = None)
             "files away, or replace them with --force."
         )
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        (root / QUEUE_LOGS).mkdir(parents=True, exist_ok=True)  # qlaunch does not make the folder of its log
         for name, action in actions.items():
             if action != "unchanged":
                 _write(root / name, wanted[name])

@@ -29,10 +29,9 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-import psutil
-
 from aqvolt_flows.settings import AqvoltSettings
 from aqvolt_launch.launchpad import get_launchpad
+from aqvolt_launch.processes import is_alive, start_mark
 
 if TYPE_CHECKING:
     from fireworks import LaunchPad
@@ -41,8 +40,6 @@ if TYPE_CHECKING:
 GRACE_S = 5.0
 _ACTIVE = ("RUNNING", "RESERVED")
 _NAME = re.compile(r"^aqvolt-(?P<host>.+)-(?P<pid>\d+)-(?P<start>\d+)$")
-#: Whole seconds in the name, and clocks that are set: starts closer than this are one process.
-_SAME_START_S = 3
 
 
 @dataclass(frozen=True)
@@ -71,8 +68,8 @@ def host_name() -> str:
 
 
 def worker_name() -> str:
-    """Return the name of a worker in this process: host, PID, and start in seconds since 1970."""
-    return f"aqvolt-{host_name()}-{os.getpid()}-{int(psutil.Process().create_time())}"
+    """Return the name of a worker in this process: host, PID, and when it started."""
+    return f"aqvolt-{host_name()}-{os.getpid()}-{start_mark(os.getpid())}"
 
 
 def is_dead(name: str) -> bool | None:
@@ -80,15 +77,8 @@ def is_dead(name: str) -> bool | None:
     match = _NAME.match(name)
     if match is None or match["host"] != host_name():
         return None
-    try:
-        process = psutil.Process(int(match["pid"]))
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return True
-        return bool(abs(process.create_time() - int(match["start"])) > _SAME_START_S)
-    except psutil.NoSuchProcess:
-        return True
-    except psutil.Error:
-        return None
+    alive = is_alive(int(match["pid"]), int(match["start"]))
+    return None if alive is None else not alive
 
 
 def lost_launches(launchpad: LaunchPad) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ from pymongo.errors import PyMongoError
 from aqvolt_flows.errors import DatabaseError, InputError, ResourceError
 from aqvolt_flows.settings import AqvoltSettings, load_settings
 from aqvolt_launch import embedded
+from aqvolt_launch.processes import start_mark
 
 
 @pytest.fixture
@@ -110,7 +111,7 @@ def test_record_of_another_process_is_not_believed(folder: AqvoltSettings) -> No
     embedded.stop(folder)
     own = psutil.Process()
     record = {"pid": own.pid, "port": info.port, "uri": info.uri, "started": "2026-01-01T00:00:00+00:00",
-              "created": own.create_time(), "storage": info.storage}
+              "mark": start_mark(own.pid), "storage": info.storage}
     folder.server_file.write_text(json.dumps(record))
     assert not embedded.status(folder).running
     embedded.stop(folder)

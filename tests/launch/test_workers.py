@@ -20,6 +20,7 @@ from aqvolt_flows.stores import Database
 from aqvolt_flows.work import WorkItem
 from aqvolt_launch import recovery, workers
 from aqvolt_launch.launchpad import get_launchpad
+from aqvolt_launch.processes import start_mark
 from aqvolt_launch.reconcile import reconcile
 from aqvolt_launch.status import collect_status
 from aqvolt_launch.submit import submit
@@ -163,7 +164,7 @@ def test_worker_killed_between_any_two_writes(
 
 def test_launches_of_other_hosts_and_of_reused_pids(database: Database, settings: AqvoltSettings) -> None:
     own = recovery.worker_name()
-    host, pid, start = recovery.host_name(), os.getpid(), int(psutil.Process().create_time())
+    host, pid, start = recovery.host_name(), os.getpid(), start_mark(os.getpid())
     assert recovery.is_dead(own) is False
     assert recovery.is_dead(f"aqvolt-{host}-{pid}-{start - 1000}") is True, "another process had this PID"
     assert recovery.is_dead(f"aqvolt-elsewhere-{pid}-{start - 1000}") is None
