@@ -6,8 +6,8 @@ from collections.abc import Callable
 from functools import partial
 
 from aqvolt_builders.jobs import BuildMaker
-from aqvolt_builders.labels import LabelBuilder
 from aqvolt_flows.campaign import Campaign, load_campaign
+from aqvolt_flows.datasets.labels import BUILDER_VERSION
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.identity import content_key
 from aqvolt_flows.planning import PLANNERS
@@ -24,7 +24,7 @@ ORDER = ("candidates", "explore", "sample", "label", "build", "release", "train"
 def plan_build(_campaign: Campaign, database: Database, _claimed: frozenset[str] = frozenset()) -> Plan:
     """Return the building of ``labels`` from the labeling outcomes of now."""
     outcomes = sorted(database["outputs"].distinct("metadata.aqvolt.key", {"metadata.aqvolt.stage": "label"}))
-    key = content_key("build/1", builder="labels", version=LabelBuilder.version, outcomes=outcomes)
+    key = content_key("build/1", builder="labels", version=BUILDER_VERSION, outcomes=outcomes)
     done = database["outputs"].find_one({"metadata.aqvolt.key": key}) is not None
     item = WorkItem("build", key, f"labels from {len(outcomes)} outcomes", partial(BuildMaker(builder="labels").make, key), done=done)
     missing = [] if outcomes else ["there is no labeling outcome yet; run 'aqvolt submit label' and 'aqvolt work'"]

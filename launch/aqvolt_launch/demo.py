@@ -187,11 +187,11 @@ def run(settings: AqvoltSettings, campaign: Campaign, watch: Watch) -> DemoResul
             for stage in chain.ORDER:
                 begun = time.monotonic()
                 watch(stage, 0, 0, "planning")
-                found, report = chain.submit_stage(stage, campaign, settings)
-                if report.submitted or report.queued or report.completed:
+                found, _ = chain.submit_stage(stage, campaign, settings)
+                new = _unfinished(stage, settings)
+                if new:
                     worker = worker or _Worker(settings)
                     _wait(stage, settings, worker, watch)
-                new = report.submitted + report.queued + report.completed
                 row = _count(stage, Database.connect(settings), settings, new, time.monotonic() - begun)
                 result.stages.append(row)
                 watch(stage, len(found.items), len(found.items), "finished" if new else "already finished")
@@ -204,13 +204,22 @@ def run(settings: AqvoltSettings, campaign: Campaign, watch: Watch) -> DemoResul
     return result
 
 
+_FINAL = ("COMPLETED", "FIZZLED", "DEFUSED", "ARCHIVED")
+
+
+def _unfinished(stage: str, settings: AqvoltSettings) -> int:
+    """Return how many workflows of a stage are not at their end, this run's and those of a killed one."""
+    query = {"metadata.aqvolt.stage": stage, "state": {"$nin": list(_FINAL)}}
+    return int(get_launchpad(settings).workflows.count_documents(query))
+
+
 def _wait(stage: str, settings: AqvoltSettings, worker: _Worker, watch: Watch) -> None:
     """Wait until no workflow of the stage is waiting, ready or running."""
     launchpad, database = get_launchpad(settings), Database.connect(settings)
     mine = {"metadata.aqvolt.stage": stage}
     while True:
         states = [w["state"] for w in launchpad.workflows.find(mine, {"state": 1})]
-        finished = sum(s in {"COMPLETED", "FIZZLED", "DEFUSED", "ARCHIVED"} for s in states)
+        finished = sum(s in _FINAL for s in states)
         watch(stage, finished, len(states), _detail(stage, database))
         if finished == len(states):
             return

@@ -175,7 +175,15 @@ def _workflow(item: WorkItem, store: Any) -> Workflow:
     made.update_metadata(mark)  # also for jobs that these jobs make at run time
     for job in [job for job, _ in made.iterflow()] if isinstance(made, Flow) else [made]:
         job.config.manager_config.update({"_category": item.category, "_priority": item.priority})
-    return flow_to_workflow(made, store=store, name=item.name, metadata=mark)
+    units = {"units": list(item.units)} if item.units else {}
+    return flow_to_workflow(made, store=store, name=item.name, metadata={"aqvolt": mark["aqvolt"] | units})
+
+
+def claimed_units(launchpad: LaunchPad) -> frozenset[str]:
+    """Return the keys of the units inside unfinished workflows; a plan leaves them out of new batches."""
+    unfinished = {"metadata.aqvolt.units": {"$exists": True}, "state": {"$nin": ["COMPLETED", "FIZZLED", "DEFUSED", "ARCHIVED"]}}
+    found = launchpad.workflows.find(unfinished, {"metadata.aqvolt.units": 1})
+    return frozenset(unit for workflow in found for unit in workflow["metadata"]["aqvolt"]["units"])
 
 
 def _insert(launchpad: LaunchPad, workflows: list[Workflow]) -> tuple[int, int]:

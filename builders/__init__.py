@@ -1,0 +1,1 @@
+"""Serialised builders for ``mrun``."""
