@@ -62,7 +62,8 @@ def load_campaign(name_or_path: str | Path) -> Campaign:
         path = Path(text)
         if not path.is_file():
             raise ConfigError(
-                f"There is no campaign file {text}; give a path, or one of the shipped names: {', '.join(shipped_campaigns())}."
+                f"There is no campaign file {text}; give a path, or one of the shipped names: "
+                f"{', '.join(shipped_campaigns())}."
             )
         source, content = str(path), path.read_text()
     return parse_campaign(content, source)
@@ -75,7 +76,9 @@ def parse_campaign(content: str, source: str = "campaign") -> Campaign:
     except yaml.YAMLError as error:
         raise ConfigError(f"{source} is not YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(values, dict):
-        raise ConfigError(f"{source} holds a {type(values).__name__}; expected groups such as 'exploration:' with keys below.")
+        raise ConfigError(
+            f"{source} holds a {type(values).__name__}; expected groups such as 'exploration:' with keys below."
+        )
     try:
         return Campaign(**values)
     except ValidationError as error:
@@ -104,8 +107,12 @@ def _explain(error: Any) -> str:
         known = list(_model_at(location).model_fields)
         key = str(location[-1])
         stem = key.rsplit("_", 1)[0]
-        close = [k for k in known if k.rsplit("_", 1)[0] == stem] or difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-        hint = f"did you mean {close[0]} (the unit is part of the name)?" if close else f"known keys: {', '.join(known)}."
+        close = [k for k in known if k.rsplit("_", 1)[0] == stem] or difflib.get_close_matches(
+            key, known, n=1, cutoff=0.5
+        )
+        hint = (
+            f"did you mean {close[0]} (the unit is part of the name)?" if close else f"known keys: {', '.join(known)}."
+        )
         return f"{where} is not a parameter; {hint}"
     if error["type"] == "missing":
         return f"{where} is missing; it is required."
@@ -116,5 +123,11 @@ def _explain(error: Any) -> str:
 
 
 _UNITS = {
-    "_ev_per_a": "eV/Å", "temperatures_k": "K", "_fs": "fs", "_gpa": "GPa", "_ev": "eV", "_a": "Å", "_per_ps": "1/ps",
+    "_ev_per_a": "eV/Å",
+    "temperatures_k": "K",
+    "_fs": "fs",
+    "_gpa": "GPa",
+    "_ev": "eV",
+    "_a": "Å",
+    "_per_ps": "1/ps",
 }

@@ -101,7 +101,9 @@ class Frame:
     def to_structure(self) -> Structure:
         """Return the configuration as a pymatgen Structure."""
         return Structure(
-            self.cell.astype(float), symbols_of(self.atomic_numbers), self.positions.astype(float),
+            self.cell.astype(float),
+            symbols_of(self.atomic_numbers),
+            self.positions.astype(float),
             coords_are_cartesian=True,
         )
 
@@ -173,7 +175,9 @@ def _open(path: str | Path) -> pq.ParquetFile:
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{path} is not a readable Parquet file ({error}); it may be cut short, make it again.") from None
+        raise InputError(
+            f"{path} is not a readable Parquet file ({error}); it may be cut short, make it again."
+        ) from None
     missing = [name for name in SCHEMA.names if name not in file.schema_arrow.names]
     if missing:
         raise InputError(f"{path} lacks the frame columns {', '.join(missing)}; expected {', '.join(SCHEMA.names)}.")

@@ -46,7 +46,9 @@ def canonical(value: Any) -> Any:
         return [canonical(v) for v in value]
     if hasattr(value, "model_dump"):
         return canonical(value.model_dump(mode="json"))
-    raise InputError(f"A key cannot be made from a {type(value).__name__}; give plain numbers, text, lists or mappings.")
+    raise InputError(
+        f"A key cannot be made from a {type(value).__name__}; give plain numbers, text, lists or mappings."
+    )
 
 
 def canonical_json(value: Any) -> str:

@@ -46,17 +46,26 @@ def plan_candidates(campaign: Campaign, database: Database, _claimed: frozenset[
     present = database["candidates"].count_documents({"candidate_id": {"$in": ids}})
     key = content_key("select/1", parameters=p)
     accepted = sum(d.status == "accepted" for d in documents)
-    missing = [] if documents else ["the campaign names no structure; add candidates.prototypes or run 'aqvolt candidates import FILE'"]
+    missing = (
+        []
+        if documents
+        else ["the campaign names no structure; add candidates.prototypes or run 'aqvolt candidates import FILE'"]
+    )
     item = WorkItem(
-        "candidates", key, f"select {len(documents)} candidates",
-        lambda: SelectMaker(parameters=p.model_dump(mode="json")).make(key), done=bool(ids) and present == len(ids),
+        "candidates",
+        key,
+        f"select {len(documents)} candidates",
+        lambda: SelectMaker(parameters=p.model_dump(mode="json")).make(key),
+        done=bool(ids) and present == len(ids),
     )
     facts = {"offered": len(documents), "accepted": accepted, "rejected": len(documents) - accepted, "known": present}
     return Plan("candidates", [item] if documents else [], missing, facts)
 
 
 def _wanted_runs(campaign: Campaign, database: Database) -> list[Run]:
-    accepted = database["candidates"].find({"status": "accepted"}, {"candidate_id": 1, "structure": 1}).sort("candidate_id", 1)
+    accepted = (
+        database["candidates"].find({"status": "accepted"}, {"candidate_id": 1, "structure": 1}).sort("candidate_id", 1)
+    )
     pairs = [(d["candidate_id"], Structure.from_dict(d["structure"])) for d in accepted]
     return plan_runs(pairs, campaign.exploration, model_hash(campaign.exploration.potential))
 
@@ -76,14 +85,20 @@ def plan_explore(campaign: Campaign, database: Database, claimed: frozenset[str]
     maker = MLMDMaker(parameters=p.model_dump(mode="json"))
     items = [
         WorkItem(
-            "explore", content_key("explore-batch/1", runs=sorted(r.key for r in group)),
-            f"NpT of {len(group)} systems, {sum(r.n_atoms for r in group)} atoms", _bind(maker.make, _plain_runs(group)),
-            category="gpu", units=tuple(r.key for r in group),
+            "explore",
+            content_key("explore-batch/1", runs=sorted(r.key for r in group)),
+            f"NpT of {len(group)} systems, {sum(r.n_atoms for r in group)} atoms",
+            _bind(maker.make, _plain_runs(group)),
+            category="gpu",
+            units=tuple(r.key for r in group),
         )
         for group in group_runs(todo, p.max_batch_atoms)
     ]
     facts = {
-        "runs": len(runs), "finished": len(finished), "queued": len(queued), "to_run": len(todo),
+        "runs": len(runs),
+        "finished": len(finished),
+        "queued": len(queued),
+        "to_run": len(todo),
         "atom_steps": sum(r.n_atoms for r in todo) * p.n_steps,
         "frames": len(todo) * (p.n_steps // p.stride + 1),
     }
@@ -110,12 +125,19 @@ def plan_sample(campaign: Campaign, database: Database, _claimed: frozenset[str]
     ids = sorted(t for t, d in finished.items() if d["n_frames"])
     missing = _no_input(runs, "trajectory", "aqvolt submit explore")
     if len(finished) < len(runs):
-        missing = [f"{len(runs) - len(finished)} of {len(runs)} trajectories are not finished; run 'aqvolt submit explore' and 'aqvolt work'"]
+        missing = [
+            f"{len(runs) - len(finished)} of {len(runs)} trajectories are not finished; run 'aqvolt submit "
+            "explore' and 'aqvolt work'"
+        ]
     parameters = p.model_dump(mode="json", exclude={"trajectories_per_job"})
     key = content_key("sample/1", trajectories=ids, parameters=parameters, encoder=encoder_hash(p.encoder))
     maker = TwoStageSampleMaker.from_parameters(p)
     item = WorkItem(
-        "sample", key, f"2DIRECT over {len(ids)} trajectories", _bind(maker.make, ids, key), category="gpu",
+        "sample",
+        key,
+        f"2DIRECT over {len(ids)} trajectories",
+        _bind(maker.make, ids, key),
+        category="gpu",
         done=database["frames"].find_one({"sample_key": key}) is not None,
     )
     facts = {"trajectories": len(ids), "frames": sum(d["n_frames"] for d in finished.values())}
@@ -127,14 +149,21 @@ def plan_label(campaign: Campaign, database: Database, _claimed: frozenset[str] 
     p = campaign.labeling
     protocol = protocol_for(p)
     maker = labeler_maker(p)
-    frames = list(database["frames"].find({}, {"frame_id": 1, "formula": 1, "surrogate_max_force": 1}).sort("frame_id", 1))
+    frames = list(
+        database["frames"].find({}, {"frame_id": 1, "formula": 1, "surrogate_max_force": 1}).sort("frame_id", 1)
+    )
     keys = {f["frame_id"]: label_key(f["frame_id"], protocol) for f in frames}
     outcomes = set(database["outputs"].distinct("metadata.aqvolt.key", {"metadata.aqvolt.stage": "label"}))
     category: Category = "vasp" if p.labeler == "vasp" else "cpu"
     items = [
         WorkItem(
-            "label", keys[f["frame_id"]], f"{p.labeler} {f['formula']}", _bind(maker.make, f["frame_id"], keys[f["frame_id"]]),
-            category=category, priority=min(int(f["surrogate_max_force"] * 10), 1000), done=keys[f["frame_id"]] in outcomes,
+            "label",
+            keys[f["frame_id"]],
+            f"{p.labeler} {f['formula']}",
+            _bind(maker.make, f["frame_id"], keys[f["frame_id"]]),
+            category=category,
+            priority=min(int(f["surrogate_max_force"] * 10), 1000),
+            done=keys[f["frame_id"]] in outcomes,
         )
         for f in frames
     ]
@@ -146,11 +175,20 @@ def plan_aimd(campaign: Campaign, database: Database, _claimed: frozenset[str] =
     """Return one r2SCAN NpT run per accepted candidate and temperature."""
     p = campaign.aimd
     maker = AIMDMaker(parameters=p.model_dump(mode="json"))
-    candidates = list(database["candidates"].find({"status": "accepted"}, {"candidate_id": 1, "formula": 1}).sort("candidate_id", 1))
+    candidates = list(
+        database["candidates"].find({"status": "accepted"}, {"candidate_id": 1, "formula": 1}).sort("candidate_id", 1)
+    )
     pairs = [(c, t, aimd_key(c["candidate_id"], t, p)) for c in candidates for t in p.temperatures_k]
     done = set(database["trajectories"].distinct("key", {"engine": "aimd", "status": {"$in": ["completed", "failed"]}}))
     items = [
-        WorkItem("aimd", key, f"AIMD {c['formula']} {t:g} K", _bind(maker.make, c["candidate_id"], t, key), "vasp", done=key in done)
+        WorkItem(
+            "aimd",
+            key,
+            f"AIMD {c['formula']} {t:g} K",
+            _bind(maker.make, c["candidate_id"], t, key),
+            "vasp",
+            done=key in done,
+        )
         for c, t, key in pairs
     ]
     facts = {"runs": len(items), "finished": sum(i.done for i in items), "steps_each": p.n_steps}
@@ -161,12 +199,19 @@ def plan_release(campaign: Campaign, database: Database, _claimed: frozenset[str
     """Return the release that the labels of now make."""
     p = campaign.release
     labels = database["labels"].count_documents({"status": "valid"})
-    missing = [] if labels else ["there is no valid label yet; run 'aqvolt submit label', 'aqvolt work' and 'aqvolt build labels'"]
+    missing = (
+        []
+        if labels
+        else ["there is no valid label yet; run 'aqvolt submit label', 'aqvolt work' and 'aqvolt build labels'"]
+    )
     if missing:
         return Plan("release", [], missing, {"labels": 0})
     key = content_key("release/1", labels=labels_fingerprint(database, p), parameters=p)
     item = WorkItem(
-        "release", key, f"release {p.name}", _bind(ReleaseMaker(parameters=p.model_dump(mode="json")).make, key),
+        "release",
+        key,
+        f"release {p.name}",
+        _bind(ReleaseMaker(parameters=p.model_dump(mode="json")).make, key),
         done=database["releases"].find_one({"key": key}) is not None,
     )
     return Plan("release", [item], missing, {"labels": labels})
@@ -182,12 +227,19 @@ def plan_train(campaign: Campaign, database: Database, _claimed: frozenset[str] 
     p = campaign.training
     release = latest_release(database, campaign.release.name)
     if release is None:
-        return Plan("train", [], [f"there is no release {campaign.release.name!r} yet; run 'aqvolt release create {campaign.release.name}'"])
+        return Plan(
+            "train",
+            [],
+            [f"there is no release {campaign.release.name!r} yet; run 'aqvolt release create {campaign.release.name}'"],
+        )
     key = train_key(p, release["content_hash"])
     maker = TwoStageTrainMaker(parameters=p.model_dump(mode="json"))
     item = WorkItem(
-        "train", key, f"{p.architecture} on {release['release_id']}",
-        _bind(maker.make, release["release_id"], release["content_hash"], key), category="gpu",
+        "train",
+        key,
+        f"{p.architecture} on {release['release_id']}",
+        _bind(maker.make, release["release_id"], release["content_hash"], key),
+        category="gpu",
         done=database["models"].find_one({"key": key}) is not None,
     )
     return Plan("train", [item], [], {"release": release["release_id"], "counts": release["counts"]})
@@ -197,20 +249,29 @@ def plan_benchmark(campaign: Campaign, database: Database, _claimed: frozenset[s
     """Return every benchmark of the exploring potential and of the models trained on the newest release."""
     p = campaign.benchmarks
     release = latest_release(database, campaign.release.name)
-    candidates = [d["candidate_id"] for d in database["candidates"].find({"status": "accepted"}).sort("candidate_id", 1)]
+    candidates = [
+        d["candidate_id"] for d in database["candidates"].find({"status": "accepted"}).sort("candidate_id", 1)
+    ]
     models = [campaign.exploration.potential]
     if release:
-        trained = database["models"].find({"content_hash": release["content_hash"], "status": "trained"}).sort("model_id", 1)
+        trained = (
+            database["models"].find({"content_hash": release["content_hash"], "status": "trained"}).sort("model_id", 1)
+        )
         models += [d["model_id"] for d in trained]
     items = []
-    scan, bins = EVScanMaker(parameters=p.ev_scan.model_dump(mode="json")), ForceBinsMaker(parameters=p.force_bins.model_dump(mode="json"))
+    scan, bins = (
+        EVScanMaker(parameters=p.ev_scan.model_dump(mode="json")),
+        ForceBinsMaker(parameters=p.force_bins.model_dump(mode="json")),
+    )
     for name in models:
         model = resolve_model(database, name)
         key = ev_scan_key(model, p.ev_scan, candidates)
         items.append(_benchmark(database, "ev_scan", name, key, _bind(scan.make, name, candidates, key)))
         if release:
             key = force_bins_key(model, p.force_bins, release["content_hash"])
-            items.append(_benchmark(database, "force_bins", name, key, _bind(bins.make, name, release["release_id"], key)))
+            items.append(
+                _benchmark(database, "force_bins", name, key, _bind(bins.make, name, release["release_id"], key))
+            )
     missing = _no_input(candidates, "accepted candidate", "aqvolt candidates select")
     return Plan("benchmark", items, missing, {"models": models, "release": release["release_id"] if release else None})
 
@@ -225,8 +286,13 @@ def plan_report(campaign: Campaign, database: Database, _claimed: frozenset[str]
     state = {
         name: sorted(database[name].distinct(identity))
         for name, identity in (
-            ("candidates", "candidate_id"), ("trajectories", "trajectory_id"), ("frames", "frame_id"),
-            ("labels", "label_id"), ("releases", "release_id"), ("models", "model_id"), ("benchmarks", "benchmark_id"),
+            ("candidates", "candidate_id"),
+            ("trajectories", "trajectory_id"),
+            ("frames", "frame_id"),
+            ("labels", "label_id"),
+            ("releases", "release_id"),
+            ("models", "model_id"),
+            ("benchmarks", "benchmark_id"),
         )
     }
     key = content_key("report/1", campaign=campaign.name, state=state)

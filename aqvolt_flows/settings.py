@@ -79,7 +79,8 @@ class AqvoltSettings(BaseSettings):
             return str(json.loads(self.server_file.read_text())["uri"])
         except (FileNotFoundError, NotADirectoryError):
             raise DatabaseError(
-                f"No database: AQVOLT_MONGO_URI is not set and no embedded database runs in {self.path('.')}; start one "
+                f"No database: AQVOLT_MONGO_URI is not set and no embedded database runs in {self.path('.')}; "
+                "start one "
                 "with 'aqvolt db start' or set mongo_uri in aqvolt.yaml."
             ) from None
         except (ValueError, KeyError) as error:

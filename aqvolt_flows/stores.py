@@ -44,7 +44,14 @@ INDEXES: dict[str, tuple[str, ...]] = {
     "trajectories": (*_STRUCTURE_FIELDS, "candidate_id", "status", "temperature_k"),
     "frames": (*_STRUCTURE_FIELDS, "candidate_id", "trajectory_id", "sample_key"),
     "labels": (
-        *_STRUCTURE_FIELDS, "frame_id", "candidate_id", "trajectory_id", "status", "protocol_id", "source", "max_force",
+        *_STRUCTURE_FIELDS,
+        "frame_id",
+        "candidate_id",
+        "trajectory_id",
+        "status",
+        "protocol_id",
+        "source",
+        "max_force",
         "source_uuid",
     ),
     "releases": ("name", "content_hash", "last_updated"),
@@ -66,7 +73,9 @@ def normalise_uri(uri: str) -> str:
     try:
         nodes = uri_parser.parse_uri(uri, validate=True, warn=False)["nodelist"] if uri.startswith("mongodb://") else []
     except (InvalidURI, ConfigurationError, ValueError, PyMongoError) as error:
-        raise DatabaseError(f"The database URI is not valid ({error}); expected mongodb://[user:password@]host:port/…") from None
+        raise DatabaseError(
+            f"The database URI is not valid ({error}); expected mongodb://[user:password@]host:port/…"
+        ) from None
     if not uri.startswith(("mongodb://", "mongodb+srv://")):
         raise DatabaseError(f"The database URI starts with {uri[:12]!r}; expected mongodb:// or mongodb+srv://.")
     if len(nodes) == 1 and nodes[0][0] in {"127.0.0.1", "localhost"} and "directConnection" not in uri:
@@ -116,7 +125,9 @@ def client_for(settings: AqvoltSettings) -> tuple[MongoClient[dict[str, Any]], s
         name = uri_parser.parse_uri(uri)["database"] if uri.startswith("mongodb://") else None
         return _client(uri, settings.timeout_s), str(name or settings.database)
     except (InvalidURI, ConfigurationError) as error:
-        raise DatabaseError(f"The database URI is not valid ({error}); expected mongodb://[user:password@]host:port/…") from None
+        raise DatabaseError(
+            f"The database URI is not valid ({error}); expected mongodb://[user:password@]host:port/…"
+        ) from None
 
 
 class Database:
@@ -150,10 +161,13 @@ class Database:
         except ServerSelectionTimeoutError:
             hint = "check AQVOLT_MONGO_URI" if database.settings.mongo_uri else "run 'aqvolt db start'"
             raise DatabaseError(
-                f"No MongoDB answers at {uri} within {database.settings.timeout_s:g} s; expected a running server: {hint}."
+                f"No MongoDB answers at {uri} within {database.settings.timeout_s:g} s; expected a running "
+                f"server: {hint}."
             ) from None
         except OperationFailure as error:
-            raise DatabaseError(f"MongoDB at {uri} refused the connection ({error}); check user and password.") from None
+            raise DatabaseError(
+                f"MongoDB at {uri} refused the connection ({error}); check user and password."
+            ) from None
         except PyMongoError as error:
             raise DatabaseError(f"MongoDB at {uri} failed: {error}") from None
         return database
@@ -221,7 +235,8 @@ def check_size(document: Mapping[str, Any], what: str) -> None:
     size = len(bson.encode(dict(document)))
     if size > MAX_DOCUMENT_BYTES:
         raise InputError(
-            f"{what} would be {size / 2**20:.1f} MiB, above the {MAX_DOCUMENT_BYTES / 2**20:.0f} MiB limit; put its arrays "
+            f"{what} would be {size / 2**20:.1f} MiB, above the {MAX_DOCUMENT_BYTES / 2**20:.0f} MiB limit; put "
+            "its arrays "
             "into the artifact store."
         )
 

@@ -33,17 +33,29 @@ _FAILURE_COLUMNS = [("failure_reason", pa.string()), ("failure_message", pa.stri
 SCHEMAS = {
     "ev_scan": pa.schema(
         [
-            ("candidate_id", pa.string()), ("name", pa.string()), ("formula", pa.string()), ("n_atoms", pa.int64()),
-            ("volumes", pa.list_(pa.float64())), ("energies", pa.list_(pa.float64())),
+            ("candidate_id", pa.string()),
+            ("name", pa.string()),
+            ("formula", pa.string()),
+            ("n_atoms", pa.int64()),
+            ("volumes", pa.list_(pa.float64())),
+            ("energies", pa.list_(pa.float64())),
             *((f"spearman_{measure}", pa.float64()) for measure in ev_scan.MEASURES),
-            ("flips", pa.int64()), ("tortuosity", pa.float64()), *_FAILURE_COLUMNS,
+            ("flips", pa.int64()),
+            ("tortuosity", pa.float64()),
+            *_FAILURE_COLUMNS,
         ]
     ),
     "force_bins": pa.schema(
         [
-            ("label_id", pa.string()), ("frame_id", pa.string()), ("formula", pa.string()), ("n_atoms", pa.int64()),
-            ("max_force", pa.float64()), ("energy_error", pa.float64()), ("force_mae", pa.float64()),
-            ("stress_mae", pa.float64()), *_FAILURE_COLUMNS,
+            ("label_id", pa.string()),
+            ("frame_id", pa.string()),
+            ("formula", pa.string()),
+            ("n_atoms", pa.int64()),
+            ("max_force", pa.float64()),
+            ("energy_error", pa.float64()),
+            ("force_mae", pa.float64()),
+            ("stress_mae", pa.float64()),
+            *_FAILURE_COLUMNS,
         ]
     ),
 }
@@ -54,7 +66,11 @@ Progress = Callable[[int], None]
 def ev_scan_key(model: ResolvedModel, parameters: EVScanParameters, candidate_ids: Sequence[str]) -> str:
     """Return the key of an E–V scan; the order of the candidates does not matter."""
     return content_key(
-        STAGE, benchmark="ev_scan", model=model.name, weights=model.sha256, parameters=parameters,
+        STAGE,
+        benchmark="ev_scan",
+        model=model.name,
+        weights=model.sha256,
+        parameters=parameters,
         candidate_ids=sorted(set(candidate_ids)),
     )
 
@@ -62,7 +78,11 @@ def ev_scan_key(model: ResolvedModel, parameters: EVScanParameters, candidate_id
 def force_bins_key(model: ResolvedModel, parameters: ForceBinParameters, content_hash: str) -> str:
     """Return the key of force-binned errors on the release with this ``content_hash``."""
     return content_key(
-        STAGE, benchmark="force_bins", model=model.name, weights=model.sha256, parameters=parameters,
+        STAGE,
+        benchmark="force_bins",
+        model=model.name,
+        weights=model.sha256,
+        parameters=parameters,
         content_hash=content_hash,
     )
 
@@ -144,8 +164,17 @@ def compute_force_bins(
 
 def _document(benchmark: Benchmark, key: str, model: ResolvedModel, dataset: str, **fields: Any) -> BenchmarkDocument:
     return BenchmarkDocument(
-        key=key, benchmark_id=f"benchmark-{key}", benchmark=benchmark, model=model.name, model_id=model.model_id,
-        model_hash=model.sha256, dataset=dataset, status="completed", n_failed=0, metrics={}, **fields,
+        key=key,
+        benchmark_id=f"benchmark-{key}",
+        benchmark=benchmark,
+        model=model.name,
+        model_id=model.model_id,
+        model_hash=model.sha256,
+        dataset=dataset,
+        status="completed",
+        n_failed=0,
+        metrics={},
+        **fields,
     )
 
 
@@ -211,8 +240,12 @@ def _failed(
 ) -> BenchmarkDocument:
     """Write the document of a benchmark that could not run at all."""
     document = _document(
-        benchmark, key, ResolvedModel(model, model, "", model if model.startswith("model-") else None),
-        dataset=release_id or "candidates", n_items=0, release_id=release_id,
+        benchmark,
+        key,
+        ResolvedModel(model, model, "", model if model.startswith("model-") else None),
+        dataset=release_id or "candidates",
+        n_items=0,
+        release_id=release_id,
     )
     document.status = "failed"
     document.failure = Failure(reason="cannot_run", message=str(error))

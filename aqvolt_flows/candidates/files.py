@@ -34,7 +34,8 @@ def read_structures(path: Path) -> list[tuple[str, Structure]]:
         raise
     except (ValueError, LookupError, AttributeError, TypeError, ArithmeticError, OSError, AssertionError) as error:
         raise InputError(
-            f"{path} cannot be read as a structure ({type(error).__name__}: {' '.join(str(error).split())}); expected CIF, "
+            f"{path} cannot be read as a structure ({type(error).__name__}: {' '.join(str(error).split())}); "
+            "expected CIF, "
             "POSCAR or extxyz."
         ) from None
 

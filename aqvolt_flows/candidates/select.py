@@ -40,7 +40,12 @@ def build_structure(prototype: Prototype) -> Structure:
     if unknown:
         raise InputError(f"{prototype.name}: {', '.join(unknown)} is not an element symbol.")
     lattice = Lattice.from_parameters(
-        prototype.a, prototype.b or prototype.a, prototype.c or prototype.a, prototype.alpha, prototype.beta, prototype.gamma
+        prototype.a,
+        prototype.b or prototype.a,
+        prototype.c or prototype.a,
+        prototype.alpha,
+        prototype.beta,
+        prototype.gamma,
     )
     try:
         structure = Structure.from_spacegroup(
@@ -48,7 +53,8 @@ def build_structure(prototype: Prototype) -> Structure:
         )
     except ValueError as error:
         raise InputError(
-            f"{prototype.name}: space group {prototype.spacegroup} and the cell do not make a crystal ({error}); give the "
+            f"{prototype.name}: space group {prototype.spacegroup} and the cell do not make a crystal ({error}); "
+            "give the "
             "Hermann-Mauguin symbol of the setting that the cell is in."
         ) from None
     return structure.get_primitive_structure() if prototype.primitive else structure
@@ -84,7 +90,9 @@ def judge(structure: Structure, parameters: CandidateParameters) -> tuple[Failur
     decisions |= _geometry(structure)
     closest = decisions["min_distance_a"]
     if closest < MIN_DISTANCE_A:
-        return Failure(reason="overlap", message=f"two atoms are {closest:.3f} Å apart; at least {MIN_DISTANCE_A} Å"), decisions
+        return Failure(
+            reason="overlap", message=f"two atoms are {closest:.3f} Å apart; at least {MIN_DISTANCE_A} Å"
+        ), decisions
     return None, decisions
 
 

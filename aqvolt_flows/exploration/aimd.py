@@ -115,7 +115,10 @@ def md_maker(incar: Mapping[str, Any], command: str, max_errors: int, polling_s:
     from aqvolt_flows.vasp.run import custodian_settings
 
     handlers = [
-        VaspErrorHandler(), MeshSymmetryErrorHandler(), PositiveEnergyErrorHandler(), FrozenJobErrorHandler(),
+        VaspErrorHandler(),
+        MeshSymmetryErrorHandler(),
+        PositiveEnergyErrorHandler(),
+        FrozenJobErrorHandler(),
         StdErrHandler(),
     ]
     return MDMaker(
@@ -278,11 +281,22 @@ def _blank(
     description = describe_structure(structure)
     return TrajectoryDocument.model_validate(
         {
-            "trajectory_id": f"trajectory-{key}", "key": key, "candidate_id": candidate_id, "engine": "aimd",
-            "model": protocol.name, "model_hash": protocol.settings_hash, "ensemble": ENSEMBLE,
-            "temperature_k": temperature_k, "pressure_gpa": parameters.pressure_gpa,
-            "timestep_fs": timestep_fs(structure.symbol_set, parameters), "seed": aimd_seed(key),
-            "n_steps": parameters.n_steps, "steps_done": 0, "stride": 1, "n_frames": 0, "status": "running",
+            "trajectory_id": f"trajectory-{key}",
+            "key": key,
+            "candidate_id": candidate_id,
+            "engine": "aimd",
+            "model": protocol.name,
+            "model_hash": protocol.settings_hash,
+            "ensemble": ENSEMBLE,
+            "temperature_k": temperature_k,
+            "pressure_gpa": parameters.pressure_gpa,
+            "timestep_fs": timestep_fs(structure.symbol_set, parameters),
+            "seed": aimd_seed(key),
+            "n_steps": parameters.n_steps,
+            "steps_done": 0,
+            "stride": 1,
+            "n_frames": 0,
+            "status": "running",
             **description,
         }
     )
@@ -310,7 +324,10 @@ def _finished(
     return blank.model_copy(
         update=facts
         | {
-            "status": "failed" if failure else "completed", "failure": failure, "steps_done": steps,
-            "n_frames": len(frames), "seconds": seconds,
+            "status": "failed" if failure else "completed",
+            "failure": failure,
+            "steps_done": steps,
+            "n_frames": len(frames),
+            "seconds": seconds,
         }
     )

@@ -78,7 +78,10 @@ def run_batch(
 
     started = time.monotonic()
     ids = [r["candidate_id"] for r in runs]
-    structures = {d["candidate_id"]: Structure.from_dict(d["structure"]) for d in database.find_by_ids("candidates", sorted(set(ids)))}
+    structures = {
+        d["candidate_id"]: Structure.from_dict(d["structure"])
+        for d in database.find_by_ids("candidates", sorted(set(ids)))
+    }
     systems = []
     for r in runs:
         structure = structures[r["candidate_id"]]
@@ -88,7 +91,9 @@ def run_batch(
     blanks = [_document(r, s.atoms, parameters) for r, s in zip(runs, systems, strict=True)]
     database.upsert("trajectories", blanks)
     potential = load_potential(parameters.potential, database.settings.resolve_device())
-    outcomes = NpTRun(potential.torchsim_model(), systems, parameters).run(_Heartbeat(database, [b.trajectory_id for b in blanks]))
+    outcomes = NpTRun(potential.torchsim_model(), systems, parameters).run(
+        _Heartbeat(database, [b.trajectory_id for b in blanks])
+    )
     seconds = time.monotonic() - started
     total_atoms = sum(len(s.atoms) for s in systems)
     documents = []
@@ -106,7 +111,9 @@ def run_batch(
                         "n_frames": len(frames),
                         "frames": database.artifacts.put_file(path, "parquet"),
                         "mean_temperature_k": float(np.mean([f.temperature for f in frames])) if frames else None,
-                        "mean_volume_per_atom": float(np.mean([f.volume / f.n_atoms for f in frames])) if frames else None,
+                        "mean_volume_per_atom": float(np.mean([f.volume / f.n_atoms for f in frames]))
+                        if frames
+                        else None,
                         "max_force": max(f.max_force for f in frames) if frames else None,
                         "seconds": seconds * blank.n_atoms / total_atoms,
                     }

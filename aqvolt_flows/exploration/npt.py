@@ -104,7 +104,9 @@ def _select_chain(chain: NoseHooverChain, index: torch.Tensor, n_systems: int) -
     sliced = {
         f.name: value[index]
         for f in dataclasses.fields(chain)
-        if isinstance(value := getattr(chain, f.name), torch.Tensor) and value.ndim and value.shape[0] == n_systems
+        if isinstance(value := getattr(chain, f.name), torch.Tensor)
+        and value.ndim
+        and value.shape[0] == n_systems
         and f.name != "system_idx"
     }
     return dataclasses.replace(chain, **sliced, system_idx=None)
@@ -135,7 +137,9 @@ class NpTRun:
         self.outcomes = [Outcome(s) for s in systems]
         self.active = list(range(len(systems)))
         self.step = 0
-        self._dt = torch.tensor(parameters.timestep_fs * PS_PER_FS * MetalUnits.time, dtype=model.dtype, device=model.device)
+        self._dt = torch.tensor(
+            parameters.timestep_fs * PS_PER_FS * MetalUnits.time, dtype=model.dtype, device=model.device
+        )
         self._state = self._initial_state(systems)
         volumes = np.array([s.atoms.get_volume() for s in systems])
         self._limits = Limits.of(parameters, volumes, np.array([s.temperature_k for s in systems]))
@@ -152,7 +156,13 @@ class NpTRun:
         if p.ensemble == "npt_nose_hoover_isotropic":
             self._step_kwargs: dict[str, Any] = {}
             return init(
-                state=state, model=self.model, kT=kt, dt=self._dt, t_tau=tau, b_tau=tau_p, momenta=torch.cat(momenta).to(state.device)
+                state=state,
+                model=self.model,
+                kT=kt,
+                dt=self._dt,
+                t_tau=tau,
+                b_tau=tau_p,
+                momenta=torch.cat(momenta).to(state.device),
             )
         self._step_kwargs = {"tau": torch.tensor(tau, dtype=self.model.dtype, device=self.model.device)}
         started = init(state=state, model=self.model, kT=kt, dt=self._dt, tau_p=tau_p)
@@ -242,7 +252,11 @@ class NpTRun:
         self._record_if_alive(self._drop_failed(self._observe()))
         while self.step < p.n_steps and self.active:
             self._state = self._step_function(
-                state=self._state, model=self.model, dt=self._dt, kT=self._kt(self.active), external_pressure=pressure,
+                state=self._state,
+                model=self.model,
+                dt=self._dt,
+                kT=self._kt(self.active),
+                external_pressure=pressure,
                 **self._step_kwargs,
             )
             self.step += 1

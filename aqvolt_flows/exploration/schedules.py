@@ -71,9 +71,16 @@ def plan_runs(
         for temperature in parameters.temperatures_k:
             seed = run_seed(parameters.seed, candidate_id, temperature)
             key = content_key(
-                "explore/1", candidate_id=candidate_id, temperature_k=temperature, seed=seed, model=model_hash, physics=physics
+                "explore/1",
+                candidate_id=candidate_id,
+                temperature_k=temperature,
+                seed=seed,
+                model=model_hash,
+                physics=physics,
             )
-            runs.append(Run(f"trajectory-{key}", key, candidate_id, temperature, seed, len(structure) * math.prod(factors)))
+            runs.append(
+                Run(f"trajectory-{key}", key, candidate_id, temperature, seed, len(structure) * math.prod(factors))
+            )
     return runs
 
 

@@ -63,21 +63,27 @@ def check_batch(
     finite = np.isfinite(energy) & np.isfinite(volume) & np.isfinite(temperature) & np.isfinite(max_force)
     change = np.abs(volume / limits.initial_volume - 1)
     for i in np.flatnonzero(~finite):
-        failures[int(i)] = Failure(reason="not_finite", message="energy, forces, volume or temperature became NaN or infinite")
+        failures[int(i)] = Failure(
+            reason="not_finite", message="energy, forces, volume or temperature became NaN or infinite"
+        )
     for i in np.flatnonzero(finite & (max_force > limits.max_force_ev_per_a)):
         failures[int(i)] = Failure(
-            reason="force_limit", message=f"|F| reached {max_force[i]:.3g} eV/Å; limit {limits.max_force_ev_per_a:g} eV/Å"
+            reason="force_limit",
+            message=f"|F| reached {max_force[i]:.3g} eV/Å; limit {limits.max_force_ev_per_a:g} eV/Å",
         )
     for i in np.flatnonzero(finite & (change > limits.max_volume_change)):
         failures.setdefault(
             int(i),
-            Failure(reason="volume_change", message=f"|ΔV|/V₀ reached {change[i]:.2f}; limit {limits.max_volume_change:g}"),
+            Failure(
+                reason="volume_change", message=f"|ΔV|/V₀ reached {change[i]:.2f}; limit {limits.max_volume_change:g}"
+            ),
         )
     for i in np.flatnonzero(finite & (temperature > MAX_TEMPERATURE_RATIO * limits.temperature_k + 1000)):
         failures.setdefault(
             int(i),
             Failure(
-                reason="temperature_limit", message=f"{temperature[i]:.0f} K at a target of {limits.temperature_k[i]:.0f} K"
+                reason="temperature_limit",
+                message=f"{temperature[i]:.0f} K at a target of {limits.temperature_k[i]:.0f} K",
             ),
         )
     return failures

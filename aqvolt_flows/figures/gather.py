@@ -35,8 +35,24 @@ OUTCOMES: dict[str, tuple[tuple[str, ...], str]] = {
 }
 #: Packages whose versions decide numbers.
 PACKAGES = (
-    "aqvolt-flows", "ase", "atomate2", "chgnet", "fairchem-core", "fireworks", "gpaw", "jobflow", "maggma", "matgl",
-    "numpy", "pymatgen", "pymongo", "scikit-learn", "scipy", "sevenn", "torch", "torch-sim-atomistic",
+    "aqvolt-flows",
+    "ase",
+    "atomate2",
+    "chgnet",
+    "fairchem-core",
+    "fireworks",
+    "gpaw",
+    "jobflow",
+    "maggma",
+    "matgl",
+    "numpy",
+    "pymatgen",
+    "pymongo",
+    "scikit-learn",
+    "scipy",
+    "sevenn",
+    "torch",
+    "torch-sim-atomistic",
 )
 
 
@@ -84,9 +100,23 @@ def candidates(database: Database) -> list[Row]:
 def trajectories(database: Database) -> list[Row]:
     """Return trajectories by formula and temperature."""
     fields = (
-        "trajectory_id", "formula", "n_atoms", "engine", "model", "temperature_k", "mean_temperature_k",
-        "mean_volume_per_atom", "max_force", "n_steps", "steps_done", "n_frames", "status", "failure", "timestep_fs",
-        "ensemble", "pressure_gpa",
+        "trajectory_id",
+        "formula",
+        "n_atoms",
+        "engine",
+        "model",
+        "temperature_k",
+        "mean_temperature_k",
+        "mean_volume_per_atom",
+        "max_force",
+        "n_steps",
+        "steps_done",
+        "n_frames",
+        "status",
+        "failure",
+        "timestep_fs",
+        "ensemble",
+        "pressure_gpa",
     )
     rows = _find(database, "trajectories", fields)
     return sorted(rows, key=lambda r: (r["formula"], r["temperature_k"], r["trajectory_id"]))
@@ -160,10 +190,15 @@ def releases(database: Database) -> list[Row]:
     rows = _find(database, "releases", fields)
     for row in rows:
         folder = database.settings.path(Path(database.settings.release_root) / row["path"])
-        row["files"] = [
-            {"name": p.relative_to(folder).as_posix(), "bytes": p.stat().st_size}
-            for p in sorted(folder.rglob("*")) if p.is_file() and not p.name.startswith(".")
-        ] if folder.is_dir() else []
+        row["files"] = (
+            [
+                {"name": p.relative_to(folder).as_posix(), "bytes": p.stat().st_size}
+                for p in sorted(folder.rglob("*"))
+                if p.is_file() and not p.name.startswith(".")
+            ]
+            if folder.is_dir()
+            else []
+        )
         row["folder"] = folder
         row["splits"] = {s: _rows(folder / "data" / f"{s}.parquet") for s in SPLITS}
     return sorted(rows, key=lambda r: (r["last_updated"], r["release_id"]), reverse=True)

@@ -128,7 +128,12 @@ def distribution(
                 continue
             share = share_per_bin(v, edges)
             axes.stairs(
-                share, edges, color=style.color(index), linewidth=1.8, linestyle=style.DASHES[index], fill=False,
+                share,
+                edges,
+                color=style.color(index),
+                linewidth=1.8,
+                linestyle=style.DASHES[index],
+                fill=False,
                 label=f"{name} ({len(v):,})",
             )
             if index == 0:
@@ -172,8 +177,15 @@ def feature_map(
         bar.outline.set_visible(False)  # type: ignore[operator]
         if len(chosen):
             axes.plot(
-                chosen[:, 0], chosen[:, 1], linestyle="none", marker="o", markersize=3.6, color=style.color(1),
-                markeredgewidth=0, label=f"selected ({len(chosen):,})", rasterized=len(chosen) > 3000,
+                chosen[:, 0],
+                chosen[:, 1],
+                linestyle="none",
+                marker="o",
+                markersize=3.6,
+                color=style.color(1),
+                markeredgewidth=0,
+                label=f"selected ({len(chosen):,})",
+                rasterized=len(chosen) > 3000,
             )
             _legend(axes)
         axes.set_xlabel(labels[0])
@@ -213,8 +225,13 @@ def ev_curves(
             return render(figure, format)
         for index, (name, (ratio, energy)) in enumerate(drawn.items()):
             axes.plot(
-                ratio, energy, color=style.color(index), linestyle=style.DASHES[index % 7],
-                marker=style.MARKERS[index % 7], markersize=3.6, label=name,
+                ratio,
+                energy,
+                color=style.color(index),
+                linestyle=style.DASHES[index % 7],
+                marker=style.MARKERS[index % 7],
+                markersize=3.6,
+                label=name,
             )
         framing = [drawn[n][1] for n in drawn if n in steady] or [e for _, e in drawn.values()]
         visible = _finite(np.concatenate(framing))
@@ -257,8 +274,14 @@ def force_bars(
             places = np.arange(len(bin_labels)) + (index - (len(errors) - 1) / 2) * width
             heights = [v or np.nan for v in row]
             axes.bar(
-                places, heights, width * 0.92, color=style.color(index), edgecolor=style.PAPER, linewidth=0.4,
-                hatch=style.HATCHES[index % 7], label=name,
+                places,
+                heights,
+                width * 0.92,
+                color=style.color(index),
+                edgecolor=style.PAPER,
+                linewidth=0.4,
+                hatch=style.HATCHES[index % 7],
+                label=name,
             )
             for place, v in zip(places, row, strict=True):
                 if v is None or v == 0:
@@ -328,7 +351,11 @@ def training_curves(
             return render(figure, format)
         for index, (name, (x, y)) in enumerate(drawn.items()):
             axes.plot(
-                x, y, color=style.color(index), linestyle=style.DASHES[index % 7], label=name,
+                x,
+                y,
+                color=style.color(index),
+                linestyle=style.DASHES[index % 7],
+                label=name,
                 marker=style.MARKERS[index % 7] if len(x) < 40 else None,
             )
         losses = np.concatenate([_finite(y) for _, y in drawn.values()])

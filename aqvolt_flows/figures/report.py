@@ -26,7 +26,10 @@ DEFAULT_NAME = "report.html"
 
 #: Colours of the figures → CSS variables of the page, so that both schemes are legible.
 _VARIABLES = {
-    style.INK: "var(--ink)", style.MUTED: "var(--muted)", style.GRID: "var(--grid)", style.PAPER: "var(--surface)",
+    style.INK: "var(--ink)",
+    style.MUTED: "var(--muted)",
+    style.GRID: "var(--grid)",
+    style.PAPER: "var(--surface)",
     **{color: f"var(--s{index})" for index, color in enumerate(style.SERIES)},
 }
 
@@ -156,7 +159,8 @@ def _training(models: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     for index, model in enumerate(models):
         curves = {
             str(stage.get("stage") or stage.get("name") or number): tuple(zip(*stage["losses"], strict=True))
-            for number, stage in enumerate(model["stages"], start=1) if stage.get("losses")
+            for number, stage in enumerate(model["stages"], start=1)
+            if stage.get("losses")
         }
         if curves:
             drawn: Any = curves
@@ -179,7 +183,8 @@ def _bins(rows: Sequence[dict[str, Any]]) -> list[str]:
     latest = max(newest, key=lambda r: (r["last_updated"], r["benchmark_id"]))
     edges = [(b["low_ev_per_a"], b["high_ev_per_a"]) for b in latest["metrics"]["bins"]]
     same = [
-        r for r in newest
+        r
+        for r in newest
         if r["dataset"] == latest["dataset"]
         and [(b["low_ev_per_a"], b["high_ev_per_a"]) for b in r["metrics"]["bins"]] == edges
     ]
@@ -228,7 +233,11 @@ def render_report(values: Mapping[str, Any]) -> str:
         raise ResourceError("The report needs jinja2; install it with pip install 'aqvolt-flows[report]'.") from None
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
-        "number": _number, "significant": _significant, "size": _size, "count": lambda n: f"{int(n):,}", "svg": Markup,
+        "number": _number,
+        "significant": _significant,
+        "size": _size,
+        "count": lambda n: f"{int(n):,}",
+        "svg": Markup,
         "formula": lambda text: Markup(re.sub(r"(\d+)", r"<sub>\1</sub>", str(escape(text)))),
     }
     template = resources.files("aqvolt_flows").joinpath("figures/report.html.j2").read_text()

@@ -81,8 +81,16 @@ def evaluate_frame(
             asked | atoms_of(frame) | cost | {"status": "unconverged", "failure": failure}
         )
     return computed(
-        frame_id=frame_id, key=key, protocol=protocol, atomic_numbers=atoms.numbers, positions=atoms.positions,
-        cell=atoms.cell.array, energy=energy, forces=forces, stress=stress, cost_core_hours=_hours(started, world.size),
+        frame_id=frame_id,
+        key=key,
+        protocol=protocol,
+        atomic_numbers=atoms.numbers,
+        positions=atoms.positions,
+        cell=atoms.cell.array,
+        energy=energy,
+        forces=forces,
+        stress=stress,
+        cost_core_hours=_hours(started, world.size),
         details={"kpoints": list(kpoint_grid(atoms.cell.array, kspacing))},
     )
 

@@ -14,7 +14,12 @@ from aqvolt_flows.schemas.provenance import Protocol
 from aqvolt_flows.vasp.settings import check_installed, diff_with_installed, r2scan_protocol
 
 __all__ = [
-    "check_installed", "diff_with_installed", "gpaw_protocol", "gpaw_settings", "label_key", "protocol_for",
+    "check_installed",
+    "diff_with_installed",
+    "gpaw_protocol",
+    "gpaw_settings",
+    "label_key",
+    "protocol_for",
     "surrogate_protocol",
 ]
 

@@ -80,7 +80,9 @@ def computed(
     """
     failure = check_result(energy, forces, stress, len(atomic_numbers))
     frame = {
-        "frame_id": frame_id, "key": key, "protocol": protocol,
+        "frame_id": frame_id,
+        "key": key,
+        "protocol": protocol,
         "atomic_numbers": [int(z) for z in atomic_numbers],
         "positions": np.asarray(positions, dtype=float).tolist(),
         "cell": np.asarray(cell, dtype=float).tolist(),

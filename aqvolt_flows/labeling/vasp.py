@@ -80,9 +80,14 @@ def outcome_from_directory(
         listed = "; ".join(f"{tag}: {old!r} → {new!r}" for tag, (old, new) in changed.items())
         return refused("failed", "protocol_changed", f"The last INCAR is of another theory level ({listed}).")
     result: dict[str, Any] = {
-        "magmoms": [found.magmoms[i] for i in rank] if found.magmoms else None, "bandgap": found.bandgap,
-        "atomic_numbers": numbers, "positions": positions, "cell": last.cell, "energy": last.energy,
-        "forces": last.forces[rank], "stress": last.stress,
+        "magmoms": [found.magmoms[i] for i in rank] if found.magmoms else None,
+        "bandgap": found.bandgap,
+        "atomic_numbers": numbers,
+        "positions": positions,
+        "cell": last.cell,
+        "energy": last.energy,
+        "forces": last.forces[rank],
+        "stress": last.stress,
     }
     return computed(**(fields | result))
 

@@ -49,8 +49,13 @@ def static_maker(
     )
 
     handlers = [
-        VaspErrorHandler(), MeshSymmetryErrorHandler(), UnconvergedErrorHandler(), NonConvergingErrorHandler(),
-        PositiveEnergyErrorHandler(), FrozenJobErrorHandler(), StdErrHandler(),
+        VaspErrorHandler(),
+        MeshSymmetryErrorHandler(),
+        UnconvergedErrorHandler(),
+        NonConvergingErrorHandler(),
+        PositiveEnergyErrorHandler(),
+        FrozenJobErrorHandler(),
+        StdErrHandler(),
     ]
     return MatPesMetaGGAStaticMaker(
         name="r2SCAN static",

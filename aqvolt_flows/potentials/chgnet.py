@@ -40,7 +40,9 @@ class CHGNetPotential:
 
     def torchsim_model(self) -> Any:
         """Raise: CHGNet has no torch-sim model here."""
-        raise ResourceError(f"Potential {self.name!r} has no torch-sim model; explore with 7net-mf-0/R2SCAN or fairchem:PATH.")
+        raise ResourceError(
+            f"Potential {self.name!r} has no torch-sim model; explore with 7net-mf-0/R2SCAN or fairchem:PATH."
+        )
 
     def calculator(self) -> Calculator:
         """Return CHGNet's own ASE calculator."""

@@ -47,12 +47,22 @@ class FairChemPotential:
 
         try:
             model = FairChemModel(
-                model=self._path, device=torch.device(self.device), dtype=torch.float32, compute_stress=True,
+                model=self._path,
+                device=torch.device(self.device),
+                dtype=torch.float32,
+                compute_stress=True,
                 task_name=TASK_NAME,
             )
         # what torch.load and hydra raise on files that are none, are cut short, or hold something else
         except (
-            RuntimeError, KeyError, AttributeError, EOFError, OSError, TypeError, ValueError, pickle.UnpicklingError,
+            RuntimeError,
+            KeyError,
+            AttributeError,
+            EOFError,
+            OSError,
+            TypeError,
+            ValueError,
+            pickle.UnpicklingError,
         ) as error:
             why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             raise InputError(

@@ -133,12 +133,15 @@ def _weights(family: Family, model: str) -> Path:
     if model.startswith("fairchem:"):
         path = Path(model.removeprefix("fairchem:"))
         if not path.is_file():
-            raise ResourceError(f"Potential {model!r}: there is no checkpoint {path}; give the path of an inference_ckpt.pt.")
+            raise ResourceError(
+                f"Potential {model!r}: there is no checkpoint {path}; give the path of an inference_ckpt.pt."
+            )
         return path
     spec = importlib.util.find_spec(family.package)
     if spec is None or not spec.submodule_search_locations:
         raise ResourceError(
-            f"Potential {model!r} needs the package {family.package}; install it with pip install 'aqvolt-flows[{family.extra}]'."
+            f"Potential {model!r} needs the package {family.package}; install it with pip install "
+            f"'aqvolt-flows[{family.extra}]'."
         )
     return Path(next(iter(spec.submodule_search_locations))) / family.known[model][0]
 
@@ -184,7 +187,8 @@ def check_model(model: str) -> None:
         seen = _cached_sha256(str(path), path.stat().st_mtime_ns)
         if seen != family.known[model][1]:
             raise InputError(
-                f"The weights of {model!r} at {path.name} hash to {seen[:12]}…, expected {family.known[model][1][:12]}…; "
+                f"The weights of {model!r} at {path.name} hash to {seen[:12]}…, expected "
+                f"{family.known[model][1][:12]}…; "
                 f"install the version of {family.package} that the lock file pins."
             )
 

@@ -33,9 +33,7 @@ class SevenNetPotential:
     def _model(self) -> Any:
         from sevenn.torchsim import SevenNetModel
 
-        return SevenNetModel(
-            self._checkpoint, modal=self._modal, device=self.device, neighbor_list_fn=neighbor_list
-        )
+        return SevenNetModel(self._checkpoint, modal=self._modal, device=self.device, neighbor_list_fn=neighbor_list)
 
     def torchsim_model(self) -> Any:
         """Return the torch-sim model."""

@@ -72,7 +72,9 @@ def pick_nearest(labels: Index, distances: Array, k: int, tie_break: Rows | Inde
 
 def _check_choice(threshold: float, k: int) -> None:
     if not threshold > 0 or not np.isfinite(threshold):
-        raise InputError(f"The threshold is {threshold}; expected a positive length in weighted component units, e.g. 0.1.")
+        raise InputError(
+            f"The threshold is {threshold}; expected a positive length in weighted component units, e.g. 0.1."
+        )
     if k < 1:
         raise InputError(f"k is {k}; expected at least one row per cluster.")
 
@@ -216,9 +218,14 @@ class TwoStageDirect:
         atoms = check_rows(_gather(atom_features), "atom_features")
         counts = np.asarray(n_atoms, dtype=np.int64)
         if counts.shape != (len(structures),) or (counts < 1).any():
-            raise InputError(f"n_atoms has shape {counts.shape}; expected one positive count for each of {len(structures)} structures.")
+            raise InputError(
+                f"n_atoms has shape {counts.shape}; expected one positive count for each of {len(structures)} "
+                "structures."
+            )
         if counts.sum() != len(atoms):
-            raise InputError(f"n_atoms add up to {counts.sum()}, but atom_features has {len(atoms)} rows; a shard may be missing.")
+            raise InputError(
+                f"n_atoms add up to {counts.sum()}, but atom_features has {len(atoms)} rows; a shard may be missing."
+            )
         stage1 = cluster(structures, self.structure_threshold, self.weight_components)
         eligible = (
             np.arange(len(structures))
@@ -249,8 +256,12 @@ class TwoStageDirect:
                 "atom_clusters": float(offset),
             },
             parameters={
-                "structure_threshold": self.structure_threshold, "atom_threshold": self.atom_threshold, "k": self.k,
-                "weight_components": self.weight_components, "stage1": self.stage1, "space": stage1.space.hash,
+                "structure_threshold": self.structure_threshold,
+                "atom_threshold": self.atom_threshold,
+                "k": self.k,
+                "weight_components": self.weight_components,
+                "stage1": self.stage1,
+                "space": stage1.space.hash,
                 "components": len(stage1.space.weights),
             },
             components=points[:, :2] if points.shape[1] > 1 else np.c_[points[:, 0], np.zeros(len(points))],

@@ -79,7 +79,10 @@ class CHGNetEncoder:
         for group in batches([len(f) for f in frames], max_batch_atoms):
             chosen = [frames[i] for i in group]
             out = self._potential.model.predict_graph(
-                self._potential.graphs(chosen), task="e", return_crystal_feas=True, return_atom_feas=True,
+                self._potential.graphs(chosen),
+                task="e",
+                return_crystal_feas=True,
+                return_atom_feas=True,
                 batch_size=len(chosen),
             )
             rows = out if isinstance(out, list) else [out]

@@ -80,7 +80,10 @@ def read_features(paths: Sequence[str | Path]) -> EncodedFrames:
         flat_structures = table["structure"].combine_chunks().flatten().to_numpy()
         flat_atoms = table["atoms"].combine_chunks().flatten().to_numpy()
         if len(flat_atoms) % n.sum() or len(flat_structures) % len(n):
-            raise InputError(f"Feature shard {path} is cut short: {len(flat_atoms)} atom values for {n.sum()} atoms; encode it again.")
+            raise InputError(
+                f"Feature shard {path} is cut short: {len(flat_atoms)} atom values for {n.sum()} atoms; encode "
+                "it again."
+            )
         ids += table["trajectory_id"].to_pylist()
         rows.append(table["row"].to_numpy())
         counts.append(n)

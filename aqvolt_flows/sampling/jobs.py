@@ -69,7 +69,13 @@ class EncodeMaker(Maker):
                     rows.append(row)
             if kept:
                 parts.append(encoder.encode(kept))
-        features = Features(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("structures", "atoms", "n_atoms"))) if parts else None
+        features = (
+            Features(
+                *(np.concatenate([getattr(p, name) for p in parts]) for name in ("structures", "atoms", "n_atoms"))
+            )
+            if parts
+            else None
+        )
         reference = None
         if features is not None:
             with tempfile.TemporaryDirectory() as folder:
@@ -140,9 +146,7 @@ class ChooseMaker(Maker):
         }
 
 
-def frame_documents(
-    database: Database, encoded: EncodedFrames, selection: Selection, key: str
-) -> list[FrameDocument]:
+def frame_documents(database: Database, encoded: EncodedFrames, selection: Selection, key: str) -> list[FrameDocument]:
     """Copy the chosen frames into one Parquet file of the artifact store and return their documents."""
     chosen = [(encoded.trajectory_ids[i], int(encoded.rows[i]), int(i)) for i in selection.indices]
     trajectories = {t["trajectory_id"]: t for t in database.find_by_ids("trajectories", sorted({c[0] for c in chosen}))}
@@ -164,7 +168,13 @@ def frame_documents(
 
 
 def _frame_document(
-    trajectory: dict[str, Any], frame: Frame, artifact: ArtifactRef, row: int, selection: Selection, index: int, key: str
+    trajectory: dict[str, Any],
+    frame: Frame,
+    artifact: ArtifactRef,
+    row: int,
+    selection: Selection,
+    index: int,
+    key: str,
 ) -> FrameDocument:
     identity = content_key("frame/1", trajectory_id=frame.trajectory_id, step=frame.step)
     return FrameDocument(
@@ -227,7 +237,8 @@ class TwoStageSampleMaker(Maker):
         """Return the maker of a campaign's sampling parameters."""
         plain = parameters.model_dump(mode="json")
         return cls(
-            encode_maker=EncodeMaker(parameters=plain), choose_maker=ChooseMaker(parameters=plain),
+            encode_maker=EncodeMaker(parameters=plain),
+            choose_maker=ChooseMaker(parameters=plain),
             trajectories_per_job=parameters.trajectories_per_job,
         )
 

@@ -65,7 +65,10 @@ def check_rows(rows: NDArray[np.floating], what: str = "features") -> NDArray[np
         raise InputError(f"{what} has no columns; expected at least one feature.")
     finite = np.isfinite(values).all(axis=1)
     if not finite.all():
-        raise InputError(f"{what} has {int((~finite).sum())} rows with NaN or infinity, first row {int(np.argmin(finite))}; drop them.")
+        raise InputError(
+            f"{what} has {int((~finite).sum())} rows with NaN or infinity, first row {int(np.argmin(finite))}; "
+            "drop them."
+        )
     return values
 
 
@@ -126,7 +129,11 @@ class Space:
         total = values.sum()
         ratios = values[:kept] / total if total > 0 else np.ones(kept)
         return cls(
-            mean=moments.mean, scale=scale, components=components, variances=values[:kept], ratios=ratios,
+            mean=moments.mean,
+            scale=scale,
+            components=components,
+            variances=values[:kept],
+            ratios=ratios,
             weights=ratios if weight_components else np.ones(kept),
         )
 

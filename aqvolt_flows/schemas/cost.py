@@ -19,7 +19,5 @@ class CostDocument(Document):
     n_failed: int = Field(description="Documents with status failed or rejected.")
     failures: dict[str, int] = Field(default_factory=dict, description="Reason → number.")
     n_atoms: int = Field(description="Atoms in these documents (configurations, not atom-steps).")
-    core_hours: float = Field(
-        description="Core-hours of labelers; elsewhere hours of the one device."
-    )
+    core_hours: float = Field(description="Core-hours of labelers; elsewhere hours of the one device.")
     source_last_updated: datetime | None = Field(default=None, description="Newest document that was counted.")

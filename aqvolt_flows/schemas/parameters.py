@@ -55,7 +55,9 @@ class ExplorationParameters(Parameters):
 
     potential: str = Field(default="7net-mf-0/R2SCAN", description="Model string; the paper's is not public by name.")
     temperatures_k: list[Temperature] = Field(default=[300.0, 600.0, 900.0, 1200.0, 1500.0], min_length=1)
-    pressure_gpa: float = Field(default=1.01325e-4, ge=-100, le=1000, allow_inf_nan=False, strict=True, description="1 atm.")
+    pressure_gpa: float = Field(
+        default=1.01325e-4, ge=-100, le=1000, allow_inf_nan=False, strict=True, description="1 atm."
+    )
     timestep_fs: float = Field(default=1.0, gt=0, le=10, strict=True, description="Above 10 fs light atoms blow up.")
     n_steps: PositiveInt = Field(default=50_000, description="50 ps at 1 fs.")
     stride: PositiveInt = Field(default=6, description="200 M frames of 1.23e9 steps: about every 6th is written.")
@@ -64,9 +66,13 @@ class ExplorationParameters(Parameters):
     )
     thermostat_tau_fs: Strictly = Field(default=100.0, description="Thermostat time constant. Silent.")
     barostat_tau_fs: Strictly = Field(default=1000.0, description="Barostat time constant. Silent.")
-    min_length_a: float = Field(default=0.0, ge=0, le=100, description="Supercells at least this long; 0: as given. Silent.")
+    min_length_a: float = Field(
+        default=0.0, ge=0, le=100, description="Supercells at least this long; 0: as given. Silent."
+    )
     seed: int = Field(default=0, ge=0)
-    max_volume_change: float = Field(default=0.5, gt=0, description="|ΔV|/V₀ that ends a run (2.4, the stability test).")
+    max_volume_change: float = Field(
+        default=0.5, gt=0, description="|ΔV|/V₀ that ends a run (2.4, the stability test)."
+    )
     max_force_ev_per_a: Strictly = Field(default=800.0, description="Forces above end a run; 2.3's label limit.")
     max_batch_atoms: PositiveInt = Field(default=4096, description="Atoms integrated together in one Firework.")
 
@@ -93,7 +99,8 @@ class LabelingParameters(Parameters):
     surrogate: str = Field(default="chgnet/r2scan", description="Model string of the surrogate labeler.")
     functional: Literal["r2SCAN"] = "r2SCAN"
     incar_updates: dict[str, bool | int | float | str] = Field(
-        default_factory=dict, description="Changes to MatPESStaticSet; the paper has none. ENAUG 1360 is MatPES' old value."
+        default_factory=dict,
+        description="Changes to MatPESStaticSet; the paper has none. ENAUG 1360 is MatPES' old value.",
     )
     gpaw_ecut_ev: Strictly = Field(default=680.0, description="Plane-wave cutoff of the GPAW labeler.")
     gpaw_kspacing: Strictly = Field(default=0.22, description="1/Å, VASP's definition (with 2π).")
@@ -174,16 +181,31 @@ class TrainingParameters(Parameters):
     n_distance_basis: PositiveInt = 64
     cutoff_a: Strictly = 6.0
     weight_decay: float = Field(default=1e-3, ge=0)
-    clip_grad_norm: Strictly = Field(default=100.0, description="fairchem's UMA release; the paper clips, value silent.")
+    clip_grad_norm: Strictly = Field(
+        default=100.0, description="fairchem's UMA release; the paper clips, value silent."
+    )
     ema_decay: float = Field(default=0.999, gt=0, lt=1, description="fairchem's UMA release. Silent.")
     seed: int = Field(default=0, ge=0)
     direct: StageParameters = StageParameters(
-        epochs=1, max_atoms=10_000, ranks=8, max_neighbors=30, learning_rate=8e-4, bf16=True,
-        energy_coefficient=10, force_coefficient=30,
+        epochs=1,
+        max_atoms=10_000,
+        ranks=8,
+        max_neighbors=30,
+        learning_rate=8e-4,
+        bf16=True,
+        energy_coefficient=10,
+        force_coefficient=30,
     )
     conservative: StageParameters = StageParameters(
-        epochs=1, max_atoms=1_500, ranks=32, max_neighbors=300, learning_rate=4e-4, bf16=False,
-        energy_coefficient=20, force_coefficient=2, stress_coefficient=1,
+        epochs=1,
+        max_atoms=1_500,
+        ranks=32,
+        max_neighbors=300,
+        learning_rate=4e-4,
+        bf16=False,
+        energy_coefficient=20,
+        force_coefficient=2,
+        stress_coefficient=1,
     )
 
 

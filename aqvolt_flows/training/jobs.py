@@ -204,8 +204,11 @@ class _Run:
         stages = list(previous["stages"]) if previous else []
         stages.append({"stage": self.stage, **result.summary(), "validated_on": validated_on})
         output = self._output(
-            "trained", checkpoint=checkpoint.model_dump(mode="json"), stages=stages,
-            references=symbols_of(references), force_rms=references.force_rms,
+            "trained",
+            checkpoint=checkpoint.model_dump(mode="json"),
+            stages=stages,
+            references=symbols_of(references),
+            force_rms=references.force_rms,
         )
         if self.stage == "conservative":
             self._store(result, checkpoint, stages)
@@ -256,14 +259,22 @@ class _Run:
 
     def _document(self, **values: Any) -> ModelDocument:
         return ModelDocument(
-            key=self.key, model_id=model_id_of(self.key), release_id=self.release_id, content_hash=self.content_hash,
-            architecture=self.parameters.architecture, parameters=self.parameters.model_dump(mode="json"), **values,
+            key=self.key,
+            model_id=model_id_of(self.key),
+            release_id=self.release_id,
+            content_hash=self.content_hash,
+            architecture=self.parameters.architecture,
+            parameters=self.parameters.model_dump(mode="json"),
+            **values,
         )
 
     def _store(self, result: StageResult, checkpoint: ArtifactRef, stages: list[dict[str, Any]]) -> None:
         document = self._document(
-            status="trained", n_parameters=result.progress.n_parameters, checkpoint=checkpoint,
-            model=f"fairchem:{self.database.artifacts.local_path(checkpoint)}", stages=stages,
+            status="trained",
+            n_parameters=result.progress.n_parameters,
+            checkpoint=checkpoint,
+            model=f"fairchem:{self.database.artifacts.local_path(checkpoint)}",
+            stages=stages,
             seconds=round(sum(s["seconds"] for s in stages), 3),
         )
         self.database.upsert("models", [document])

@@ -211,8 +211,14 @@ def _train(config: Mapping[str, Any], folder: Path, lock: int, environment: Mapp
     _append(folder / PROGRESS, {"event": "launch", "time": time.time(), "step": 0})
     with (folder / LOG).open("ab") as log:
         done = subprocess.run(
-            _command(config, config_file), stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=folder,
-            env=environment, pass_fds=(lock,), check=False,
+            _command(config, config_file),
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            cwd=folder,
+            env=environment,
+            pass_fds=(lock,),
+            check=False,
         )
     if done.returncode != 0:
         raise TrainingError(

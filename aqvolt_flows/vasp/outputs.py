@@ -195,7 +195,11 @@ def _vasprun(folder: Path, eigenvalues: bool, partial: bool) -> Vasprun:
         raise FileNotFoundError("there is no vasprun.xml")
     with _quiet():
         return Vasprun(
-            path, parse_dos=False, parse_eigen=eigenvalues, parse_projected_eigen=False, parse_potcar_file=False,
+            path,
+            parse_dos=False,
+            parse_eigen=eigenvalues,
+            parse_projected_eigen=False,
+            parse_potcar_file=False,
             exception_on_bad_xml=not partial,
         )
 

@@ -26,8 +26,21 @@ if TYPE_CHECKING:
 #: What is kept of a run. POTCARs are licensed and are identified by hash instead; charge densities and wave
 #: functions are large and can be made again from what is kept.
 KEPT = (
-    "INCAR", "INCAR.orig", "KPOINTS", "POSCAR", "POSCAR.orig", "POTCAR.spec", "CONTCAR", "IBZKPT", "OSZICAR", "OUTCAR",
-    "REPORT", "vasprun.xml", "vasp.out", "std_err.txt", "custodian.json",
+    "INCAR",
+    "INCAR.orig",
+    "KPOINTS",
+    "POSCAR",
+    "POSCAR.orig",
+    "POTCAR.spec",
+    "CONTCAR",
+    "IBZKPT",
+    "OSZICAR",
+    "OUTCAR",
+    "REPORT",
+    "vasprun.xml",
+    "vasp.out",
+    "std_err.txt",
+    "custodian.json",
 )
 #: Seconds between custodian's looks at its monitors.
 MONITOR_S = 300.0

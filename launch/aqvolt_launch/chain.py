@@ -26,7 +26,13 @@ def plan_build(_campaign: Campaign, database: Database, _claimed: frozenset[str]
     outcomes = sorted(database["outputs"].distinct("metadata.aqvolt.key", {"metadata.aqvolt.stage": "label"}))
     key = content_key("build/1", builder="labels", version=BUILDER_VERSION, outcomes=outcomes)
     done = database["outputs"].find_one({"metadata.aqvolt.key": key}) is not None
-    item = WorkItem("build", key, f"labels from {len(outcomes)} outcomes", partial(BuildMaker(builder="labels").make, key), done=done)
+    item = WorkItem(
+        "build",
+        key,
+        f"labels from {len(outcomes)} outcomes",
+        partial(BuildMaker(builder="labels").make, key),
+        done=done,
+    )
     missing = [] if outcomes else ["there is no labeling outcome yet; run 'aqvolt submit label' and 'aqvolt work'"]
     return Plan("build", [item] if outcomes else [], missing, {"outcomes": len(outcomes)})
 

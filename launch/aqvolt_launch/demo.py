@@ -145,7 +145,9 @@ class _Worker:
             return
         log = self._settings.path(self._settings.launch_dir) / "workers.log"
         if self._starts >= MAX_WORKERS:
-            raise ResourceError(f"The worker ended {self._starts} times, last with code {self._process.returncode}; see {log}.")
+            raise ResourceError(
+                f"The worker ended {self._starts} times, last with code {self._process.returncode}; see {log}."
+            )
         self._starts += 1
         self._process = spawn_worker(self._settings, until_empty=False)
 
@@ -253,13 +255,22 @@ def _count(stage: str, database: Database, settings: AqvoltSettings, new: int, s
     collection, every, failed, word = _COUNTED[stage]
     failures = database[collection].count_documents(every | failed)
     fizzled = list(
-        get_launchpad(settings).fireworks.find({"spec.aqvolt.stage": stage, "state": "FIZZLED"}, {"fw_id": 1, "name": 1})
+        get_launchpad(settings).fireworks.find(
+            {"spec.aqvolt.stage": stage, "state": "FIZZLED"}, {"fw_id": 1, "name": 1}
+        )
     )
     notes = [f"{failures} {word}"] if failures and word else []
     if fizzled:
-        notes.append(f"{len(fizzled)} Fireworks fizzled, see 'aqvolt status' and 'lpad get_fws -i {fizzled[0]['fw_id']} -d all'")
+        notes.append(
+            f"{len(fizzled)} Fireworks fizzled, see 'aqvolt status' and 'lpad get_fws -i {fizzled[0]['fw_id']} -d all'"
+        )
     return StageResult(
-        stage, database[collection].count_documents(every), failures + len(fizzled), new, round(seconds, 1), "; ".join(notes)
+        stage,
+        database[collection].count_documents(every),
+        failures + len(fizzled),
+        new,
+        round(seconds, 1),
+        "; ".join(notes),
     )
 
 
@@ -289,5 +300,7 @@ def check_workdir(folder: Path) -> Path:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise ResourceError(f"The workdir {folder} cannot be written ({error.strerror}); give another with --workdir.") from None
+        raise ResourceError(
+            f"The workdir {folder} cannot be written ({error.strerror}); give another with --workdir."
+        ) from None
     return folder.resolve()

@@ -190,7 +190,9 @@ def _gpaw(campaign: Campaign) -> Check:
         return Check("GPAW", "ok", "importable")
     needed = campaign.labeling.labeler == "gpaw"
     return Check(
-        "GPAW", "fail" if needed else "warn", "not installed" + ("" if needed else "; only labeler gpaw needs it"),
+        "GPAW",
+        "fail" if needed else "warn",
+        "not installed" + ("" if needed else "; only labeler gpaw needs it"),
         "pip install 'aqvolt-flows[gpaw]'.",
     )
 
@@ -199,7 +201,9 @@ def _gpu(settings: AqvoltSettings) -> Check:
     wants = settings.device.startswith("cuda")
     if importlib.util.find_spec("torch") is None:
         return Check(
-            "GPU", "fail" if wants else "warn", "torch is not installed; machine-learning work runs elsewhere",
+            "GPU",
+            "fail" if wants else "warn",
+            "torch is not installed; machine-learning work runs elsewhere",
             "pip install 'aqvolt-flows[mlip]' where workers run.",
         )
     import torch
@@ -208,6 +212,8 @@ def _gpu(settings: AqvoltSettings) -> Check:
         names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
         return Check("GPU", "ok", names)
     return Check(
-        "GPU", "fail" if wants else "warn", f"torch {torch.__version__} sees none; device is {settings.device!r}",
+        "GPU",
+        "fail" if wants else "warn",
+        f"torch {torch.__version__} sees none; device is {settings.device!r}",
         "Set device: cpu, or run on a machine with a GPU." if wants else "Work runs on the CPU, tens of times slower.",
     )

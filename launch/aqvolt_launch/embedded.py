@@ -145,7 +145,9 @@ def status(settings: AqvoltSettings) -> ServerInfo:
     if found is None:
         note = (
             f"The record names process {record['pid']}, which is gone (killed, or the machine restarted); "
-            "'aqvolt db start' starts it again on the same data." if record else None
+            "'aqvolt db start' starts it again on the same data."
+            if record
+            else None
         )
         return ServerInfo(running=False, note=note)
     return _info(settings, found, answers=_answers(found["uri"], _STATUS_WAIT_S))
@@ -196,9 +198,20 @@ def _spawn(settings: AqvoltSettings, executable: str, port: int) -> dict[str, An
     if not config.exists():  # a file of ours, so that no other secantusd.toml of the machine is picked up
         config.write_text("# Settings come from the command line of 'aqvolt db start'.\n")
     command = [
-        executable, "--config", str(config), "--host", HOST, "--port", str(port),
-        "--storage-path", str(_storage(settings)), "--sync-on-commit",
-        "--cache-size", _CACHE_SIZE, "--log-level", "WARNING",
+        executable,
+        "--config",
+        str(config),
+        "--host",
+        HOST,
+        "--port",
+        str(port),
+        "--storage-path",
+        str(_storage(settings)),
+        "--sync-on-commit",
+        "--cache-size",
+        _CACHE_SIZE,
+        "--log-level",
+        "WARNING",
     ]
     with _log_file(settings).open("ab") as log:
         process = subprocess.Popen(

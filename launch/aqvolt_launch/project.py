@@ -19,8 +19,15 @@ from aqvolt_flows.stores import client_for, normalise_uri
 
 TEMPLATES = "aqvolt_launch.templates"
 FILES = (
-    CONFIG_NAME, "my_launchpad.yaml", "my_fworker_cpu.yaml", "my_fworker_gpu.yaml", "my_fworker_vasp.yaml",
-    "my_qadapter.yaml", "FW_config.yaml", "jobflow.yaml", "atomate2.yaml",
+    CONFIG_NAME,
+    "my_launchpad.yaml",
+    "my_fworker_cpu.yaml",
+    "my_fworker_gpu.yaml",
+    "my_fworker_vasp.yaml",
+    "my_qadapter.yaml",
+    "FW_config.yaml",
+    "jobflow.yaml",
+    "atomate2.yaml",
 )
 QUEUE_LOGS = ".aqvolt/queue"
 _NO_DATABASE = "mongodb://127.0.0.1:27017/{database}?directConnection=true"

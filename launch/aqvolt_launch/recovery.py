@@ -145,8 +145,11 @@ def _unlock(launchpad: LaunchPad) -> int:
 
 def _close_ended(launchpad: LaunchPad) -> tuple[int, int]:
     """Rerun or refresh Fireworks that say RUNNING or RESERVED although their last launch has ended."""
-    active = list(launchpad.fireworks.find({"state": {"$in": _ACTIVE}, "launches.0": {"$exists": True}},
-                                           {"fw_id": 1, "launches": 1}))
+    active = list(
+        launchpad.fireworks.find(
+            {"state": {"$in": _ACTIVE}, "launches.0": {"$exists": True}}, {"fw_id": 1, "launches": 1}
+        )
+    )
     if not active:
         return 0, 0
     last = {firework["launches"][-1]: firework["fw_id"] for firework in active}
@@ -209,8 +212,10 @@ def _unreserve(launchpad: LaunchPad) -> int:
 
 def _release(launchpad: LaunchPad) -> int:
     """Make root Fireworks of submitted workflows READY that a killed submission left WAITING."""
-    waiting = [f["fw_id"] for f in launchpad.fireworks.find({"state": "WAITING", "spec.aqvolt.key": {"$exists": True}},
-                                                            {"fw_id": 1})]
+    waiting = [
+        f["fw_id"]
+        for f in launchpad.fireworks.find({"state": "WAITING", "spec.aqvolt.key": {"$exists": True}}, {"fw_id": 1})
+    ]
     if not waiting:
         return 0
     released = 0

@@ -181,7 +181,10 @@ def _workflow(item: WorkItem, store: Any) -> Workflow:
 
 def claimed_units(launchpad: LaunchPad) -> frozenset[str]:
     """Return the keys of the units inside unfinished workflows; a plan leaves them out of new batches."""
-    unfinished = {"metadata.aqvolt.units": {"$exists": True}, "state": {"$nin": ["COMPLETED", "FIZZLED", "DEFUSED", "ARCHIVED"]}}
+    unfinished = {
+        "metadata.aqvolt.units": {"$exists": True},
+        "state": {"$nin": ["COMPLETED", "FIZZLED", "DEFUSED", "ARCHIVED"]},
+    }
     found = launchpad.workflows.find(unfinished, {"metadata.aqvolt.units": 1})
     return frozenset(unit for workflow in found for unit in workflow["metadata"]["aqvolt"]["units"])
 

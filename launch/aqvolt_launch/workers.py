@@ -105,8 +105,15 @@ def work(
             if max_launches is not None and left <= 0:
                 break
             rapidfire(
-                launchpad, worker, m_dir=str(folder), nlaunches=left, max_loops=1, sleep_time=sleep_s,
-                timeout=BUSY_LOOK_S, strm_lvl="ERROR", local_redirect=_has_terminal_files(),
+                launchpad,
+                worker,
+                m_dir=str(folder),
+                nlaunches=left,
+                max_loops=1,
+                sleep_time=sleep_s,
+                timeout=BUSY_LOOK_S,
+                strm_lvl="ERROR",
+                local_redirect=_has_terminal_files(),
             )
             if time.monotonic() - last_look > IDLE_LOOK_S:
                 recovered += recover_dead(settings).total()

@@ -28,12 +28,20 @@ def test_the_papers_numbers():
     assert (c.release.train_fraction, c.release.val_fraction, c.release.test_fraction) == (0.90, 0.05, 0.05)
     assert (c.release.max_force_ev_per_a, c.release.max_cohesive_energy_ev) == (800.0, 0.0)
     t = c.training
-    assert (t.n_layers, t.sphere_channels, t.hidden_channels, t.lmax, t.mmax, t.n_distance_basis) == (4, 128, 128, 2, 2, 64)
+    assert (t.n_layers, t.sphere_channels, t.hidden_channels, t.lmax, t.mmax, t.n_distance_basis) == (
+        4,
+        128,
+        128,
+        2,
+        2,
+        64,
+    )
     assert (t.cutoff_a, t.weight_decay) == (6.0, 1e-3)
     assert (t.direct.max_neighbors, t.direct.bf16, t.direct.learning_rate) == (30, True, 8e-4)
     assert (t.conservative.max_neighbors, t.conservative.bf16, t.conservative.learning_rate) == (300, False, 4e-4)
-    assert t.direct.max_atoms * 8 == 80_000  # H100 cards of stage 1
-    assert t.conservative.max_atoms * 32 == 48_000  # of stage 2
+    assert t.direct.max_atoms * t.direct.ranks == 80_000
+    assert t.conservative.max_atoms * t.conservative.ranks == 48_000
+    assert (t.direct.ranks, t.conservative.ranks) == (8, 32)  # H100 cards
     assert (c.benchmarks.ev_scan.n_points, c.benchmarks.ev_scan.max_linear_strain) == (21, 0.20)
 
 
@@ -43,12 +51,19 @@ def test_the_papers_numbers():
         ("name: x\nexploration: {timestep_ps: 0.001}", "did you mean timestep_fs (the unit is part of the name)"),
         ("name: x\nexploration: {timestep_fs: 2 ps}", "expected a valid number in fs"),
         ("name: x\nexploration: {timestep_fs: 100.0}", "less than or equal to 10"),
-        ("name: x\nexploration: {temperatures_k: [300.0, -5.0]}", "exploration.temperatures_k.1 is -5.0; expected greater than 0"),
+        (
+            "name: x\nexploration: {temperatures_k: [300.0, -5.0]}",
+            "exploration.temperatures_k.1 is -5.0; expected greater than 0",
+        ),
         ("name: x\nsampling: {structure_treshold: 0.1}", "did you mean structure_threshold"),
         ("name: x\nfrobnicate: 1", "known keys: name, description, candidates"),
         ("name: x\nrelease: {train_fraction: 0.5}", "must add up to 1"),
-        ("name: x\ntraining: {direct: {steps: 1, epochs: 1, max_atoms: 1, max_neighbors: 1, learning_rate: 0.1, bf16: true,"
-         " energy_coefficient: 1, force_coefficient: 1}}", "exactly one of steps and epochs"),
+        (
+            "name: x\ntraining: "
+            "{direct: {steps: 1, epochs: 1, max_atoms: 1, max_neighbors: 1, learning_rate: 0.1, bf16: true,"
+            " energy_coefficient: 1, force_coefficient: 1}}",
+            "exactly one of steps and epochs",
+        ),
         ("description: x", "name is missing"),
         ("- a\n- b", "holds a list"),
         ("name: [", "is not YAML"),

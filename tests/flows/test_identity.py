@@ -1,4 +1,4 @@
-"""Keys: same content, same key; anything else, another. No expected hash is written down: that would only freeze a bug."""
+"""Keys: same content, same key; anything else, another. No expected hash is written: that would only freeze a bug."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ from aqvolt_flows.errors import InputError
 from aqvolt_flows.identity import KEY_LENGTH, canonical_json, content_key, structure_hash
 
 plain = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=12,
 )

@@ -48,7 +48,12 @@ def test_without_a_uri_the_embedded_servers_record_is_read(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("mongo_url: x\n", "mongo_url is not a setting"), ("timeout_s: -1\n", "timeout_s is wrong"), ("- x\n", "holds a list"), ("a: [", "YAML")],
+    [
+        ("mongo_url: x\n", "mongo_url is not a setting"),
+        ("timeout_s: -1\n", "timeout_s is wrong"),
+        ("- x\n", "holds a list"),
+        ("a: [", "YAML"),
+    ],
 )
 def test_mistakes_in_the_file_are_one_sentence(tmp_path, text, said):
     (tmp_path / "aqvolt.yaml").write_text(text)

@@ -17,9 +17,9 @@ stresses = arrays(float, 6, elements=st.floats(-100, 100))
 
 def test_factors_agree_with_ase():
     # ASE's own constants (CODATA 2014) agree to 1e-6.
-    assert units.EV_PER_A3_IN_GPA == pytest.approx(1 / ase_units.GPa, rel=1e-6)
-    assert units.KB_EV_PER_K == pytest.approx(ase_units.kB, rel=1e-6)
-    assert units.ATM_IN_GPA == pytest.approx(1.01325e-4, rel=1e-12)  # definition of the atmosphere
+    assert pytest.approx(1 / ase_units.GPa, rel=1e-6) == units.EV_PER_A3_IN_GPA
+    assert pytest.approx(ase_units.kB, rel=1e-6) == units.KB_EV_PER_K
+    assert pytest.approx(1.01325e-4, rel=1e-12) == units.ATM_IN_GPA  # definition of the atmosphere
 
 
 def test_vasp_stress_changes_sign_and_scale():
@@ -29,7 +29,9 @@ def test_vasp_stress_changes_sign_and_scale():
 
 @given(stresses)
 def test_stress_conversions_are_inverse(stress):
-    np.testing.assert_allclose(units.ase_stress_to_vasp(units.vasp_stress_to_ase(stress)), stress, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(
+        units.ase_stress_to_vasp(units.vasp_stress_to_ase(stress)), stress, rtol=1e-12, atol=1e-12
+    )
     np.testing.assert_allclose(units.matrix_to_voigt(units.voigt_to_matrix(stress)), stress)
 
 

@@ -15,7 +15,17 @@ MINI = Path(__file__).with_name("mini.yaml")
 
 def demo(tmp_path: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     clean = {k: v for k, v in os.environ.items() if not k.startswith("AQVOLT_")}
-    command = [sys.executable, "-W", "ignore", "-m", "aqvolt_launch", "demo", "--workdir", str(tmp_path / "w"), *arguments]
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "aqvolt_launch",
+        "demo",
+        "--workdir",
+        str(tmp_path / "w"),
+        *arguments,
+    ]
     return subprocess.run(command, env=clean | environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
 
 

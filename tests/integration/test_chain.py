@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -31,11 +32,23 @@ def environment() -> dict[str, str]:
 
 
 def command(workdir: Path) -> list[str]:
-    return [sys.executable, "-m", "aqvolt_launch", "demo", "--workdir", str(workdir), "--campaign", str(CAMPAIGN), "--json"]
+    return [
+        sys.executable,
+        "-m",
+        "aqvolt_launch",
+        "demo",
+        "--workdir",
+        str(workdir),
+        "--campaign",
+        str(CAMPAIGN),
+        "--json",
+    ]
 
 
 def run(workdir: Path) -> dict:
-    done = subprocess.run(command(workdir), env=environment(), cwd=workdir.parent, capture_output=True, text=True, timeout=550)
+    done = subprocess.run(
+        command(workdir), env=environment(), cwd=workdir.parent, capture_output=True, text=True, timeout=550
+    )
     assert done.returncode == 0, done.stderr[-3000:] + worker_log(workdir)
     return json.loads(done.stdout)
 
@@ -60,7 +73,9 @@ def snapshot(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[s
         found["outputs"] = {d["uuid"]: {"index": d["index"]} for d in database["outputs"].find()}
         assert database["outputs"].count_documents({}) == len(found["outputs"])  # no uuid twice
         fireworks = get_launchpad(settings).fireworks
-        found["fireworks"] = {str(f["fw_id"]): {"state": f["state"]} for f in fireworks.find({}, {"fw_id": 1, "state": 1})}
+        found["fireworks"] = {
+            str(f["fw_id"]): {"state": f["state"]} for f in fireworks.find({}, {"fw_id": 1, "state": 1})
+        }
         return found
     finally:
         close_clients()
@@ -135,7 +150,7 @@ def test_the_trained_model_predicts(finished, monkeypatch):
         embedded.stop(settings)
     atoms = bulk("LiCl", "rocksalt", a=5.2, cubic=True)
     [result] = load_potential(model.load).evaluate([atoms])
-    # Four steps teach nothing but the composition: the linear references alone put LiCl within 2 eV/atom of CHGNet's -6.29.
+    # Four steps teach only the composition: the linear references put LiCl within 2 eV/atom of CHGNet's -6.29.
     assert result.energy / len(atoms) == pytest.approx(-6.29, abs=2.0)
     assert result.forces.shape == (8, 3)
     assert np.isfinite(result.stress).all()
@@ -158,10 +173,8 @@ def kill_everything(workdir: Path, process: subprocess.Popen) -> None:
         if any(str(workdir) in part for part in other.info["cmdline"] or []):
             doomed.append(other.pid)
     for pid in doomed:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
     process.wait()
 
 

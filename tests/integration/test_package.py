@@ -18,14 +18,27 @@ HEAVY = ("torch", "sevenn", "chgnet", "fairchem", "torch_sim", "matplotlib", "gp
 def wheel(tmp_path_factory) -> Path:
     """Build from a copy, as a checkout may lie on a read-only disk and build folders leak between builds."""
     source = tmp_path_factory.mktemp("source") / "project"
-    names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    names = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split("\0")
     for name in filter(None, names):
         if (ROOT / name).is_file():
             target = source / name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes((ROOT / name).read_bytes())
     out = tmp_path_factory.mktemp("dist")
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(out), str(source)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--wheel-dir",
+        str(out),
+        str(source),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     [built] = out.glob("*.whl")
@@ -36,15 +49,23 @@ def wheel(tmp_path_factory) -> Path:
 def test_the_wheel_holds_three_packages_and_their_files(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert {n.split("/")[0] for n in names if not n.split("/")[0].endswith(".dist-info")} == {
-        "aqvolt_flows", "aqvolt_builders", "aqvolt_launch",
+        "aqvolt_flows",
+        "aqvolt_builders",
+        "aqvolt_launch",
     }
     for needed in (
-        "aqvolt_flows/campaigns/aqvolt26.yaml", "aqvolt_flows/campaigns/demo.yaml", "aqvolt_flows/data/atomic_energies.csv",
-        "aqvolt_flows/figures/report.html.j2", "aqvolt_flows/py.typed", "aqvolt_builders/mrun/labels.json",
+        "aqvolt_flows/campaigns/aqvolt26.yaml",
+        "aqvolt_flows/campaigns/demo.yaml",
+        "aqvolt_flows/data/atomic_energies.csv",
+        "aqvolt_flows/figures/report.html.j2",
+        "aqvolt_flows/py.typed",
+        "aqvolt_builders/mrun/labels.json",
     ):
         assert needed in names
     in_checkout = {p.name for p in (ROOT / "launch" / "templates").iterdir() if p.suffix == ".yaml"}
-    assert in_checkout == {n.rsplit("/", 1)[1] for n in names if n.startswith("aqvolt_launch/templates/") and n.endswith(".yaml")}
+    assert in_checkout == {
+        n.rsplit("/", 1)[1] for n in names if n.startswith("aqvolt_launch/templates/") and n.endswith(".yaml")
+    }
     every = {str(p.relative_to(ROOT)) for p in (ROOT / "aqvolt_flows").rglob("*.py")}
     assert every <= set(names)
 
@@ -63,7 +84,12 @@ def test_the_wheel_works_outside_the_checkout(wheel, tmp_path):
     )
     environment = os.environ | {"PYTHONPATH": str(site)}
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, "-W", "ignore", "-c", script],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     name, files = done.stdout.split()
@@ -93,7 +119,16 @@ print(sorted(set(sys.modules) & set({HEAVY!r})))
 
 
 def test_help_imports_nothing_heavy():
-    script = "import sys; sys.argv = ['aqvolt', '--help']\nimport aqvolt_launch.cli as c\ntry:\n    c.main()\nexcept SystemExit:\n    pass\n"
-    script += "print('HEAVY', sorted({'torch', 'pymatgen', 'jobflow', 'fireworks', 'ase', 'numpy', 'pandas'} & set(sys.modules)))"
+    script = """
+import sys
+sys.argv = ["aqvolt", "--help"]
+import aqvolt_launch.cli
+try:
+    aqvolt_launch.cli.main()
+except SystemExit:
+    pass
+heavy = {"torch", "pymatgen", "jobflow", "fireworks", "ase", "numpy", "pandas"}
+print("HEAVY", sorted(heavy & set(sys.modules)))
+"""
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip().endswith("HEAVY []"), done.stdout + done.stderr

@@ -40,8 +40,13 @@ def salt(database: Database, monkeypatch: pytest.MonkeyPatch) -> Database:
         "candidates",
         [
             CandidateDocument(
-                key="k", candidate_id="candidate-0", name="LiCl", source="user", status="accepted",
-                structure=primitive.as_dict(), **describe_structure(primitive),
+                key="k",
+                candidate_id="candidate-0",
+                name="LiCl",
+                source="user",
+                status="accepted",
+                structure=primitive.as_dict(),
+                **describe_structure(primitive),
             )
         ],
     )

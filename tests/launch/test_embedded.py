@@ -92,8 +92,10 @@ def test_what_was_acknowledged_survives_sigkill(folder: AqvoltSettings) -> None:
                     done.append(n)
                     n += 1
 
-        writers = [threading.Thread(target=insert, args=(info.uri, acknowledged, (len(before) + 1) * 10**6 * i))
-                   for i in (1, 2)]
+        writers = [
+            threading.Thread(target=insert, args=(info.uri, acknowledged, (len(before) + 1) * 10**6 * i))
+            for i in (1, 2)
+        ]
         for writer in writers:
             writer.start()
         while len(acknowledged) < 50:
@@ -110,8 +112,14 @@ def test_record_of_another_process_is_not_believed(folder: AqvoltSettings) -> No
     info = embedded.start(folder)
     embedded.stop(folder)
     own = psutil.Process()
-    record = {"pid": own.pid, "port": info.port, "uri": info.uri, "started": "2026-01-01T00:00:00+00:00",
-              "mark": start_mark(own.pid), "storage": info.storage}
+    record = {
+        "pid": own.pid,
+        "port": info.port,
+        "uri": info.uri,
+        "started": "2026-01-01T00:00:00+00:00",
+        "mark": start_mark(own.pid),
+        "storage": info.storage,
+    }
     folder.server_file.write_text(json.dumps(record))
     assert not embedded.status(folder).running
     embedded.stop(folder)

@@ -49,7 +49,8 @@ print(json.dumps([lp.name, lp.host, FWorker.from_file(CONFIG_FILE_DIR + "/my_fwo
 lp.connection.close()
 """
     environment = os.environ | {
-        "FW_CONFIG_FILE": str(folder / "FW_config.yaml"), "JOBFLOW_CONFIG_FILE": str(folder / "jobflow.yaml"),
+        "FW_CONFIG_FILE": str(folder / "FW_config.yaml"),
+        "JOBFLOW_CONFIG_FILE": str(folder / "jobflow.yaml"),
         "ATOMATE2_CONFIG_FILE": str(folder / "atomate2.yaml"),
     }
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)

@@ -60,8 +60,14 @@ def test_job_runs_once_in_its_folder_with_the_settings(database: Database, setti
 
 
 def test_category_and_priority(database: Database, settings: AqvoltSettings) -> None:
-    submit([trivial_jobs.add_item(1, priority=1), trivial_jobs.add_item(2, priority=5),
-            trivial_jobs.add_item(3, category="gpu")], settings)
+    submit(
+        [
+            trivial_jobs.add_item(1, priority=1),
+            trivial_jobs.add_item(2, priority=5),
+            trivial_jobs.add_item(3, category="gpu"),
+        ],
+        settings,
+    )
     assert work(settings, category="cpu", until_empty=True).completed == 2
     names = [d["metadata"]["aqvolt"]["key"] for d in database["outputs"].find().sort("completed_at", 1)]
     assert names == ["key-2", "key-1"], "higher priority first"
@@ -200,8 +206,14 @@ def test_several_workers_run_each_job_once(database: Database, settings: AqvoltS
 def test_status_counts_and_names_failures(database: Database, settings: AqvoltSettings) -> None:
     flag = Path.cwd() / "flag"
     flag.touch()
-    submit([trivial_jobs.add_item(1), trivial_jobs.add_item(2, stage="label", category="vasp"),
-            WorkItem("explore", "f", "fails", lambda: trivial_jobs.fail_while(str(flag)))], settings)
+    submit(
+        [
+            trivial_jobs.add_item(1),
+            trivial_jobs.add_item(2, stage="label", category="vasp"),
+            WorkItem("explore", "f", "fails", lambda: trivial_jobs.fail_while(str(flag))),
+        ],
+        settings,
+    )
     work(settings, category="cpu", until_empty=True)
     database["labels"].insert_one(
         {"label_id": "l", "key": "k", "status": "rejected", "failure": {"reason": "unconverged", "message": ""}}

@@ -64,12 +64,25 @@ def register(app: typer.Typer) -> None:
 
 
 _EV_COLUMNS = (
-    "source", "model", "dataset", "n_items", "failed_percent", "spearman_compression_energy",
-    "spearman_compression_derivative", "spearman_tension_energy", "spearman_tension_derivative",
+    "source",
+    "model",
+    "dataset",
+    "n_items",
+    "failed_percent",
+    "spearman_compression_energy",
+    "spearman_compression_derivative",
+    "spearman_tension_energy",
+    "spearman_tension_derivative",
 )
 _FORCE_COLUMNS = (
-    "model", "dataset", "n_items", "n_failed", "energy_mae_mev_per_atom", "energy_mean_error_mev_per_atom",
-    "force_mae_mev_per_a", "stress_mae_gpa",
+    "model",
+    "dataset",
+    "n_items",
+    "n_failed",
+    "energy_mae_mev_per_atom",
+    "energy_mean_error_mev_per_atom",
+    "force_mae_mev_per_a",
+    "stress_mae_gpa",
 )
 
 
@@ -124,17 +137,23 @@ def _row(document: dict[str, Any]) -> dict[str, Any]:
     """Return the row of a benchmark document; force bins by their overall numbers, the bins beside them in JSON."""
     metrics = document["metrics"]
     base = {
-        "source": "computed", "benchmark": document["benchmark"], "model": document["model"],
-        "dataset": document["dataset"], "status": document["status"], "n_items": document["n_items"],
+        "source": "computed",
+        "benchmark": document["benchmark"],
+        "model": document["model"],
+        "dataset": document["dataset"],
+        "status": document["status"],
+        "n_items": document["n_items"],
         "n_failed": document["n_failed"],
     }
     if document["benchmark"] == "ev_scan":
         names = [c for c in _EV_COLUMNS if c not in base]
         return base | {name: _rounded(metrics.get(name)) for name in names}
     overall = metrics.get("overall", {})
-    return base | {name: _rounded(overall.get(name)) for name in _FORCE_COLUMNS if name not in base} | {
-        "bins": metrics.get("bins", [])
-    }
+    return (
+        base
+        | {name: _rounded(overall.get(name)) for name in _FORCE_COLUMNS if name not in base}
+        | {"bins": metrics.get("bins", [])}
+    )
 
 
 def _paper_rows() -> list[dict[str, Any]]:
@@ -143,8 +162,13 @@ def _paper_rows() -> list[dict[str, Any]]:
 
     return [
         {
-            "source": "paper", "benchmark": "ev_scan", "model": row.model, "dataset": "1,000 WBM structures",
-            "n_items": 1000, "failed_percent": row.failed_percent, "spearman_compression_energy": row.spearman_energy,
+            "source": "paper",
+            "benchmark": "ev_scan",
+            "model": row.model,
+            "dataset": "1,000 WBM structures",
+            "n_items": 1000,
+            "failed_percent": row.failed_percent,
+            "spearman_compression_energy": row.spearman_energy,
             "spearman_compression_derivative": row.spearman_derivative,
         }
         for row in TABLE_1

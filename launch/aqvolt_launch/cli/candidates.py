@@ -78,8 +78,16 @@ def list_candidates(
     database = Database.connect(load_settings())
     rows = []
     for d in database["candidates"].find({"status": "rejected" if rejected else "accepted"}).sort("name", 1):
-        row = {"candidate_id": d["candidate_id"], "name": d["name"], "formula": d["formula"], "n_atoms": d["n_atoms"], "source": d["source"]}
-        rows.append(row | ({"reason": d["rejection"]["reason"], "message": d["rejection"]["message"]} if rejected else {}))
+        row = {
+            "candidate_id": d["candidate_id"],
+            "name": d["name"],
+            "formula": d["formula"],
+            "n_atoms": d["n_atoms"],
+            "source": d["source"],
+        }
+        rows.append(
+            row | ({"reason": d["rejection"]["reason"], "message": d["rejection"]["message"]} if rejected else {})
+        )
     output.table(rows, as_json=json, title="Rejected candidates" if rejected else "Candidates")
 
 

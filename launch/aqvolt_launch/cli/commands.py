@@ -6,7 +6,19 @@ import importlib
 
 import typer
 
-MODULES = ("database", "project", "candidates", "stages", "workers", "query", "build", "release", "benchmark", "report", "demo")
+MODULES = (
+    "database",
+    "project",
+    "candidates",
+    "stages",
+    "workers",
+    "query",
+    "build",
+    "release",
+    "benchmark",
+    "report",
+    "demo",
+)
 
 
 def register(app: typer.Typer) -> None:

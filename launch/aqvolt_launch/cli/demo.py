@@ -42,7 +42,11 @@ def demo(
 
     existing = workdir / CONFIG_NAME
     # Without a file yet: only the environment counts, not an aqvolt.yaml of a folder further up.
-    settings = load_settings(existing) if existing.is_file() else load_settings(Path(os.devnull), root=workdir, campaign=campaign)
+    settings = (
+        load_settings(existing)
+        if existing.is_file()
+        else load_settings(Path(os.devnull), root=workdir, campaign=campaign)
+    )
     chosen = campaign_for(settings, campaign, labeler)
     check_model(chosen.exploration.potential)
     encoder_hash(chosen.sampling.encoder)
@@ -76,8 +80,12 @@ def _progress(quiet: bool) -> Iterator[Watch]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = [
-        SpinnerColumn(finished_text="[green]✓"), TextColumn("{task.description:<12}"), BarColumn(bar_width=24),
-        MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[detail]}"),
+        SpinnerColumn(finished_text="[green]✓"),
+        TextColumn("{task.description:<12}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[detail]}"),
     ]
     with Progress(*columns, transient=False) as progress:
         tasks: dict[str, int] = {}
@@ -110,11 +118,17 @@ def _conclude(result: DemoResult, folder: Path, embedded: bool, labels: str) -> 
     output.table(rows, title="Stages")
     output.say(f"Release  {result.release_id}\n         {result.release_path}")
     output.say(f"Report   {result.report_path}")
-    output.say(f"Total    {result.seconds:.0f} s, peak memory {result.peak_memory_gb:.1f} GB (worker, database and this process)")
+    output.say(
+        f"Total    {result.seconds:.0f} s, peak memory {result.peak_memory_gb:.1f} GB (worker, database and this "
+        "process)"
+    )
     if labels == "surrogate":
         output.say("Labels   come from a surrogate potential, not from DFT; the release and the report say so.")
     if not result.recomputed:
-        output.say(f"Nothing was recomputed: every stage was already finished; content hash {result.content_hash} is unchanged.")
+        output.say(
+            f"Nothing was recomputed: every stage was already finished; content hash {result.content_hash} is "
+            "unchanged."
+        )
     start = "aqvolt db start && " if embedded else ""
     output.say(f"Look around: cd {folder} && {start}aqvolt query labels --limit 5")
 

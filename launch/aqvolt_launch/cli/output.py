@@ -52,7 +52,10 @@ def _cell(value: Any) -> str:
 
 
 def table(
-    rows: Sequence[Mapping[str, Any]], as_json: bool = False, title: str | None = None, columns: Sequence[str] | None = None
+    rows: Sequence[Mapping[str, Any]],
+    as_json: bool = False,
+    title: str | None = None,
+    columns: Sequence[str] | None = None,
 ) -> None:
     """Print rows as a table, or as a JSON list.
 

@@ -9,11 +9,16 @@ import typer
 from aqvolt_launch.cli import output
 
 STAGES = "explore, sample, label, aimd, train or benchmark"
-Stage = Annotated[str, typer.Argument(help=f"One of {STAGES}; also candidates, build, release, report.", show_default=False)]
-CampaignOption = Annotated[
-    str | None, typer.Option("--campaign", help="Campaign file or shipped name; default: aqvolt.yaml's.", show_default=False)
+Stage = Annotated[
+    str, typer.Argument(help=f"One of {STAGES}; also candidates, build, release, report.", show_default=False)
 ]
-Labeler = Annotated[str | None, typer.Option("--labeler", help="surrogate, vasp or gpaw; default: the campaign's.", show_default=False)]
+CampaignOption = Annotated[
+    str | None,
+    typer.Option("--campaign", help="Campaign file or shipped name; default: aqvolt.yaml's.", show_default=False),
+]
+Labeler = Annotated[
+    str | None, typer.Option("--labeler", help="surrogate, vasp or gpaw; default: the campaign's.", show_default=False)
+]
 Json = Annotated[bool, typer.Option("--json", help=output.JSON_HELP)]
 
 
@@ -37,13 +42,20 @@ def plan(stage: Stage, campaign: CampaignOption = None, labeler: Labeler = None,
         except ResourceError as error:
             missing.append(str(error))
     rows = {
-        "stage": stage, "campaign": chosen.name, "units": len(found.items), "done": len(found.items) - len(found.todo),
-        "to_submit": len(found.todo), **found.facts, "missing": missing,
+        "stage": stage,
+        "campaign": chosen.name,
+        "units": len(found.items),
+        "done": len(found.items) - len(found.todo),
+        "to_submit": len(found.todo),
+        **found.facts,
+        "missing": missing,
     }
     if json:
         output.emit(rows)
         return
-    output.table([{"what": k.replace("_", " "), "value": v} for k, v in rows.items() if k != "missing"], title=f"Plan: {stage}")
+    output.table(
+        [{"what": k.replace("_", " "), "value": v} for k, v in rows.items() if k != "missing"], title=f"Plan: {stage}"
+    )
     for sentence in missing:
         output.say(f"Missing: {sentence}")
 
@@ -52,7 +64,9 @@ def submit(
     stage: Stage,
     campaign: CampaignOption = None,
     labeler: Labeler = None,
-    limit: Annotated[int | None, typer.Option("--limit", help="Submit at most so many units.", show_default=False)] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", help="Submit at most so many units.", show_default=False)
+    ] = None,
     rerun_failed: Annotated[bool, typer.Option("--rerun-failed", help="Run failed units again.")] = False,
     json: Json = False,
 ) -> None:

@@ -96,8 +96,11 @@ def reconcile(
     would = "would be " if dry_run else ""
     rows = [
         {"found": "runs lost with their worker", "number": len(report.lost), "done": f"{would}rerun"},
-        {"found": "other leftovers of killed workers", "number": sum(report.recovered.values()) - len(report.lost)
-         if report.recovered else 0, "done": f"{would}put right"},
+        {
+            "found": "other leftovers of killed workers",
+            "number": sum(report.recovered.values()) - len(report.lost) if report.recovered else 0,
+            "done": f"{would}put right",
+        },
         {"found": "Fireworks without a workflow", "number": len(report.orphans), "done": f"{would}removed"},
         {"found": "completed without output", "number": len(report.without_output), "done": f"{would}rerun"},
         {"found": "workflows with missing Fireworks", "number": len(report.broken), "done": "delete and submit again"},

@@ -39,8 +39,13 @@ def rock_salt(name: str) -> Structure:
 def add_candidates(database: Database) -> list[str]:
     documents = [
         CandidateDocument(
-            key=f"key-{name}", candidate_id=f"candidate-{name}", name=name, source="user", status="accepted",
-            structure=rock_salt(name).as_dict(), **describe_structure(rock_salt(name)),
+            key=f"key-{name}",
+            candidate_id=f"candidate-{name}",
+            name=name,
+            source="user",
+            status="accepted",
+            structure=rock_salt(name).as_dict(),
+            **describe_structure(rock_salt(name)),
         )
         for name in LATTICES
     ]
@@ -61,9 +66,15 @@ def add_release(database: Database, nested: bool) -> str:
         shape = (lambda a: np.asarray(a).tolist()) if nested else (lambda a: np.asarray(a).ravel().tolist())
         rows.append(
             {
-                "frame_id": f"frame-{i}", "label_id": f"label-{i}", "formula": "LiCl", "n_atoms": 2,
-                "atomic_numbers": atoms.numbers.tolist(), "positions": shape(atoms.positions),
-                "cell": shape(atoms.cell.array), "energy": e.energy - 0.040, "forces": shape(e.forces),
+                "frame_id": f"frame-{i}",
+                "label_id": f"label-{i}",
+                "formula": "LiCl",
+                "n_atoms": 2,
+                "atomic_numbers": atoms.numbers.tolist(),
+                "positions": shape(atoms.positions),
+                "cell": shape(atoms.cell.array),
+                "energy": e.energy - 0.040,
+                "forces": shape(e.forces),
                 "stress": e.stress.tolist(),
             }
         )
@@ -75,8 +86,14 @@ def add_release(database: Database, nested: bool) -> str:
         "releases",
         [
             ReleaseDocument(
-                key="key-release", release_id="demo@0123456789ab", name="demo", content_hash="0123456789ab", counts={},
-                protocols={}, path="demo", manifest={},
+                key="key-release",
+                release_id="demo@0123456789ab",
+                name="demo",
+                content_hash="0123456789ab",
+                counts={},
+                protocols={},
+                path="demo",
+                manifest={},
             )
         ],
     )

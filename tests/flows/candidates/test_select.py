@@ -80,9 +80,13 @@ def test_identity_is_the_structure_not_the_name():
     assert one.candidate_id == two.candidate_id != other.candidate_id
 
 
-@pytest.mark.parametrize(("spacegroup", "element", "said"), [("Xm-3m", "Li", "space group"), ("Fm-3m", "Lx", "not an element")])
+@pytest.mark.parametrize(
+    ("spacegroup", "element", "said"), [("Xm-3m", "Li", "space group"), ("Fm-3m", "Lx", "not an element")]
+)
 def test_a_wrong_prototype_is_named(spacegroup, element, said):
-    prototype = Prototype(name="salt", spacegroup=spacegroup, a=5.0, sites=[Site(element=element, xyz=(0, 0, 0))], references=["r"])
+    prototype = Prototype(
+        name="salt", spacegroup=spacegroup, a=5.0, sites=[Site(element=element, xyz=(0, 0, 0))], references=["r"]
+    )
     with pytest.raises(InputError, match=f"salt.*{said}"):
         build_structure(prototype)
 

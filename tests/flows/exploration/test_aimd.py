@@ -30,8 +30,15 @@ def licl() -> Structure:
 def candidate(database) -> str:
     structure = licl()
     document = CandidateDocument.model_validate(
-        {"candidate_id": "cand-licl", "key": "cand-licl", "name": "LiCl", "source": "user", "status": "accepted",
-         "structure": structure.as_dict(), **describe_structure(structure)}
+        {
+            "candidate_id": "cand-licl",
+            "key": "cand-licl",
+            "name": "LiCl",
+            "source": "user",
+            "status": "accepted",
+            "structure": structure.as_dict(),
+            **describe_structure(structure),
+        }
     )
     database.upsert("candidates", [document])
     return document.candidate_id
@@ -51,9 +58,26 @@ def test_the_written_incar_is_an_npt_langevin_run_at_the_statics_theory_level(tm
     written.incar.write_file(str(tmp_path / "INCAR"))
     read = dict(Incar.from_file(str(tmp_path / "INCAR")))
     expected = {
-        "IBRION": 0, "NSW": 400, "POTIM": 2.0, "TEBEG": 900.0, "TEEND": 900.0, "MDALGO": 3, "ISIF": 3,
-        "LANGEVIN_GAMMA": [10, 10], "LANGEVIN_GAMMA_L": 1, "PMASS": 10, "ISYM": 0, "NELMIN": 4, "MAXMIX": 20,
-        "LCHARG": False, "LAECHG": False, "LWAVE": False, "ENCUT": 680, "KSPACING": 0.22, "ALGO": "All", "EDIFF": 1e-5,
+        "IBRION": 0,
+        "NSW": 400,
+        "POTIM": 2.0,
+        "TEBEG": 900.0,
+        "TEEND": 900.0,
+        "MDALGO": 3,
+        "ISIF": 3,
+        "LANGEVIN_GAMMA": [10, 10],
+        "LANGEVIN_GAMMA_L": 1,
+        "PMASS": 10,
+        "ISYM": 0,
+        "NELMIN": 4,
+        "MAXMIX": 20,
+        "LCHARG": False,
+        "LAECHG": False,
+        "LWAVE": False,
+        "ENCUT": 680,
+        "KSPACING": 0.22,
+        "ALGO": "All",
+        "EDIFF": 1e-5,
     }
     seen = {k: read[k] for k in expected}
     assert changes(expected, seen) == {}

@@ -25,7 +25,12 @@ def argon():
     from torch_sim.models.lennard_jones import LennardJonesModel
 
     return LennardJonesModel(
-        sigma=3.4, epsilon=0.0104, cutoff=8.0, device=torch.device("cpu"), dtype=torch.float64, compute_forces=True,
+        sigma=3.4,
+        epsilon=0.0104,
+        cutoff=8.0,
+        device=torch.device("cpu"),
+        dtype=torch.float64,
+        compute_forces=True,
         compute_stress=True,
     )
 
@@ -35,7 +40,14 @@ def crystal(a: float = 5.3, n: int = 2):
 
 
 def parameters(**changes) -> ExplorationParameters:
-    values = {"temperatures_k": [40.0], "n_steps": 60, "stride": 10, "timestep_fs": 5.0, "thermostat_tau_fs": 100.0, "barostat_tau_fs": 1000.0}
+    values = {
+        "temperatures_k": [40.0],
+        "n_steps": 60,
+        "stride": 10,
+        "timestep_fs": 5.0,
+        "thermostat_tau_fs": 100.0,
+        "barostat_tau_fs": 1000.0,
+    }
     return ExplorationParameters(**(values | changes))
 
 
@@ -121,7 +133,10 @@ def test_limits_name_each_reason():
         max_force=np.array([1, 1, 1, 1, 801.0]),
     )
     assert {i: f.reason for i, f in found.items()} == {
-        1: "not_finite", 2: "volume_change", 3: "temperature_limit", 4: "force_limit",
+        1: "not_finite",
+        2: "volume_change",
+        3: "temperature_limit",
+        4: "force_limit",
     }
 
 
@@ -135,7 +150,9 @@ def test_runs_are_keyed_by_what_decides_them_only():
     regrouped = plan_runs([("candidate-1", salt)], p.model_copy(update={"max_batch_atoms": 8}), "hash")
     assert [r.key for r in regrouped] == [r.key for r in runs]
     for change in ({"timestep_fs": 2.0}, {"n_steps": 10}, {"seed": 1}):
-        assert not {r.key for r in plan_runs([("candidate-1", salt)], p.model_copy(update=change), "hash")} & {r.key for r in runs}
+        assert not {r.key for r in plan_runs([("candidate-1", salt)], p.model_copy(update=change), "hash")} & {
+            r.key for r in runs
+        }
     assert not {r.key for r in plan_runs([("candidate-1", salt)], p, "other weights")} & {r.key for r in runs}
     assert run_seed(0, "a", 300.0) != run_seed(0, "a", 600.0)
     assert supercell_factors(salt, 8.0) == (2, 2, 2)

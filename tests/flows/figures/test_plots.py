@@ -45,7 +45,9 @@ FULL: dict[str, Callable[..., bytes]] = {
 
 
 def texts(svg: bytes) -> list[str]:
-    return [re.sub(r"\s+", " ", t.text or "") for t in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
+    return [
+        re.sub(r"\s+", " ", t.text or "") for t in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")
+    ]
 
 
 @pytest.mark.parametrize("draw", [*EMPTY.values(), *FULL.values()], ids=[*(f"empty {n}" for n in EMPTY), *FULL])

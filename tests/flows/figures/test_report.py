@@ -80,9 +80,20 @@ def candidate(name: str, **fields: Any) -> CandidateDocument:
 
 def trajectory(temperature: float, **fields: Any) -> TrajectoryDocument:
     base = {
-        "candidate_id": "candidate-LiCl", "engine": "mlmd", "model": "7net-mf-0/R2SCAN", "model_hash": "0", "seed": 0,
-        "ensemble": "npt", "pressure_gpa": 0.0, "timestep_fs": 1.0, "n_steps": 10, "steps_done": 10, "stride": 1,
-        "n_frames": 10, "status": "completed", **describe_structure(structure()),
+        "candidate_id": "candidate-LiCl",
+        "engine": "mlmd",
+        "model": "7net-mf-0/R2SCAN",
+        "model_hash": "0",
+        "seed": 0,
+        "ensemble": "npt",
+        "pressure_gpa": 0.0,
+        "timestep_fs": 1.0,
+        "n_steps": 10,
+        "steps_done": 10,
+        "stride": 1,
+        "n_frames": 10,
+        "status": "completed",
+        **describe_structure(structure()),
     }
     name = f"trajectory-{temperature:g}"
     return TrajectoryDocument(key=f"k-{name}", trajectory_id=name, temperature_k=temperature, **(base | fields))
@@ -91,26 +102,47 @@ def trajectory(temperature: float, **fields: Any) -> TrajectoryDocument:
 def label(number: int, code: str, status: str = "valid") -> LabelDocument:
     protocol = Protocol(code=code, version="1", functional="chgnet/r2scan", settings_hash="abcdef0123456789")
     return LabelDocument(
-        key=f"k-{number}", label_id=f"label-{number}", frame_id=f"frame-{number}", trajectory_id="trajectory-300",
-        candidate_id="candidate-LiCl", source="sampled", status=status, protocol=protocol,
-        failure=Failure(reason="unconverged") if status == "rejected" else None, protocol_id=protocol.protocol_id,
-        protocol_name=protocol.name, builder_version="1", **describe_structure(structure()),
+        key=f"k-{number}",
+        label_id=f"label-{number}",
+        frame_id=f"frame-{number}",
+        trajectory_id="trajectory-300",
+        candidate_id="candidate-LiCl",
+        source="sampled",
+        status=status,
+        protocol=protocol,
+        failure=Failure(reason="unconverged") if status == "rejected" else None,
+        protocol_id=protocol.protocol_id,
+        protocol_name=protocol.name,
+        builder_version="1",
+        **describe_structure(structure()),
     )
 
 
 def scan(database: Database, model: str, energies: np.ndarray, failed: bool) -> BenchmarkDocument:
     volumes = np.linspace(50, 150, len(energies))
     row = {
-        "candidate_id": "candidate-LiCl", "name": "LiCl <rock salt>", "formula": "LiCl", "n_atoms": 8,
-        "volumes": volumes.tolist(), "energies": energies.tolist(), "failure_reason": "flips" if failed else None,
+        "candidate_id": "candidate-LiCl",
+        "name": "LiCl <rock salt>",
+        "formula": "LiCl",
+        "n_atoms": 8,
+        "volumes": volumes.tolist(),
+        "energies": energies.tolist(),
+        "failure_reason": "flips" if failed else None,
     }
     path = database.settings.path("row.parquet")
     pq.write_table(pa.Table.from_pylist([row]), path)
     names = [f"spearman_{side}_{what}" for side in ("compression", "tension") for what in ("energy", "derivative")]
     failure = {"candidate_id": "candidate-LiCl", "formula": "LiCl", "reason": "flips", "message": "3 times"}
     return BenchmarkDocument(
-        key=f"k-{model}", benchmark_id=f"benchmark-{model}", benchmark="ev_scan", model=model, model_hash="f" * 64,
-        dataset="1 candidates", status="completed", n_items=1, n_failed=int(failed),
+        key=f"k-{model}",
+        benchmark_id=f"benchmark-{model}",
+        benchmark="ev_scan",
+        model=model,
+        model_hash="f" * 64,
+        dataset="1 candidates",
+        status="completed",
+        n_items=1,
+        n_failed=int(failed),
         metrics={"failed_percent": 100.0 * failed, **dict.fromkeys(names, -0.123)},
         failures=[failure] if failed else [],
         details=database.artifacts.put_file(path, "parquet"),
@@ -119,14 +151,25 @@ def scan(database: Database, model: str, energies: np.ndarray, failed: bool) -> 
 
 def force_bins(model: str) -> BenchmarkDocument:
     numbers = {
-        "n_items": 2, "n_failed": 0, "failed_percent": 0.0, "energy_mae_mev_per_atom": 12.5,
-        "energy_mean_error_mev_per_atom": -12.5, "force_mae_mev_per_a": 50.0, "stress_mae_gpa": None,
+        "n_items": 2,
+        "n_failed": 0,
+        "failed_percent": 0.0,
+        "energy_mae_mev_per_atom": 12.5,
+        "energy_mean_error_mev_per_atom": -12.5,
+        "force_mae_mev_per_a": 50.0,
+        "stress_mae_gpa": None,
     }
     bins = [{"low_ev_per_a": 0.0, "high_ev_per_a": 1.0, **numbers}]
     return BenchmarkDocument(
-        key=f"kf-{model}", benchmark_id=f"benchmark-f-{model}", benchmark="force_bins", model=model,
+        key=f"kf-{model}",
+        benchmark_id=f"benchmark-f-{model}",
+        benchmark="force_bins",
+        model=model,
         model_hash="f" * 64,
-        dataset="demo@0123456789ab test", status="completed", n_items=2, n_failed=0,
+        dataset="demo@0123456789ab test",
+        status="completed",
+        n_items=2,
+        n_failed=0,
         metrics={"overall": numbers, "bins": bins, "n_outside": 1},
     )
 
@@ -146,12 +189,23 @@ def fill(database: Database, code: str = "surrogate") -> None:
     database.upsert("trajectories", [trajectory(300.0), lost])
     database.upsert("labels", [label(1, code), label(2, code), label(3, code, "rejected")])
     release = ReleaseDocument(
-        key="kr", release_id="demo@0123456789ab", name="demo", content_hash="0123456789ab", counts={},
-        protocols={"p": 3}, path="demo", manifest={},
+        key="kr",
+        release_id="demo@0123456789ab",
+        name="demo",
+        content_hash="0123456789ab",
+        counts={},
+        protocols={"p": 3},
+        path="demo",
+        manifest={},
     )
     model = ModelDocument(
-        key="km", model_id="model-00aa", status="trained", release_id="demo@0123456789ab", content_hash="0123456789ab",
-        architecture="eSEN-L1", n_parameters=1234,
+        key="km",
+        model_id="model-00aa",
+        status="trained",
+        release_id="demo@0123456789ab",
+        content_hash="0123456789ab",
+        architecture="eSEN-L1",
+        n_parameters=1234,
         stages=[{"name": "direct", "steps": 4, "losses": [[1, 3.0], [2, 1.0]]}],
     )
     database.upsert("releases", [release])
@@ -159,8 +213,11 @@ def fill(database: Database, code: str = "surrogate") -> None:
     curve = (np.linspace(50, 150, 11) - 100) ** 2 / 1000
     database.upsert(
         "benchmarks",
-        [scan(database, "chgnet/r2scan", curve, False), scan(database, "model-00aa", np.sin(curve), True),
-         force_bins("chgnet/r2scan")],
+        [
+            scan(database, "chgnet/r2scan", curve, False),
+            scan(database, "model-00aa", np.sin(curve), True),
+            force_bins("chgnet/r2scan"),
+        ],
     )
 
 
@@ -184,8 +241,16 @@ def test_a_campaign_is_told_whole(database: Database) -> None:
     check_self_contained(html, page)
     assert len(set(page.ids)) == len(page.ids)
     for text in (
-        "Surrogate labels", "missing_halogen", "No <halogen>.", "lost_atoms", "unconverged", "demo@0123456789ab",
-        "eSEN-L1 00aa", "1,234", "LiCl <rock salt>", "chgnet/r2scan made labels",
+        "Surrogate labels",
+        "missing_halogen",
+        "No <halogen>.",
+        "lost_atoms",
+        "unconverged",
+        "demo@0123456789ab",
+        "eSEN-L1 00aa",
+        "1,234",
+        "LiCl <rock salt>",
+        "chgnet/r2scan made labels",
     ):
         assert text in page.text, text
     for row in TABLE_1:
@@ -231,9 +296,7 @@ def test_missing_files_do_not_hide_the_rest(database: Database) -> None:
 
 def test_a_failed_benchmark_says_why(database: Database) -> None:
     failure = Failure(reason="cannot_run", message="The split is empty.")
-    failed = force_bins("chgnet/r2scan").model_copy(
-        update={"status": "failed", "metrics": {}, "failure": failure}
-    )
+    failed = force_bins("chgnet/r2scan").model_copy(update={"status": "failed", "metrics": {}, "failure": failure})
     database.upsert("benchmarks", [failed])
     assert "The split is empty." in build(database)[1].text
 

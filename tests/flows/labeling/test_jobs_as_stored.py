@@ -52,9 +52,15 @@ def test_the_outcome_of_two_hundred_atoms_stays_far_below_sixteen_megabytes(stor
     assert len(unit) == 200
     rattled = unit.positions + 0.05 * np.random.default_rng(1).normal(size=unit.positions.shape)
     frame = Frame(
-        trajectory_id="traj-test", step=0, temperature=300.0, energy=0.0, atomic_numbers=unit.numbers.astype(np.int16),
-        positions=rattled.astype(np.float32), cell=unit.cell.array.astype(np.float32),
-        forces=np.zeros((200, 3), np.float32), stress=np.zeros(6, np.float32),
+        trajectory_id="traj-test",
+        step=0,
+        temperature=300.0,
+        energy=0.0,
+        atomic_numbers=unit.numbers.astype(np.int16),
+        positions=rattled.astype(np.float32),
+        cell=unit.cell.array.astype(np.float32),
+        forces=np.zeros((200, 3), np.float32),
+        stress=np.zeros(6, np.float32),
     )
     (frame_id,) = store_frames([frame])
     maker = R2scanStaticMaker(polling_s=0.05)

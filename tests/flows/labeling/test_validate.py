@@ -51,9 +51,17 @@ def test_forces_without_their_mean_pass_and_a_shift_is_seen(forces, shift):
 
 def test_a_refused_result_carries_no_numbers():
     outcome = computed(
-        frame_id="f", key="k", protocol=surrogate_protocol("chgnet/r2scan"), atomic_numbers=[3, 17],
-        positions=np.zeros((2, 3)), cell=np.eye(3), energy=float("inf"), forces=FORCES, stress=STRESS,
-        cost_core_hours=1.0, details={"scf_steps": 3},
+        frame_id="f",
+        key="k",
+        protocol=surrogate_protocol("chgnet/r2scan"),
+        atomic_numbers=[3, 17],
+        positions=np.zeros((2, 3)),
+        cell=np.eye(3),
+        energy=float("inf"),
+        forces=FORCES,
+        stress=STRESS,
+        cost_core_hours=1.0,
+        details={"scf_steps": 3},
     )
     assert (outcome.status, outcome.failure.reason) == ("bad_output", "not_finite")
     assert outcome.energy is None

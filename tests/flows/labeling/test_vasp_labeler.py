@@ -36,7 +36,10 @@ def test_the_outcome_is_in_the_frames_order_with_the_potentials_numbers(store_fr
     atoms = frame.to_atoms()
     symbols = atoms.get_chemical_symbols()
     energy, forces, stress = physics.evaluate(
-        atoms.cell.array, atoms.get_scaled_positions(), symbols, [RADII[s] for s in symbols],
+        atoms.cell.array,
+        atoms.get_scaled_positions(),
+        symbols,
+        [RADII[s] for s in symbols],
         [-atomic_energies()[s] for s in symbols],
     )
     assert outcome.atomic_numbers == [3, 17] * 4

@@ -104,7 +104,9 @@ def test_two_stages_keep_a_structure_with_a_rare_environment():
     selection = TwoStageDirect(0.01, 0.01).select(features, atoms, n_atoms)
     assert len(set(selection.structure_clusters)) == 3
     assert 14 in selection.indices  # the only one with the third kind of atom
-    assert 3 <= len(selection.indices) <= 7  # at least one per structural cluster, at most one per atomic cluster (2+2+3)
+    assert (
+        3 <= len(selection.indices) <= 7
+    )  # at least one per structural cluster, at most one per atomic cluster (2+2+3)
     assert sum(len(c) for c in selection.atom_clusters.values()) == selection.coverage["atom_clusters"] == 7
     assert selection.indices.tolist() == sorted(selection.atom_clusters)
 

@@ -54,9 +54,7 @@ def labelled_atoms() -> Callable[..., Atoms]:
 @pytest.fixture
 def release(tmp_path: Path) -> Path:
     """A release folder with 24 training and 4 validation frames of LiCl and LiF, 2 or 8 atoms each."""
-    frames = [
-        label(*(("LiCl", 5.13), ("LiF", 4.03))[seed % 2], seed=seed, cubic=seed % 4 == 0) for seed in range(28)
-    ]
+    frames = [label(*(("LiCl", 5.13), ("LiF", 4.03))[seed % 2], seed=seed, cubic=seed % 4 == 0) for seed in range(28)]
     folder = tmp_path / "releases" / "toy"
     write_split(folder, "train", frames[:24])
     write_split(folder, "val", frames[24:])

@@ -27,7 +27,13 @@ REFERENCES = References(tuple(0.0 for _ in range(MAX_ELEMENTS)), 1.5)
 def config(stage: str, parameters: TrainingParameters | None = None) -> dict:
     start = Path("stripped.pt") if stage == "conservative" else None
     return stage_config(
-        stage, parameters or TrainingParameters(), Path("/r/train"), Path("/r/val"), REFERENCES, Path("/w"), stage,
+        stage,
+        parameters or TrainingParameters(),
+        Path("/r/train"),
+        Path("/r/val"),
+        REFERENCES,
+        Path("/w"),
+        stage,
         starting_checkpoint=start,
     )
 
@@ -81,8 +87,13 @@ def test_a_configuration_is_plain_yaml(stage: str):
 
 def test_the_schedule_has_exactly_one_length():
     steps = StageParameters(
-        steps=300, max_atoms=10, max_neighbors=30, learning_rate=1e-3, bf16=True,
-        energy_coefficient=1, force_coefficient=1,
+        steps=300,
+        max_atoms=10,
+        max_neighbors=30,
+        learning_rate=1e-3,
+        bf16=True,
+        energy_coefficient=1,
+        force_coefficient=1,
     )
     runner = config("direct", TrainingParameters(direct=steps))["runner"]
     schedule = runner["train_eval_unit"]["cosine_lr_scheduler_fn"]
@@ -109,9 +120,7 @@ def test_references_of_linear_data_are_exact(energies: list[float], seed: int):
     rng = np.random.default_rng(seed)
     numbers = [3, 9, 17]
     counts = [[1, 1, 0], [1, 0, 1], [2, 1, 1], [3, 0, 1], [1, 2, 0]]
-    frames = [
-        Labelled(np.repeat(numbers, n), float(np.dot(n, energies)), rng.normal(size=(sum(n), 3))) for n in counts
-    ]
+    frames = [Labelled(np.repeat(numbers, n), float(np.dot(n, energies)), rng.normal(size=(sum(n), 3))) for n in counts]
     found = reference_energies(frames)
     assert [found.element_energies[z] for z in numbers] == pytest.approx(energies, abs=1e-9)
     assert len(found.element_energies) == MAX_ELEMENTS

@@ -26,10 +26,16 @@ def test_progress_of_a_killed_and_resumed_run(tmp_path: Path):
     file = tmp_path / "progress.jsonl"
     write_lines(
         file,
-        event("launch", 100, 0), event("start", 105, 0, n_parameters=7, ranks=1), event("train", 108, 5, loss=3.0),
-        event("eval", 110, 5, metrics={"forces_mae": 0.5}), '{"event": "tra\n',
-        event("launch", 1110, 0), event("start", 1112, 4, n_parameters=7, ranks=1), event("train", 1113, 5, loss=2.9),
-        event("eval", 1115, 9, metrics={"forces_mae": 0.25}), event("end", 1116, 9),
+        event("launch", 100, 0),
+        event("start", 105, 0, n_parameters=7, ranks=1),
+        event("train", 108, 5, loss=3.0),
+        event("eval", 110, 5, metrics={"forces_mae": 0.5}),
+        '{"event": "tra\n',
+        event("launch", 1110, 0),
+        event("start", 1112, 4, n_parameters=7, ranks=1),
+        event("train", 1113, 5, loss=2.9),
+        event("eval", 1115, 9, metrics={"forces_mae": 0.25}),
+        event("end", 1116, 9),
     )
     reached = read_progress(file)
     assert reached.steps == 9

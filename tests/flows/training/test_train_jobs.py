@@ -29,15 +29,31 @@ from aqvolt_flows.training.stages import load_checkpoint, strip_direct_head
 
 HASH = "ab" * 32
 TOY: dict[str, Any] = {
-    "architecture": "eSEN-toy", "n_layers": 2, "sphere_channels": 16, "hidden_channels": 16, "n_distance_basis": 16,
-    "cutoff_a": 5.0, "ema_decay": 0.8,
+    "architecture": "eSEN-toy",
+    "n_layers": 2,
+    "sphere_channels": 16,
+    "hidden_channels": 16,
+    "n_distance_basis": 16,
+    "cutoff_a": 5.0,
+    "ema_decay": 0.8,
     "direct": {
-        "steps": 30, "max_atoms": 24, "max_neighbors": 30, "learning_rate": 4e-3, "bf16": True,
-        "energy_coefficient": 10, "force_coefficient": 30,
+        "steps": 30,
+        "max_atoms": 24,
+        "max_neighbors": 30,
+        "learning_rate": 4e-3,
+        "bf16": True,
+        "energy_coefficient": 10,
+        "force_coefficient": 30,
     },
     "conservative": {
-        "steps": 60, "max_atoms": 24, "max_neighbors": 300, "learning_rate": 5e-3, "bf16": False,
-        "energy_coefficient": 40, "force_coefficient": 60, "stress_coefficient": 60,
+        "steps": 60,
+        "max_atoms": 24,
+        "max_neighbors": 300,
+        "learning_rate": 5e-3,
+        "bf16": False,
+        "energy_coefficient": 40,
+        "force_coefficient": 60,
+        "stress_coefficient": 60,
     },
 }
 
@@ -46,8 +62,14 @@ TOY: dict[str, Any] = {
 def released(database: Database, release: Path) -> Database:
     """The database with the document of the toy release."""
     document = ReleaseDocument(
-        key="k", release_id="toy@1", name="toy", content_hash=HASH, counts={"total": 28}, protocols={"lj": 28},
-        path=release.name, manifest={},
+        key="k",
+        release_id="toy@1",
+        name="toy",
+        content_hash=HASH,
+        counts={"total": 28},
+        protocols={"lj": 28},
+        path=release.name,
+        manifest={},
     )
     database.upsert("releases", [document])
     return database
