@@ -94,8 +94,10 @@ class MemoryWatch:
         self._thread.start()
 
     def _run(self) -> None:
-        while not self._stop.wait(_SAMPLE_S):
+        while True:
             self.peak_bytes = max(self.peak_bytes, self._sample())
+            if self._stop.wait(_SAMPLE_S):
+                return
 
     def _sample(self) -> int:
         total = 0

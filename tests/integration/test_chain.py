@@ -169,9 +169,8 @@ def test_a_second_run_recomputes_nothing(finished, monkeypatch):
 def kill_everything(workdir: Path, process: subprocess.Popen) -> None:
     """SIGKILL the command, its worker and its database at once."""
     doomed = [process.pid, *(p.pid for p in psutil.Process(process.pid).children(recursive=True))]
-    for other in psutil.process_iter(["cmdline"]):
-        if any(str(workdir) in part for part in other.info["cmdline"] or []):
-            doomed.append(other.pid)
+    every = psutil.process_iter(["cmdline"])
+    doomed += [other.pid for other in every if any(str(workdir) in part for part in other.info["cmdline"] or [])]
     for pid in doomed:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
