@@ -34,6 +34,9 @@ from aqvolt_flows.work import Category, Plan, WorkItem
 
 Planner = Callable[[Campaign, Database, frozenset[str]], Plan]
 
+#: The structures that a campaign explores: hosts are only material to lithiate.
+ACCEPTED: dict[str, Any] = {"status": "accepted", "role": {"$ne": "host"}}
+
 
 def plan_candidates(campaign: Campaign, database: Database, _claimed: frozenset[str] = frozenset()) -> Plan:
     """Return the selection of the campaign's structures."""
@@ -63,9 +66,7 @@ def plan_candidates(campaign: Campaign, database: Database, _claimed: frozenset[
 
 
 def _wanted_runs(campaign: Campaign, database: Database) -> list[Run]:
-    accepted = (
-        database["candidates"].find({"status": "accepted"}, {"candidate_id": 1, "structure": 1}).sort("candidate_id", 1)
-    )
+    accepted = database["candidates"].find(ACCEPTED, {"candidate_id": 1, "structure": 1}).sort("candidate_id", 1)
     pairs = [(d["candidate_id"], Structure.from_dict(d["structure"])) for d in accepted]
     return plan_runs(pairs, campaign.exploration, model_hash(campaign.exploration.potential))
 
@@ -175,9 +176,7 @@ def plan_aimd(campaign: Campaign, database: Database, _claimed: frozenset[str] =
     """Return one r2SCAN NpT run per accepted candidate and temperature."""
     p = campaign.aimd
     maker = AIMDMaker(parameters=p.model_dump(mode="json"))
-    candidates = list(
-        database["candidates"].find({"status": "accepted"}, {"candidate_id": 1, "formula": 1}).sort("candidate_id", 1)
-    )
+    candidates = list(database["candidates"].find(ACCEPTED, {"candidate_id": 1, "formula": 1}).sort("candidate_id", 1))
     pairs = [(c, t, aimd_key(c["candidate_id"], t, p)) for c in candidates for t in p.temperatures_k]
     done = set(database["trajectories"].distinct("key", {"engine": "aimd", "status": {"$in": ["completed", "failed"]}}))
     items = [
@@ -249,9 +248,7 @@ def plan_benchmark(campaign: Campaign, database: Database, _claimed: frozenset[s
     """Return every benchmark of the exploring potential and of the models trained on the newest release."""
     p = campaign.benchmarks
     release = latest_release(database, campaign.release.name)
-    candidates = [
-        d["candidate_id"] for d in database["candidates"].find({"status": "accepted"}).sort("candidate_id", 1)
-    ]
+    candidates = [d["candidate_id"] for d in database["candidates"].find(ACCEPTED).sort("candidate_id", 1)]
     models = [campaign.exploration.potential]
     if release:
         trained = (

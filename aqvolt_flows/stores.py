@@ -40,7 +40,7 @@ IDENTITIES = {
 _STRUCTURE_FIELDS = ("chemsys", "formula", "elements", "n_atoms", "last_updated")
 #: Fields that commands and builders query, per collection.
 INDEXES: dict[str, tuple[str, ...]] = {
-    "candidates": (*_STRUCTURE_FIELDS, "source", "status", "parent_id"),
+    "candidates": (*_STRUCTURE_FIELDS, "source", "role", "status", "parent_id"),
     "trajectories": (*_STRUCTURE_FIELDS, "candidate_id", "status", "temperature_k"),
     "frames": (*_STRUCTURE_FIELDS, "candidate_id", "trajectory_id", "sample_key"),
     "labels": (

@@ -18,6 +18,9 @@ class CandidateDocument(Document):
     candidate_id: str
     name: str = Field(description="What people call it, e.g. LiCl (rock salt).")
     source: CandidateSource
+    role: Literal["candidate", "host"] = Field(
+        default="candidate", description="A host is material to lithiate; it is never explored or labelled itself."
+    )
     status: Literal["accepted", "rejected"]
     rejection: Failure | None = None
     formula: str = Field(description="Reduced formula.")

@@ -144,7 +144,7 @@ def campaign_elements(settings: AqvoltSettings, campaign: Campaign) -> list[str]
     """Return the elements of the accepted candidates, or of the campaign's prototypes before there are any."""
     try:
         database = Database.connect(settings)
-        elements = database["candidates"].distinct("elements", {"status": "accepted"})
+        elements = database["candidates"].distinct("elements", {"status": "accepted", "role": {"$ne": "host"}})
     except (AqvoltError, PyMongoError):
         elements = []
     if not elements:

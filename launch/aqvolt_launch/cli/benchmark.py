@@ -105,7 +105,7 @@ def _run(database: Database, name: str, model: str, release: str | None) -> Benc
             progress.update(task, completed=done)
 
         if name == "ev_scan":
-            accepted = database["candidates"].find({"status": "accepted"}, {"candidate_id": 1})
+            accepted = database["candidates"].find({"status": "accepted", "role": {"$ne": "host"}}, {"candidate_id": 1})
             ids = sorted(candidate["candidate_id"] for candidate in accepted)
             if not ids:
                 raise InputError("There are no accepted candidates to scan; add some with 'aqvolt candidates'.")
