@@ -1,0 +1,149 @@
+"""Relaxation of many structures in one torch-sim batch: FIRE on positions and cell, within fixed limits."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pymatgen.core import Structure
+from pymatgen.io.ase import AseAtomsAdaptor
+
+from aqvolt_flows.potentials import Potential
+from aqvolt_flows.potentials.registry import batches
+from aqvolt_flows.schemas.generation import RelaxationParameters
+from aqvolt_flows.schemas.provenance import Failure
+from aqvolt_flows.units import ev_per_a3_to_gpa
+
+
+@dataclass(frozen=True, eq=False)
+class Relaxed:
+    """How one relaxation ended.
+
+    Attributes
+    ----------
+    structure
+        The last geometry; the given one where the relaxation failed.
+    energy
+        Total energy in eV; NaN where it failed.
+    max_force
+        Largest force on an atom, eV/Å.
+    max_stress
+        Largest component of the stress, GPa.
+    failure
+        None if it converged. Reasons: ``unconverged`` (the structure and energy are those of the last step),
+        ``exploded`` (the volume left its limits, or an energy was not finite), ``relaxation_error``.
+    """
+
+    structure: Structure
+    energy: float
+    max_force: float
+    max_stress: float
+    failure: Failure | None = None
+
+    @property
+    def converged(self) -> bool:
+        """Whether forces and stress are below the limits."""
+        return self.failure is None
+
+    @property
+    def energy_per_atom(self) -> float:
+        """The energy in eV/atom."""
+        return self.energy / len(self.structure)
+
+
+#: Structures in, one outcome each out, in order. Stages take this instead of a potential, so that any engine fits.
+Relaxer = Callable[[Sequence[Structure]], list[Relaxed]]
+
+
+def torchsim_relaxer(potential: Potential, parameters: RelaxationParameters) -> Relaxer:
+    """Return a relaxer that runs all it is given in batches of at most ``max_batch_atoms`` atoms.
+
+    Parameters
+    ----------
+    potential
+        One with a torch-sim model that computes stress.
+    parameters
+        Force tolerance, steps, limits.
+    """
+    model = potential.torchsim_model()
+
+    def relax(structures: Sequence[Structure]) -> list[Relaxed]:
+        found: list[Relaxed] = []
+        for group in batches([len(s) for s in structures], parameters.max_batch_atoms):
+            found += relax_batch(model, [structures[i] for i in group], parameters)
+        return found
+
+    return relax
+
+
+def relax_batch(model: Any, structures: Sequence[Structure], parameters: RelaxationParameters) -> list[Relaxed]:
+    """Relax structures together with torch-sim's FIRE and Fréchet cell filter.
+
+    A structure that cannot be evaluated (for torch raises on the whole batch) is found by relaxing one by one, and
+    becomes a failure; the others are not lost.
+    """
+    try:
+        return _optimize(model, structures, parameters)
+    except (RuntimeError, ValueError, IndexError) as error:
+        if len(structures) > 1:
+            return [r for s in structures for r in relax_batch(model, [s], parameters)]
+        message = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        nan = float("nan")
+        return [Relaxed(structures[0], nan, nan, nan, Failure(reason="relaxation_error", message=message))]
+
+
+def _optimize(model: Any, structures: Sequence[Structure], p: RelaxationParameters) -> list[Relaxed]:
+    import torch
+    import torch_sim as ts
+
+    def volume_ratio(state: Any) -> torch.Tensor:
+        return torch.linalg.det(state.cell).abs() / torch.linalg.det(state.reference_cell).abs()
+
+    def exploded(state: Any) -> torch.Tensor:
+        ratio = volume_ratio(state)
+        sound = torch.isfinite(state.energy) & (ratio > 1 / p.max_volume_ratio) & (ratio < p.max_volume_ratio)
+        return ~sound
+
+    at_rest = ts.runners.generate_force_convergence_fn(p.force_tolerance_ev_per_a, include_cell_forces=True)
+
+    def finished(state: Any, _last_energy: torch.Tensor | None = None) -> torch.Tensor:
+        return at_rest(state) | exploded(state)
+
+    atoms = [AseAtomsAdaptor.get_atoms(s.copy(site_properties={}), msonable=False) for s in structures]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="All systems have reached the maximum number of steps")
+        state = ts.optimize(
+            ts.io.atoms_to_state(atoms, device=model.device, dtype=model.dtype),
+            model,
+            optimizer=ts.Optimizer.fire,
+            convergence_fn=finished,
+            max_steps=p.max_steps,
+            init_kwargs={"cell_filter": ts.CellFilter.frechet},
+        )
+    rest, broken = at_rest(state).cpu().numpy(), exploded(state).cpu().numpy()
+    ratios = volume_ratio(state).detach().cpu().numpy()
+    energies = state.energy.detach().to(torch.float64).cpu().numpy()
+    forces = ts.system_wise_max_force(state).detach().to(torch.float64).cpu().numpy()
+    stresses = state.stress.detach().to(torch.float64).abs().amax(dim=(1, 2)).cpu().numpy()
+    results = []
+    for index, final in enumerate(ts.io.state_to_structures(state)):
+        numbers = (float(energies[index]), float(forces[index]), ev_per_a3_to_gpa(float(stresses[index])))
+        if broken[index] or not np.isfinite(numbers).all():
+            message = f"volume went to {ratios[index]:.3g} times the start, limit {p.max_volume_ratio:g}"
+            failure = Failure(reason="exploded", message=message)
+            results.append(Relaxed(structures[index], float("nan"), float("nan"), float("nan"), failure))
+            continue
+        failure_or_none = None
+        if not rest[index]:
+            message = f"largest force {numbers[1]:.3f} eV/Å after {p.max_steps} steps; {p.force_tolerance_ev_per_a:g}"
+            failure_or_none = Failure(reason="unconverged", message=message)
+        results.append(Relaxed(_like(structures[index], final), *numbers, failure_or_none))
+    return results
+
+
+def _like(given: Structure, final: Structure) -> Structure:
+    """Return the final geometry with the given sites' order and species."""
+    return Structure(final.lattice, [s.specie.symbol for s in given], final.frac_coords)

@@ -1,0 +1,96 @@
+"""Parameters of making structures: lithiation and substitution (section 2.1), and the relaxation that both use.
+
+Where the paper is silent the description says so, and the value is a choice of this project.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from aqvolt_flows.schemas.base import Parameters
+from aqvolt_flows.schemas.parameters import Strictly
+
+Halogen = Literal["F", "Cl", "Br", "I"]
+
+
+class RelaxationParameters(Parameters):
+    """FIRE on positions and cell with a potential; the tolerance and the optimizer are those of section 2.4."""
+
+    potential: str = Field(default="7net-mf-0/R2SCAN", description="Model string; the paper's is not public by name.")
+    force_tolerance_ev_per_a: Strictly = Field(default=0.05, description="Of atoms and cell (2.4's relaxations).")
+    max_steps: PositiveInt = Field(default=500, description="Steps of FIRE. Silent.")
+    max_volume_ratio: float = Field(
+        default=2.0, gt=1, allow_inf_nan=False, description="Volume over start, or start over volume, that ends a run."
+    )
+    max_batch_atoms: PositiveInt = Field(default=4096, description="Atoms relaxed together.")
+
+
+class LithiationParameters(Parameters):
+    """Stuffing empty hosts with Li (section 2.1)."""
+
+    densities: list[Literal["files", "bucket", "promolecular"]] = Field(
+        default=["files", "bucket"],
+        min_length=1,
+        description="Where charge densities come from, in this order. The paper uses the Materials Project's AECCARs; "
+        "promolecular (superposed free atoms) is not the paper's.",
+    )
+    aeccar_folder: str | None = Field(
+        default=None,
+        description="Folder with one folder per host (candidate_id, name or MP id) of AECCAR0 and AECCAR2.",
+    )
+    clustering_tol_a: Strictly = Field(default=0.5, description="Å; minima closer than this are one site.")
+    min_distance_a: Strictly = Field(default=0.9, description="Å; sites closer to a host atom are none.")
+    average_radius_a: Strictly = Field(default=0.4, description="Å; sphere over which the charge is averaged.")
+    max_average_charge: Strictly = Field(default=1.0, description="electrons/Å³; sites above are none.")
+    ltol: Strictly = Field(
+        default=0.2, description="StructureMatcher's default, for sites and for the topotactic check."
+    )
+    stol: Strictly = Field(default=0.3, description="StructureMatcher's default.")
+    angle_tol: Strictly = Field(default=5.0, description="StructureMatcher's default, degrees.")
+    promolecular_spacing_a: Strictly = Field(default=0.15, description="Å; grid of a promolecular density.")
+    min_li_distance_a: Strictly = Field(default=2.0, description="Å; two Li are never inserted closer. Silent.")
+    max_configurations: PositiveInt = Field(
+        default=64, description="Configurations relaxed at each step, those at the lowest charge first. Silent."
+    )
+    max_li: PositiveInt | None = Field(
+        default=None, description="Li per cell at most; default: what the metals pay for."
+    )
+    keep: Literal["fullest", "every_step"] = Field(
+        default="fullest", description="The fullest content that stays topotactic, or every content. Silent."
+    )
+    relaxation: RelaxationParameters = RelaxationParameters()
+    hosts_per_job: PositiveInt = Field(default=16, description="Hosts lithiated by one Firework.")
+
+    @model_validator(mode="after")
+    def _files_have_a_folder(self) -> LithiationParameters:
+        if self.densities == ["files"] and self.aeccar_folder is None:
+            raise ValueError("densities are files only, and aeccar_folder is not set; name the folder")
+        return self
+
+
+class SubstitutionParameters(Parameters):
+    """Replacing a halogen by another one in the whole structure (section 2.1)."""
+
+    parents: list[Literal["matpes", "stuffed", "user"]] = Field(
+        default=["stuffed"], min_length=1, description="Sources of the accepted candidates that are substituted."
+    )
+    from_halogens: list[Halogen] = Field(default=["F"], min_length=1, description="F is the majority (2.1).")
+    to_halogens: list[Halogen] = Field(default=["Cl", "Br", "I"], min_length=1)
+    per_parent: PositiveInt = Field(
+        default=3, description="Halogens tried per parent; fewer than all: the least represented of the pool first."
+    )
+    max_e_above_hull_ev: float = Field(default=0.05, ge=0, description="eV/atom; above is discarded.")
+    reference: Literal["potential", "r2scan"] = Field(
+        default="potential",
+        description="potential: energies and hull from the relaxing potential. r2scan: both from r2SCAN calculations.",
+    )
+    reference_entries: str | None = Field(
+        default=None, description="JSON (.gz) of computed entries with structures: the hull's phases."
+    )
+    energies: str | None = Field(
+        default=None, description="With reference r2scan: JSON (.gz) of r2SCAN entries of the substituted structures."
+    )
+    relaxation: RelaxationParameters = RelaxationParameters()
+    parents_per_job: PositiveInt = Field(default=32, description="Parents substituted by one Firework.")
