@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import warnings
 from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib import resources
@@ -19,11 +20,18 @@ def chemical_system(elements: Iterable[str]) -> str:
     return "-".join(sorted(set(elements)))
 
 
+def reduced_formula(composition: Composition) -> str:
+    """Return the reduced formula; the missing electronegativity of noble gases only orders its symbols."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="No Pauling electronegativity", category=UserWarning)
+        return str(composition.reduced_formula)
+
+
 def describe(symbols: Sequence[str]) -> dict[str, object]:
     """Return the fields every document of a structure carries: formula, chemsys, elements, n_atoms."""
     composition = Composition({s: float(symbols.count(s)) for s in set(symbols)})
     return {
-        "formula": composition.reduced_formula,
+        "formula": reduced_formula(composition),
         "chemsys": chemical_system(symbols),
         "elements": sorted(set(symbols)),
         "n_atoms": len(symbols),

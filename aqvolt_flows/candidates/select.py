@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from pymatgen.core import Element, Lattice, Structure
 
-from aqvolt_flows.chemistry import describe_structure, noble_gases, radioactive
+from aqvolt_flows.chemistry import describe_structure, noble_gases, radioactive, reduced_formula
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.identity import content_key, structure_hash
 from aqvolt_flows.schemas.candidate import CandidateDocument, CandidateSource
@@ -85,15 +86,18 @@ def judge(structure: Structure, parameters: CandidateParameters) -> tuple[Failur
         return Failure(reason="radioactive", message=f"contains {', '.join(found)}"), decisions
     if parameters.exclude_noble_gases and (found := noble_gases(elements)):
         return Failure(reason="noble_gas", message=f"contains {', '.join(found)}"), decisions
+    return check_geometry(structure, decisions), decisions
+
+
+def check_geometry(structure: Structure, decisions: dict[str, Any]) -> Failure | None:
+    """Return why no simulation can start from a structure (or None); its numbers are added to ``decisions``."""
     if not structure.is_ordered:
-        return Failure(reason="disordered", message="has partially occupied sites; order it first"), decisions
+        return Failure(reason="disordered", message="has partially occupied sites; order it first")
     decisions |= _geometry(structure)
     closest = decisions["min_distance_a"]
     if closest < MIN_DISTANCE_A:
-        return Failure(
-            reason="overlap", message=f"two atoms are {closest:.3f} Å apart; at least {MIN_DISTANCE_A} Å"
-        ), decisions
-    return None, decisions
+        return Failure(reason="overlap", message=f"two atoms are {closest:.3f} Å apart; at least {MIN_DISTANCE_A} Å")
+    return None
 
 
 def _geometry(structure: Structure) -> dict[str, float]:
@@ -113,6 +117,7 @@ def candidate_document(
     source: CandidateSource,
     references: list[str],
     parent_id: str | None = None,
+    provenance: Mapping[str, Any] | None = None,
 ) -> CandidateDocument:
     """Return the document of one structure, accepted or rejected with its reason.
 
@@ -121,16 +126,6 @@ def candidate_document(
     """
     failure, decisions = judge(structure, parameters)
     key = content_key("candidates/1", structure=structure_hash(structure), source=source, parent_id=parent_id)
-    described = (
-        describe_structure(structure)
-        if structure.is_ordered
-        else {
-            "formula": structure.composition.reduced_formula,
-            "chemsys": structure.chemical_system,
-            "elements": sorted(e.symbol for e in structure.composition.elements),
-            "n_atoms": len(structure),
-        }
-    )
     return CandidateDocument(
         candidate_id=f"candidate-{key}",
         key=key,
@@ -140,7 +135,20 @@ def candidate_document(
         rejection=failure,
         structure=structure.as_dict(),
         parent_id=parent_id,
+        provenance=dict(provenance or {}),
         decisions=decisions,
         references=references,
-        **described,  # type: ignore[arg-type]
+        **describe_any(structure),
     )
+
+
+def describe_any(structure: Structure) -> dict[str, Any]:
+    """Return formula, chemsys, elements and n_atoms of an ordered or a disordered structure."""
+    if structure.is_ordered:
+        return describe_structure(structure)
+    return {
+        "formula": reduced_formula(structure.composition),
+        "chemsys": structure.chemical_system,
+        "elements": sorted(e.symbol for e in structure.composition.elements),
+        "n_atoms": len(structure),
+    }

@@ -29,5 +29,9 @@ class CandidateDocument(Document):
     n_atoms: int
     structure: dict[str, Any] = Field(description="pymatgen Structure.as_dict().")
     parent_id: str | None = Field(default=None, description="The candidate it was made from.")
+    provenance: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Where it was read: database, record_id, file, record, functional, e_above_hull_ev_per_atom, …",
+    )
     decisions: dict[str, Any] = Field(default_factory=dict, description="Every number that led to accept or reject.")
     references: list[str] = Field(default_factory=list, description="DOIs or file names the structure comes from.")

@@ -39,6 +39,31 @@ class Prototype(Parameters):
     references: list[str] = Field(min_length=1, description="DOIs or citations of the numbers.")
 
 
+class DuplicateParameters(Parameters):
+    """When two structures are one: pymatgen's ``StructureMatcher`` at its defaults, which section 2.1 uses."""
+
+    ltol: float = Field(default=0.2, gt=0, lt=1, description="Fractional length tolerance.")
+    stol: float = Field(default=0.3, gt=0, lt=1, description="Site tolerance, in (volume/atoms)^(1/3).")
+    angle_tol: float = Field(default=5.0, gt=0, lt=90, description="Angle tolerance, degrees.")
+    scale: bool = Field(default=True, description="Compare at equal volume; NpT finds the volume anyway.")
+
+
+class HostParameters(Parameters):
+    """Which structures are empty hosts, fit to take up Li (section 2.1)."""
+
+    exclude_elements: list[str] = Field(default=["Li"], description="None may be present.")
+    require_any_of: list[str] = Field(default=["F", "Cl", "Br", "I"], description="At least one, as an anion.")
+    redox_metals: list[str] = Field(
+        default=["Ti", "V", "Cr", "Mn", "Fe", "Co", "Ni", "Cu", "Nb", "Mo", "Ru", "Ag", "W", "Re", "Sb", "Bi"],
+        description="At least one must be present.",
+    )
+    max_e_above_hull_ev: float = Field(
+        default=0.05, ge=0, description="eV/atom; at or above stays out, and so does an unknown value."
+    )
+    exclude_radioactive: bool = True
+    exclude_noble_gases: bool = True
+
+
 class CandidateParameters(Parameters):
     """Which structures enter (section 2.1)."""
 
@@ -48,6 +73,8 @@ class CandidateParameters(Parameters):
     exclude_elements: list[str] = Field(default=["O"], description="Oxyhalides were deprioritized (2.1).")
     exclude_radioactive: bool = True
     exclude_noble_gases: bool = True
+    hosts: HostParameters = HostParameters()
+    duplicates: DuplicateParameters = DuplicateParameters()
 
 
 class ExplorationParameters(Parameters):
