@@ -13,10 +13,17 @@ from typing import Any, Self
 import bson
 from jobflow import JobStore
 from maggma.stores import MongoStore
-from pymongo import ASCENDING, MongoClient, UpdateOne, uri_parser
+from pymongo import ASCENDING, InsertOne, MongoClient, UpdateOne, uri_parser
 from pymongo.collection import Collection
 from pymongo.database import Database as MongoDatabase
-from pymongo.errors import ConfigurationError, InvalidURI, OperationFailure, PyMongoError, ServerSelectionTimeoutError
+from pymongo.errors import (
+    BulkWriteError,
+    ConfigurationError,
+    InvalidURI,
+    OperationFailure,
+    PyMongoError,
+    ServerSelectionTimeoutError,
+)
 
 from aqvolt_flows.artifacts import ArtifactStore
 from aqvolt_flows.errors import DatabaseError, InputError
@@ -25,6 +32,8 @@ from aqvolt_flows.settings import AqvoltSettings, load_settings
 
 #: MongoDB refuses documents above 16 MiB; ours are refused earlier, with a name.
 MAX_DOCUMENT_BYTES = 15 * 1024 * 1024
+
+_DUPLICATE_KEY = 11000
 
 #: Identity field of each collection; a unique index stands on it and on ``key``.
 IDENTITIES = {
@@ -204,12 +213,21 @@ class Database:
         collection = self.mongo[name]
         stored = {d[identity]: d for d in collection.find({identity: {"$in": list(incoming)}}, {"_id": 0})}
         changed = [d for i, d in incoming.items() if not _same(stored.get(i), d)]
-        if changed:
-            now = utc_now()
-            collection.bulk_write(
-                [UpdateOne({identity: d[identity]}, {"$set": d | {"last_updated": now}}, upsert=True) for d in changed],
-                ordered=False,
-            )
+        now = utc_now()
+        writes: dict[str, Any] = {
+            d[identity]: UpdateOne({identity: d[identity]}, {"$set": d | {"last_updated": now}}, upsert=True)
+            for d in changed
+        }
+        # new ones are inserted, several times faster than an upsert; if another process was first, both are upserted
+        fresh = [InsertOne(d | {"last_updated": now}) for d in changed if d[identity] not in stored]
+        known = [writes[d[identity]] for d in changed if d[identity] in stored]
+        if fresh or known:
+            try:
+                collection.bulk_write([*fresh, *known], ordered=False)
+            except BulkWriteError as error:
+                if any(e["code"] != _DUPLICATE_KEY for e in error.details["writeErrors"]):
+                    raise
+                collection.bulk_write(list(writes.values()), ordered=False)
         return len(incoming.keys() - stored.keys())
 
     def find_by_ids(self, name: str, ids: Sequence[str]) -> list[dict[str, Any]]:

@@ -145,14 +145,14 @@ class Deduplicator:
     parameters
         Tolerances.
     load
-        Returns the (identity, structure) pairs kept earlier under a reduced formula, e.g. from a
-        database; asked once per formula.
+        Returns (formula, identity, structure) of those kept earlier under any of some reduced formulas,
+        e.g. from a database; asked once per formula.
     workers
         Processes; 1 compares in this one.
     """
 
     parameters: DuplicateParameters = field(default_factory=DuplicateParameters)
-    load: Callable[[str], Iterable[tuple[str, Structure]]] | None = None
+    load: Callable[[list[str]], Iterable[tuple[str, str, Structure]]] | None = None
     workers: int = 1
     _known: dict[str, list[Known]] = field(default_factory=dict, init=False, repr=False)
     _identities: set[str] = field(default_factory=set, init=False, repr=False)
@@ -181,12 +181,12 @@ class Deduplicator:
             )
         verdicts: dict[str, Verdict] = {}
         tasks, formulas = [], []
+        self._recall([f for f in by_formula if f not in self._known])
         for formula, group in by_formula.items():
-            known = self._kept(formula)
             verdicts |= {i: Verdict(i) for i, _ in group if i in self._identities}
             fresh = dict(pair for pair in group if pair[0] not in self._identities)
             if fresh:
-                tasks.append((self.parameters, list(fresh.items()), known))
+                tasks.append((self.parameters, list(fresh.items()), self._known[formula]))
                 formulas.append(formula)
         for formula, (found, new) in zip(formulas, self._run(tasks), strict=True):
             verdicts |= {v.identity: v for v in found}
@@ -194,12 +194,11 @@ class Deduplicator:
             self._identities.update(k.identity for k in new)
         return [verdicts[identity] for identity, _ in offered]
 
-    def _kept(self, formula: str) -> list[Known]:
-        if formula not in self._known:
-            earlier = self.load(formula) if self.load else ()
-            self._known[formula] = [Known(i, Compact.of(reduce_structure(s))) for i, s in earlier]
-            self._identities.update(k.identity for k in self._known[formula])
-        return self._known[formula]
+    def _recall(self, formulas: list[str]) -> None:
+        self._known |= {f: [] for f in formulas}
+        for formula, identity, structure in self.load(formulas) if self.load and formulas else ():
+            self._known[formula].append(Known(identity, Compact.of(reduce_structure(structure))))
+            self._identities.add(identity)
 
     def _run(self, tasks: list[Any]) -> Iterable[tuple[list[Verdict], list[Known]]]:
         if self.workers < 2 or sum(len(offered) for _, offered, _ in tasks) < PARALLEL_FROM:

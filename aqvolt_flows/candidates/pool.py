@@ -101,12 +101,13 @@ class Intake:
         return candidate_document(record.structure, self.parameters, record.name, source, references, provenance=origin)
 
 
-def kept_structures(database: Database, role: Role, formula: str) -> Iterator[tuple[str, Structure]]:
-    """Yield the accepted (identity, structure) pairs of a formula, whatever their source, by identity."""
-    query = {"formula": formula, "status": "accepted", "role": "host" if role == "host" else {"$ne": "host"}}
-    found = database["candidates"].find(query, {"candidate_id": 1, "structure": 1}).sort("candidate_id", 1)
-    for d in found:
-        yield d["candidate_id"], Structure.from_dict(d["structure"])
+def kept_structures(database: Database, role: Role, formulas: list[str]) -> Iterator[tuple[str, str, Structure]]:
+    """Yield (formula, identity, structure) of what is accepted under some formulas, from every source, by identity."""
+    known_role = "host" if role == "host" else {"$ne": "host"}
+    query = {"formula": {"$in": formulas}, "status": "accepted", "role": known_role}
+    fields = {"formula": 1, "candidate_id": 1, "structure": 1}
+    for d in database["candidates"].find(query, fields).sort("candidate_id", 1):
+        yield d["formula"], d["candidate_id"], Structure.from_dict(d["structure"])
 
 
 def add_to_pool(
@@ -138,7 +139,7 @@ def add_to_pool(
     with (
         _QuarantineFile(quarantine) as aside,
         Deduplicator(
-            intake.parameters.duplicates, lambda f: kept_structures(database, intake.role, f), workers
+            intake.parameters.duplicates, lambda formulas: kept_structures(database, intake.role, formulas), workers
         ) as seen,
     ):
         for batch in batched(_usable(entries, report, aside), BATCH):
