@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from aqvolt_flows.errors import ConfigError
 from aqvolt_flows.schemas.base import Parameters
+from aqvolt_flows.schemas.generation import LithiationParameters, SubstitutionParameters
 from aqvolt_flows.schemas.parameters import (
     AIMDParameters,
     BenchmarkParameters,
@@ -30,6 +31,8 @@ class Campaign(Parameters):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
     description: str = ""
     candidates: CandidateParameters = CandidateParameters()
+    lithiation: LithiationParameters = LithiationParameters()
+    substitution: SubstitutionParameters = SubstitutionParameters()
     exploration: ExplorationParameters = ExplorationParameters()
     sampling: SamplingParameters = SamplingParameters()
     labeling: LabelingParameters = LabelingParameters()

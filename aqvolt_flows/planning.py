@@ -14,7 +14,7 @@ from pymatgen.core import Structure
 from aqvolt_flows.benchmarks.jobs import EVScanMaker, ForceBinsMaker, ev_scan_key, force_bins_key
 from aqvolt_flows.campaign import Campaign
 from aqvolt_flows.candidates.jobs import SelectMaker
-from aqvolt_flows.candidates.select import build_structure, candidate_document
+from aqvolt_flows.candidates.pool import Intake, pool_counts, prototype_records
 from aqvolt_flows.datasets.jobs import ReleaseMaker
 from aqvolt_flows.datasets.release import labels_fingerprint
 from aqvolt_flows.exploration.aimd import AIMDMaker, aimd_key
@@ -25,29 +25,37 @@ from aqvolt_flows.identity import content_key
 from aqvolt_flows.labeling.labelers import labeler_maker
 from aqvolt_flows.labeling.protocols import label_key, protocol_for
 from aqvolt_flows.models import resolve_model
+from aqvolt_flows.planning_generation import plan_lithiate, plan_substitute
 from aqvolt_flows.potentials import model_hash
 from aqvolt_flows.sampling.encoders import encoder_hash
 from aqvolt_flows.sampling.jobs import TwoStageSampleMaker
+from aqvolt_flows.schemas.candidate import ACCEPTED
 from aqvolt_flows.stores import Database
 from aqvolt_flows.training.jobs import TwoStageTrainMaker, train_key
 from aqvolt_flows.work import Category, Plan, WorkItem
 
 Planner = Callable[[Campaign, Database, frozenset[str]], Plan]
 
-#: The structures that a campaign explores: hosts are only material to lithiate.
-ACCEPTED: dict[str, Any] = {"status": "accepted", "role": {"$ne": "host"}}
+
+#: What decides a selection, and so its key; rules of other routes may change without selecting again.
+_SELECTION = (
+    "prototypes",
+    "require_elements",
+    "require_any_of",
+    "exclude_elements",
+    "exclude_radioactive",
+    "exclude_noble_gases",
+)
 
 
 def plan_candidates(campaign: Campaign, database: Database, _claimed: frozenset[str] = frozenset()) -> Plan:
     """Return the selection of the campaign's structures."""
     p = campaign.candidates
-    documents = [
-        candidate_document(build_structure(proto), p, proto.name, source="user", references=proto.references)
-        for proto in p.prototypes
-    ]
+    intake = Intake(p, source="user")
+    documents = [intake.document(r) for r in prototype_records(p)]
     ids = sorted({d.candidate_id for d in documents})
     present = database["candidates"].count_documents({"candidate_id": {"$in": ids}})
-    key = content_key("select/1", parameters=p)
+    key = content_key("select/1", parameters=p.model_dump(mode="json", include=set(_SELECTION)))
     accepted = sum(d.status == "accepted" for d in documents)
     missing = (
         []
@@ -61,8 +69,27 @@ def plan_candidates(campaign: Campaign, database: Database, _claimed: frozenset[
         lambda: SelectMaker(parameters=p.model_dump(mode="json")).make(key),
         done=bool(ids) and present == len(ids),
     )
-    facts = {"offered": len(documents), "accepted": accepted, "rejected": len(documents) - accepted, "known": present}
+    facts: dict[str, Any] = {
+        "offered": len(documents),
+        "accepted": accepted,
+        "rejected": len(documents) - accepted,
+        "known": present,
+    }
+    facts |= _pool_facts(database)
     return Plan("candidates", [item] if documents else [], missing, facts)
+
+
+def _pool_facts(database: Database) -> dict[str, Any]:
+    """Return what the pool holds already: candidates and hosts by source, what was left out by reason."""
+    facts: dict[str, Any] = {}
+    for row in pool_counts(database):
+        what = "hosts" if row["role"] == "host" else "candidates"
+        name, part = (
+            (f"pool_{what}", row["source"]) if row["status"] == "accepted" else (f"left_out_{what}", row["reason"])
+        )
+        by = facts.setdefault(name, {})
+        by[part] = by.get(part, 0) + row["n"]
+    return facts
 
 
 def _wanted_runs(campaign: Campaign, database: Database) -> list[Run]:
@@ -300,6 +327,8 @@ def plan_report(campaign: Campaign, database: Database, _claimed: frozenset[str]
 
 PLANNERS: dict[str, Planner] = {
     "candidates": plan_candidates,
+    "lithiate": plan_lithiate,
+    "substitute": plan_substitute,
     "explore": plan_explore,
     "sample": plan_sample,
     "label": plan_label,

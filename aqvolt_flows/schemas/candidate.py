@@ -11,6 +11,9 @@ from aqvolt_flows.schemas.provenance import Failure
 
 CandidateSource = Literal["matpes", "stuffed", "substituted", "user"]
 
+#: Query for the structures that a campaign explores: hosts are only material to lithiate.
+ACCEPTED: dict[str, Any] = {"status": "accepted", "role": {"$ne": "host"}}
+
 
 class CandidateDocument(Document):
     """One structure of the pool."""

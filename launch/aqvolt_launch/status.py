@@ -15,7 +15,20 @@ if TYPE_CHECKING:
 
 STATES = ("WAITING", "READY", "RESERVED", "RUNNING", "COMPLETED", "FIZZLED", "PAUSED", "DEFUSED", "ARCHIVED")
 #: Stages in the order of the chain; others follow.
-STAGES = ("candidates", "explore", "sample", "label", "aimd", "build", "release", "train", "benchmark", "report")
+STAGES = (
+    "candidates",
+    "lithiate",
+    "substitute",
+    "explore",
+    "sample",
+    "label",
+    "aimd",
+    "build",
+    "release",
+    "train",
+    "benchmark",
+    "report",
+)
 #: Values of ``status`` that mean: a document that tells of a failure.
 _FAILED = ("failed", "rejected")
 

@@ -10,6 +10,7 @@ MODULES = (
     "database",
     "project",
     "candidates",
+    "generation",
     "stages",
     "workers",
     "query",

@@ -10,7 +10,10 @@ from aqvolt_launch.cli import output
 
 STAGES = "explore, sample, label, aimd, train or benchmark"
 Stage = Annotated[
-    str, typer.Argument(help=f"One of {STAGES}; also candidates, build, release, report.", show_default=False)
+    str,
+    typer.Argument(
+        help=f"One of {STAGES}; also candidates, lithiate, substitute, build, release, report.", show_default=False
+    ),
 ]
 CampaignOption = Annotated[
     str | None,

@@ -1,0 +1,222 @@
+"""The maker that replaces halogens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from jobflow import Job, Maker, job
+from pymatgen.core import Structure
+
+from aqvolt_flows.candidates.generated import generated_document, write_generated
+from aqvolt_flows.candidates.hull import (
+    R2SCAN,
+    AboveHull,
+    Phase,
+    Reference,
+    energy_above_hull,
+    potential_level,
+    read_phases,
+    reference_from_potential,
+)
+from aqvolt_flows.candidates.relax import Relaxed, Relaxer, torchsim_relaxer
+from aqvolt_flows.candidates.substitute import Substitution, framework_change, linear_scale, substitute
+from aqvolt_flows.identity import content_key
+from aqvolt_flows.potentials import load_potential, model_hash
+from aqvolt_flows.schemas.candidate import CandidateDocument
+from aqvolt_flows.schemas.generation import SubstitutionParameters
+from aqvolt_flows.schemas.parameters import DuplicateParameters
+from aqvolt_flows.schemas.provenance import ArtifactRef, Failure
+from aqvolt_flows.stores import Database
+
+#: The fields that decide what comes out of one substitution; the others choose which are made.
+_IN_KEY: set[str] = {"max_e_above_hull_ev", "reference"}
+
+
+def substitution_key(
+    substitution: Substitution, parameters: SubstitutionParameters, entries: str | None, energies: str | None
+) -> str:
+    """Return the key of one substitution; ``entries`` and ``energies`` are the SHA-256 of the hull's files."""
+    return content_key(
+        "substitute/1",
+        parent=substitution.parent_id,
+        old=substitution.old,
+        new=substitution.new,
+        parameters=parameters.model_dump(mode="json", include=_IN_KEY),
+        relaxation=parameters.relaxation.model_dump(mode="json", exclude={"max_batch_atoms"}),
+        weights=model_hash(parameters.relaxation.potential),
+        entries=entries,
+        energies=energies,
+    )
+
+
+@dataclass
+class SubstituteMaker(Maker):
+    """Make, relax and judge a batch of substitutions in one Firework.
+
+    Parameters
+    ----------
+    name
+        Name of the job.
+    parameters
+        ``SubstitutionParameters`` as plain values.
+    duplicates
+        ``DuplicateParameters`` as plain values.
+    entries, energies
+        ``ArtifactRef`` as plain values: the hull's phases, and r2SCAN energies of substituted structures.
+    """
+
+    name: str = "substitute halogens"
+    parameters: dict[str, Any] = field(default_factory=dict)
+    duplicates: dict[str, Any] = field(default_factory=dict)
+    entries: dict[str, Any] | None = None
+    energies: dict[str, Any] | None = None
+
+    @job
+    def make(self, substitutions: list[dict[str, str]]) -> Job:
+        """Write ``candidates`` of source ``substituted``, refused ones with their reason; return counts.
+
+        Parameters
+        ----------
+        substitutions
+            ``parent_id``, ``old``, ``new`` and ``key`` of each. Those whose key is in the collection are skipped.
+        """
+        p = SubstitutionParameters(**self.parameters)
+        database = Database.connect()
+        database.ensure_indexes()
+        keys = [s["key"] for s in substitutions]
+        done = {d["key"] for d in database["candidates"].find({"key": {"$in": keys}}, {"key": 1})}
+        todo = [s for s in substitutions if s["key"] not in done]
+        if not todo:
+            return {"new": 0, "accepted": 0, "rejected": {}, "already_done": len(done)}
+        parents = database.find_by_ids("candidates", [s["parent_id"] for s in todo])
+        potential = load_potential(p.relaxation.potential, database.settings.resolve_device())
+        relax = torchsim_relaxer(potential, p.relaxation)
+        r2scan = p.reference == "r2scan"
+        phases = _phases(database, self.entries, "reference_entries", r2scan)
+        labelled = _phases(database, self.energies, "energies", r2scan)
+        made = substituted_documents(todo, parents, p, phases, labelled, relax)
+        counts = write_generated(database, made, DuplicateParameters(**self.duplicates))
+        return counts | {"already_done": len(done)}
+
+
+def _phases(database: Database, ref: dict[str, Any] | None, name: str, require_r2scan: bool) -> list[Phase]:
+    if ref is None:
+        return []
+    return read_phases(database.artifacts.local_path(ArtifactRef(**ref)).read_bytes(), name, require_r2scan)
+
+
+def substituted_documents(
+    wanted: Sequence[dict[str, str]],
+    parents: Sequence[dict[str, Any]],
+    parameters: SubstitutionParameters,
+    phases: Sequence[Phase],
+    labelled: Sequence[Phase],
+    relax: Relaxer,
+) -> list[CandidateDocument]:
+    """Return one document per substitution, in order.
+
+    Parameters
+    ----------
+    wanted
+        ``old``, ``new`` and ``key`` of each.
+    parents
+        Their parents' documents.
+    parameters
+        Limits, and which reference.
+    phases
+        Competing phases; with reference ``potential`` those of the chemical systems at hand are relaxed too.
+    labelled
+        With reference ``r2scan``: r2SCAN energies of substituted structures.
+    relax
+        Structures in, relaxed structures out.
+    """
+    starts = [
+        substitute(Structure.from_dict(d["structure"]), w["old"], w["new"])
+        for w, d in zip(wanted, parents, strict=True)
+    ]
+    relaxed = relax(starts)
+    systems = {frozenset(e.symbol for e in s.composition.elements) for s in starts}
+    level = potential_level(parameters.relaxation.potential, model_hash(parameters.relaxation.potential))
+    if parameters.reference == "potential":
+        needed = [p for p in phases if any(p.elements <= system for system in systems)]
+        reference = reference_from_potential(needed, relax, level) if needed else Reference(level, [])
+    else:
+        reference = Reference(R2SCAN, phases)
+    documents = []
+    for item, parent, start, end in zip(wanted, parents, starts, relaxed, strict=True):
+        original = Structure.from_dict(parent["structure"])
+        decisions: dict[str, Any] = {
+            "old": item["old"],
+            "new": item["new"],
+            "linear_scale": round(linear_scale(original.composition, item["old"], item["new"]), 6),
+        }
+        failure = _judge(start, end, parameters, reference, level, labelled, decisions)
+        provenance = {
+            "potential": parameters.relaxation.potential,
+            "weights": model_hash(parameters.relaxation.potential),
+            "failed_phases": dict(reference.failed),
+        }
+        name = f"{parent['name']}, {item['old']} → {item['new']}"
+        documents.append(
+            generated_document(item["key"], "substituted", parent, end.structure, failure, decisions, provenance, name)
+        )
+    return documents
+
+
+def _judge(
+    start: Structure,
+    end: Relaxed,
+    parameters: SubstitutionParameters,
+    reference: Reference,
+    level: str,
+    labelled: Sequence[Phase],
+    decisions: dict[str, Any],
+) -> Failure | None:
+    """Return why a substituted structure stays out, or None; every number is added to ``decisions``."""
+    if end.failure is not None:
+        return end.failure
+    decisions |= {"energy_ev": round(end.energy, 6), "max_force_ev_per_a": round(end.max_force, 6)}
+    change = framework_change(start, end.structure)
+    decisions |= change.as_decisions()
+    if not change.kept:
+        message = f"relaxation changed the framework (volume by {100 * change.volume_change:+.0f} %)"
+        return Failure(reason="framework_changed", message=message)
+    energy = end.energy
+    if parameters.reference == "r2scan":
+        level = R2SCAN
+        found = labelled_energy(end.structure, labelled)
+        if found is None:
+            message = "no r2SCAN energy of this structure is among the energies given"
+            return Failure(reason="no_r2scan_energy", message=message)
+        energy = found
+        decisions["r2scan_energy_ev"] = round(energy, 6)
+    above = energy_above_hull(end.structure.composition, energy, level, reference)
+    decisions |= {"energy_level": level, "max_e_above_hull_ev_per_atom": parameters.max_e_above_hull_ev}
+    if isinstance(above, Failure):
+        return above
+    assert isinstance(above, AboveHull)
+    decisions |= above.as_decisions()
+    if above.e_above_hull > parameters.max_e_above_hull_ev:
+        message = f"{above.e_above_hull:.3f} eV/atom above the hull; at most {parameters.max_e_above_hull_ev:g}"
+        return Failure(reason="above_hull", message=message)
+    return None
+
+
+def labelled_energy(structure: Structure, labelled: Sequence[Phase]) -> float | None:
+    """Return the lowest energy, for the structure's cell, of the given phases that are this structure.
+
+    Sameness is pymatgen's default ``StructureMatcher``.
+    """
+    from pymatgen.analysis.structure_matcher import StructureMatcher
+
+    matcher = StructureMatcher()
+    energies = [
+        p.energy * len(structure) / len(p.structure)
+        for p in labelled
+        if p.structure is not None
+        and p.structure.composition.reduced_formula == structure.composition.reduced_formula
+        and matcher.fit(structure, p.structure)
+    ]
+    return min(energies, default=None)

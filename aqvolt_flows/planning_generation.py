@@ -1,0 +1,142 @@
+"""Planning of made structures: which hosts to lithiate, which halogens to replace, and what is left of it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import partial
+from itertools import batched
+from typing import Any
+
+from aqvolt_flows.campaign import Campaign
+from aqvolt_flows.candidates.jobs_lithiate import LithiateMaker, lithiation_key
+from aqvolt_flows.candidates.jobs_substitute import SubstituteMaker, substitution_key
+from aqvolt_flows.candidates.substitute import Substitution, choose_substitutions, halogen_counts
+from aqvolt_flows.identity import content_key, file_sha256
+from aqvolt_flows.schemas.candidate import ACCEPTED
+from aqvolt_flows.schemas.generation import SubstitutionParameters
+from aqvolt_flows.stores import Database
+from aqvolt_flows.work import Plan, WorkItem
+
+
+def plan_lithiate(campaign: Campaign, database: Database, claimed: frozenset[str] = frozenset()) -> Plan:
+    """Return the batches of accepted hosts that are neither lithiated nor queued."""
+    p, metals = campaign.lithiation, tuple(campaign.candidates.hosts.redox_metals)
+    query = {"status": "accepted", "role": "host"}
+    ids = [d["candidate_id"] for d in database["candidates"].find(query, {"candidate_id": 1}).sort("candidate_id", 1)]
+    units = {lithiation_key(i, p, metals): i for i in ids}
+    done = _present(database, list(units))
+    todo = [(key, i) for key, i in units.items() if key not in done and key not in claimed]
+    maker = LithiateMaker(
+        parameters=p.model_dump(mode="json"),
+        duplicates=campaign.candidates.duplicates.model_dump(mode="json"),
+        metals=list(metals),
+    )
+    items = [
+        WorkItem(
+            "lithiate",
+            content_key("lithiate-batch/1", units=sorted(key for key, _ in group)),
+            f"lithiate {len(group)} hosts",
+            partial(maker.make, [{"candidate_id": i, "key": key} for key, i in group]),
+            category="gpu",
+            units=tuple(key for key, _ in group),
+        )
+        for group in batched(todo, p.hosts_per_job)
+    ]
+    missing = [] if ids else ["there is no accepted host yet; run 'aqvolt candidates import' with '--role host'"]
+    if p.densities == ["files"] and p.aeccar_folder and not database.settings.path(p.aeccar_folder).is_dir():
+        missing.append(f"there is no folder {p.aeccar_folder}; set lithiation.aeccar_folder to that of the AECCARs")
+    facts = {"hosts": len(ids), "finished": len(done), "to_run": len(todo), "densities": ", ".join(p.densities)}
+    return Plan("lithiate", items, missing, facts)
+
+
+def plan_substitute(campaign: Campaign, database: Database, claimed: frozenset[str] = frozenset()) -> Plan:
+    """Return the batches of substitutions that are neither made nor queued."""
+    p = campaign.substitution
+    parents = _parents(database, p)
+    hashes: dict[str, str | None] = {}
+    missing = [] if parents else [f"there is no accepted candidate of source {', '.join(p.parents)} yet"]
+    for name in ("reference_entries", "energies"):
+        given = getattr(p, name)
+        path = database.settings.path(given) if given else None
+        hashes[name] = file_sha256(path) if path is not None and path.is_file() else None
+        needed = name == "reference_entries" or p.reference == "r2scan"
+        if needed and hashes[name] is None:
+            seen = f"there is no file {given}" if given else "it is not set"
+            missing.append(f"substitution.{name} must name a JSON file of computed entries, {seen}")
+    chosen = _choose(database, parents, p)
+    keys = {substitution_key(s, p, hashes["reference_entries"], hashes["energies"]): s for s in chosen}
+    done = _present(database, list(keys))
+    todo = [(key, s) for key, s in keys.items() if key not in done and key not in claimed]
+    elements = {i: sorted(e) for i, e in parents}
+    todo.sort(key=lambda pair: (elements[pair[1].parent_id], pair[1].parent_id, pair[1].new))
+    items = [
+        WorkItem(
+            "substitute",
+            content_key("substitute-batch/1", units=sorted(key for key, _ in group)),
+            f"substitute in {len({s.parent_id for _, s in group})} structures",
+            partial(_make_substitutions, campaign, database, group),
+            category="gpu",
+            units=tuple(key for key, _ in group),
+        )
+        for group in batched(todo, p.parents_per_job)
+    ]
+    facts = {"parents": len(parents), "substitutions": len(keys), "finished": len(done), "to_run": len(todo)}
+    facts |= {f"{old} → {new}": n for (old, new), n in sorted(_count(chosen).items())}
+    return Plan("substitute", items if not missing else [], missing, facts)
+
+
+def _make_substitutions(campaign: Campaign, database: Database, group: Sequence[tuple[str, Substitution]]) -> Any:
+    """Return the job; the hull's files go into the artifact store, where every worker finds them."""
+    p = campaign.substitution
+    refs = {}
+    for name, given in (("entries", p.reference_entries), ("energies", p.energies)):
+        if given:
+            path = database.settings.path(given)
+            ref = database.artifacts.put_file(path, "json.gz" if path.suffix == ".gz" else "json")
+            refs[name] = ref.model_dump(mode="json")
+    maker = SubstituteMaker(
+        parameters=p.model_dump(mode="json"),
+        duplicates=campaign.candidates.duplicates.model_dump(mode="json"),
+        entries=refs.get("entries"),
+        energies=refs.get("energies"),
+    )
+    return maker.make([{"parent_id": s.parent_id, "old": s.old, "new": s.new, "key": key} for key, s in group])
+
+
+def _parents(database: Database, p: SubstitutionParameters) -> list[tuple[str, list[str]]]:
+    query = {**ACCEPTED, "source": {"$in": list(p.parents)}, "elements": {"$in": list(p.from_halogens)}}
+    found = database["candidates"].find(query, {"candidate_id": 1, "elements": 1}).sort("candidate_id", 1)
+    return [(d["candidate_id"], d["elements"]) for d in found]
+
+
+def _choose(
+    database: Database, parents: Sequence[tuple[str, list[str]]], p: SubstitutionParameters
+) -> list[Substitution]:
+    """Return the substitutions of all parents; a parent that has its share keeps it, whatever the pool is now."""
+    made: dict[str, set[tuple[str, str]]] = defaultdict(set)
+    query = {"source": "substituted", "parent_id": {"$in": [i for i, _ in parents]}}
+    for d in database["candidates"].find(query, {"parent_id": 1, "decisions.old": 1, "decisions.new": 1}):
+        made[d["parent_id"]].add((d["decisions"]["old"], d["decisions"]["new"]))
+    kept = [
+        Substitution(i, old, new)
+        for i, elements in parents
+        for old, new in sorted(made[i])
+        if old in p.from_halogens and new in p.to_halogens and old in elements
+    ]
+    settled = {s.parent_id for s in kept} if p.per_parent < len(p.to_halogens) else set()
+    pool = database["candidates"].find(ACCEPTED, {"elements": 1})
+    counts = halogen_counts([d["elements"] for d in pool])
+    fresh = choose_substitutions([q for q in parents if q[0] not in settled], counts, p)
+    return [s for s in kept if s.parent_id in settled] + fresh
+
+
+def _present(database: Database, keys: Sequence[str]) -> set[str]:
+    return {d["key"] for d in database["candidates"].find({"key": {"$in": list(keys)}}, {"key": 1})}
+
+
+def _count(chosen: Sequence[Substitution]) -> dict[tuple[str, str], int]:
+    counts: dict[tuple[str, str], int] = defaultdict(int)
+    for s in chosen:
+        counts[s.old, s.new] += 1
+    return counts
