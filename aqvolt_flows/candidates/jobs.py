@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
 from jobflow import Job, Maker, job
 
-from aqvolt_flows.candidates.select import build_structure, candidate_document
+from aqvolt_flows.candidates.pool import Intake, add_to_pool, prototype_records
 from aqvolt_flows.schemas.parameters import CandidateParameters
 from aqvolt_flows.stores import Database
 
@@ -38,18 +37,15 @@ class SelectMaker(Maker):
             Content key of this selection.
         """
         parameters = CandidateParameters(**self.parameters)
-        documents = [
-            candidate_document(build_structure(p), parameters, p.name, source="user", references=p.references)
-            for p in parameters.prototypes
-        ]
+        intake = Intake(parameters, source="user")
+        records = prototype_records(parameters)
         database = Database.connect()
         database.ensure_indexes()
-        new = database.upsert("candidates", documents)
-        rejected = Counter(d.rejection.reason for d in documents if d.rejection)
+        report = add_to_pool(records, database, intake)
         return {
             "key": key,
-            "new": new,
-            "accepted": sum(d.status == "accepted" for d in documents),
-            "rejected": dict(rejected),
-            "candidate_ids": [d.candidate_id for d in documents],
+            "new": report.new,
+            "accepted": sum(report.accepted.values()),
+            "rejected": dict(report.rejected),
+            "candidate_ids": [intake.document(r).candidate_id for r in records],
         }

@@ -16,7 +16,7 @@ from pymatgen.core import Structure
 from aqvolt_flows.candidates.duplicates import Deduplicator, Verdict
 from aqvolt_flows.candidates.hosts import host_document
 from aqvolt_flows.candidates.records import Quarantined, Record
-from aqvolt_flows.candidates.select import candidate_document
+from aqvolt_flows.candidates.select import build_structure, candidate_document
 from aqvolt_flows.schemas.candidate import CandidateDocument, CandidateSource
 from aqvolt_flows.schemas.parameters import CandidateParameters
 from aqvolt_flows.schemas.provenance import Failure
@@ -28,6 +28,8 @@ Judged = tuple[CandidateDocument, Structure]
 BATCH = 500
 #: A cell of more atoms is no crystal to start from, and comes near MongoDB's limit for a document.
 MAX_SITES = 10_000
+#: Broken records that a report quotes; the quarantine file has all.
+SHOWN = 5
 
 
 @dataclass
@@ -48,6 +50,8 @@ class ImportReport:
         The very same structure a second time in this import.
     quarantined
         Records that could not be read.
+    broken
+        Sentences about the first few of them.
     stopped
         Sentences about files that could not be read to their end.
     """
@@ -59,6 +63,7 @@ class ImportReport:
     not_kept: Counter[str] = field(default_factory=Counter)
     repeated: int = 0
     quarantined: int = 0
+    broken: list[str] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
@@ -78,8 +83,6 @@ class Intake:
         ``candidate``: judged as a Li halide; ``host``: judged as an empty host.
     source
         What the documents say; by default ``matpes`` for MatPES records, else ``user``.
-    references
-        DOIs or file names; by default the record's file.
     not_kept
         Reasons whose rejected structures are only counted, e.g. ``missing_element`` of a file of all
         chemistries.
@@ -88,17 +91,21 @@ class Intake:
     parameters: CandidateParameters
     role: Role = "candidate"
     source: CandidateSource | None = None
-    references: tuple[str, ...] = ()
     not_kept: Collection[str] = ()
 
     def document(self, record: Record) -> CandidateDocument:
         """Return the document of one record, judged but not yet compared with others."""
         origin = record.provenance
         source = self.source or ("matpes" if origin.get("database") == "MatPES" else "user")
-        references = list(self.references) or [str(origin[k]) for k in ("record_id", "file") if k in origin]
+        references = list(record.references) or [str(origin[k]) for k in ("record_id", "file") if k in origin]
         if self.role == "host":
             return host_document(record.structure, self.parameters.hosts, record.name, source, references, origin)
         return candidate_document(record.structure, self.parameters, record.name, source, references, provenance=origin)
+
+
+def prototype_records(parameters: CandidateParameters) -> list[Record]:
+    """Return the structures that a campaign file gives by lattice data."""
+    return [Record(p.name, build_structure(p), references=tuple(p.references)) for p in parameters.prototypes]
 
 
 def kept_structures(database: Database, role: Role, formulas: list[str]) -> Iterator[tuple[str, str, Structure]]:
@@ -108,6 +115,23 @@ def kept_structures(database: Database, role: Role, formulas: list[str]) -> Iter
     fields = {"formula": 1, "candidate_id": 1, "structure": 1}
     for d in database["candidates"].find(query, fields).sort("candidate_id", 1):
         yield d["formula"], d["candidate_id"], Structure.from_dict(d["structure"])
+
+
+def pool_counts(database: Database) -> list[dict[str, Any]]:
+    """Return how many documents there are by role, source, status and reason; the largest first."""
+    group = {"role": "$role", "source": "$source", "status": "$status", "reason": "$rejection.reason"}
+    found = database["candidates"].aggregate([{"$group": {"_id": group, "n": {"$sum": 1}}}])
+    rows = [
+        {
+            "role": d["_id"].get("role") or "candidate",
+            "source": d["_id"].get("source"),
+            "status": d["_id"].get("status"),
+            "reason": d["_id"].get("reason") or "",
+            "n": d["n"],
+        }
+        for d in found
+    ]
+    return sorted(rows, key=lambda r: (r["role"], r["status"], -r["n"], r["source"], r["reason"]))
 
 
 def add_to_pool(
@@ -148,7 +172,7 @@ def add_to_pool(
             kept = []
             for document, _ in judged:
                 reason = document.rejection.reason if document.rejection else None
-                if reason in intake.not_kept:
+                if reason and reason in intake.not_kept:
                     report.not_kept[reason] += 1
                     continue
                 kept.append(document)
@@ -172,11 +196,12 @@ def _usable(entries: Iterable[Record | Quarantined], report: ImportReport, aside
             continue
         else:
             broken = entry
+        place = f"{broken.file}, record {broken.record}" + (f", line {broken.line}" if broken.line else "")
         if broken.fatal:
-            place = f"{broken.file}, record {broken.record}" + (f", line {broken.line}" if broken.line else "")
             report.stopped.append(f"{place}: {broken.reason}; the records before it are in, nothing after it was read")
         else:
             report.read += 1
+            report.broken += [f"{place}: {broken.reason}"] if len(report.broken) < SHOWN else []
         report.quarantined += 1
         aside.write(broken)
 

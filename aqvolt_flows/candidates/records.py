@@ -31,11 +31,14 @@ class Record:
     provenance
         ``database``, ``record_id``, ``file``, ``record`` (its number, from 1), ``functional``,
         ``e_above_hull_ev_per_atom`` and what else the source says about its origin.
+    references
+        DOIs or citations; where there are none, the identifier and the file stand for them.
     """
 
     name: str
     structure: Structure
     provenance: dict[str, Any] = field(default_factory=dict)
+    references: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

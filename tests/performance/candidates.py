@@ -31,8 +31,8 @@ METALS = (
     *("Na", "K", "Rb", "Cs", "Mg", "Ca", "Sr", "Ba", "Sc", "Y", "La", "Ce", "Gd", "Er", "Lu", "Ti", "Zr", "Hf", "V"),
     *("Nb", "Ta", "Cr", "Mo", "W", "Mn", "Fe", "Co", "Ni", "Cu", "Zn", "Cd", "Al", "Ga", "In", "Tl", "Sn", "Pb", "Sb"),
 )
-#: Share of the structures that are copies, and how they were made.
-COPIES = ("supercell", "moved", "strained", "snapshot")
+#: How copies are made; each is made of a crystal with a probability of 0.7.
+COPIES = ("supercell", "moved", "strained", "strained", "snapshot", "snapshot", "snapshot")
 
 
 @cache
@@ -110,7 +110,7 @@ def copy_of(structure: Structure, how: str, seed: int) -> Structure:
 
 
 def make_structures(n: int, seed: int = 0) -> list[tuple[str, Structure]]:
-    """Return n (label, structure); structures of one label are one crystal, at least half are copies."""
+    """Return n (label, structure); structures of one label are one crystal, most are copies."""
     rng = random.Random(seed)
     combinations = [c for c in itertools.product(METALS, METALS, HALOGENS) if c[0] < c[1]]
     rng.shuffle(combinations)
@@ -123,7 +123,7 @@ def make_structures(n: int, seed: int = 0) -> list[tuple[str, Structure]]:
                 continue
             seen.add(label)
             made.append((label, structure))
-            made += [(label, copy_of(structure, how, rng.getrandbits(32))) for how in COPIES if rng.random() < 0.6]
+            made += [(label, copy_of(structure, how, rng.getrandbits(32))) for how in COPIES if rng.random() < 0.7]
         if len(made) >= n:
             break
     made = made[:n]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -26,69 +26,138 @@ def select(campaign: CampaignOption = None, json: Json = False) -> None:
 
 @candidates.command("import")
 def import_files(
-    files: Annotated[list[Path], typer.Argument(help="CIF, POSCAR or (ext)xyz files.", show_default=False)],
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="MatPES JSON(.gz) or Parquet, a Materials Project snapshot (JSON lines), CIF, POSCAR, (ext)xyz.",
+            show_default=False,
+        ),
+    ] = None,
+    kind: Annotated[
+        str | None, typer.Option("--format", help="matpes, mp or structure; default: by content.", show_default=False)
+    ] = None,
+    judged_as: Annotated[str, typer.Option("--as", help="li-halides, or hosts to lithiate.")] = "li-halides",
+    live: Annotated[bool, typer.Option("--from-mp", help="Ask the Materials Project (key in MP_API_KEY).")] = False,
+    count_only: Annotated[
+        list[str] | None,
+        typer.Option("--count-only", help="Do not keep those rejected for this reason, only count them; repeatable."),
+    ] = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes that compare structures.")] = 2,
     campaign: CampaignOption = None,
     json: Json = False,
 ) -> None:
-    """Add structures from files, judged by the campaign's rules; broken files are named, the rest goes in.
+    """Add structures, judged and compared with the pool; broken records are set aside, the rest goes in.
 
-    Example: [bold]aqvolt candidates import structures/*.cif[/bold]
+    Example: [bold]aqvolt candidates import MatPES-R2SCAN-2025.1.json.gz --count-only missing_element[/bold]
     """
-    from aqvolt_flows.candidates.files import read_structures
-    from aqvolt_flows.candidates.select import candidate_document
     from aqvolt_flows.errors import InputError
     from aqvolt_flows.settings import load_settings
     from aqvolt_flows.stores import Database
     from aqvolt_launch.chain import campaign_for
 
+    roles = {"li-halides": "candidate", "hosts": "host"}
+    if judged_as not in roles:
+        raise InputError(f"--as is {judged_as!r}; expected li-halides or hosts.")
+    if not files and not live:
+        raise InputError("Nothing to import; give files, or --from-mp.")
     settings = load_settings()
     rules = campaign_for(settings, campaign).candidates
-    documents, rows = [], []
-    for path in files:
-        try:
-            found = read_structures(path)
-        except InputError as error:
-            rows.append({"file": path.name, "formula": None, "status": "broken", "reason": str(error)})
-            continue
-        for name, structure in found:
-            document = candidate_document(structure, rules, name, source="user", references=[path.name])
-            documents.append(document)
-            reason = document.rejection.message if document.rejection else ""
-            rows.append({"file": name, "formula": document.formula, "status": document.status, "reason": reason})
     database = Database.connect(settings)
     database.ensure_indexes()
-    new = database.upsert("candidates", documents)
-    output.table(rows, as_json=json, title=f"Imported: {new} new of {len(documents)} structures")
-    if not documents:
-        raise InputError(f"None of {len(files)} files held a structure; nothing was added.")
+    options = {"rules": rules, "role": roles[judged_as], "count_only": set(count_only or ()), "workers": workers}
+    reports = [_import_one(path, kind, database, settings, **options) for path in files or []]
+    if live:
+        reports.append(_import_one(None, kind, database, settings, **options))
+    _print_reports(reports, json)
+    if not any(r["read"] - r["quarantined"] > 0 for r in reports):
+        raise InputError(f"None of {len(reports)} sources held a structure; nothing was added.")
+
+
+def _import_one(path: Path | None, kind: str | None, database: Any, settings: Any, **options: Any) -> dict[str, Any]:
+    """Import one file, or the Materials Project; a file that cannot be opened is reported, not fatal to the others."""
+    from aqvolt_flows.candidates.materials_project import stream_live
+    from aqvolt_flows.candidates.pool import ImportReport, Intake, add_to_pool
+    from aqvolt_flows.candidates.sources import stream_file
+    from aqvolt_flows.errors import InputError
+
+    rules, role = options["rules"], options["role"]
+    name = path.name if path else "materials-project"
+    aside = settings.path("quarantine") / f"{name}.{role}.jsonl"
+    intake = Intake(rules, role=role, not_kept=options["count_only"])
+    try:
+        entries = stream_file(path, kind) if path else stream_live(rules, role)  # type: ignore[arg-type]
+        report = add_to_pool(entries, database, intake, aside, options["workers"])
+    except InputError as error:
+        report = ImportReport(stopped=[str(error)])
+    return {"file": name, **report.as_dict(), "quarantine": str(aside) if report.quarantined else None}
+
+
+def _print_reports(reports: list[dict[str, Any]], json: bool) -> None:
+    if json:
+        output.emit(reports)
+        return
+    columns = ("file", "read", "new", "accepted", "rejected", "not_kept", "repeated", "quarantined")
+    output.table(reports, title="Imported", columns=columns)
+    for report in reports:
+        for sentence in report["broken"]:
+            output.say(f"Broken: {sentence}")
+        if report["quarantine"]:
+            output.say(f"{report['quarantined']} broken records, with line and reason: {report['quarantine']}")
+        for sentence in report["stopped"]:
+            output.say(f"Stopped: {sentence}")
 
 
 @candidates.command("list")
 def list_candidates(
     rejected: Annotated[bool, typer.Option("--rejected", help="Those left out, with the reason.")] = False,
+    hosts: Annotated[bool, typer.Option("--hosts", help="Empty hosts instead of candidates.")] = False,
+    source: Annotated[
+        str | None, typer.Option("--source", help="matpes, stuffed, substituted or user.", show_default=False)
+    ] = None,
+    reason: Annotated[
+        str | None, typer.Option("--reason", help="Only those rejected for this reason.", show_default=False)
+    ] = None,
+    counts: Annotated[bool, typer.Option("--counts", help="Only the counts by source and reason.")] = False,
+    limit: Annotated[int, typer.Option("--limit", min=0, help="Rows at most; 0: all.")] = 50,
     json: Json = False,
 ) -> None:
-    """List accepted candidates, or the rejected ones with the reason.
+    """List accepted candidates, or the rejected ones with the reason, and count both by source and reason.
 
-    Example: [bold]aqvolt candidates list --rejected[/bold]
+    Example: [bold]aqvolt candidates list --rejected --reason duplicate[/bold]
     """
+    from aqvolt_flows.candidates.pool import pool_counts
     from aqvolt_flows.settings import load_settings
     from aqvolt_flows.stores import Database
 
     database = Database.connect(load_settings())
-    rows = []
-    for d in database["candidates"].find({"status": "rejected" if rejected else "accepted"}).sort("name", 1):
-        row = {
-            "candidate_id": d["candidate_id"],
-            "name": d["name"],
-            "formula": d["formula"],
-            "n_atoms": d["n_atoms"],
-            "source": d["source"],
-        }
-        rows.append(
-            row | ({"reason": d["rejection"]["reason"], "message": d["rejection"]["message"]} if rejected else {})
-        )
-    output.table(rows, as_json=json, title="Rejected candidates" if rejected else "Candidates")
+    found = pool_counts(database)
+    if counts:
+        output.table(found, as_json=json, title="Pool")
+        return
+    query: dict[str, Any] = {"status": "rejected" if rejected or reason else "accepted"}
+    query["role"] = "host" if hosts else {"$ne": "host"}
+    query |= ({"source": source} if source else {}) | ({"rejection.reason": reason} if reason else {})
+    total = database["candidates"].count_documents(query)
+    fields = {"_id": 0, "structure": 0}
+    cursor = database["candidates"].find(query, fields).sort([("name", 1), ("candidate_id", 1)])
+    rows = [_row(d) for d in (cursor if json or not limit else cursor.limit(limit))]
+    title = ("Rejected " if rejected or reason else "") + ("hosts" if hosts else "candidates")
+    output.table(rows, as_json=json, title=title.capitalize())
+    if json:
+        return
+    if len(rows) < total:
+        output.say(f"{len(rows)} of {total}; --limit 0 lists all.")
+    output.table(found, title="Pool")
+
+
+def _row(d: dict[str, Any]) -> dict[str, Any]:
+    """Return what a person asks of one document: what it is, where it is from, and why it is not in."""
+    row = {k: d[k] for k in ("candidate_id", "name", "formula", "n_atoms", "source")}
+    if parent := d.get("parent_id"):
+        row["parent_id"] = parent
+    if d.get("rejection"):
+        row |= {"reason": d["rejection"]["reason"], "message": d["rejection"]["message"]}
+    return row
 
 
 def register(app: typer.Typer) -> None:
