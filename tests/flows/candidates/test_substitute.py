@@ -1,0 +1,171 @@
+"""Substitution: Shannon's radii, balance of the pool, framework checks, and hulls worked out by hand."""
+
+from __future__ import annotations
+
+import gzip
+import json
+
+import pytest
+from pymatgen.core import Composition, Lattice, Structure
+from pymatgen.entries.computed_entries import ComputedStructureEntry
+
+from aqvolt_flows.candidates.hull import (
+    R2SCAN,
+    AboveHull,
+    Phase,
+    Reference,
+    energy_above_hull,
+    potential_level,
+    read_phases,
+    reference_from_potential,
+)
+from aqvolt_flows.candidates.relax import Relaxed
+from aqvolt_flows.candidates.substitute import (
+    choose_substitutions,
+    framework_change,
+    halogen_counts,
+    ionic_radius,
+    linear_scale,
+    substitute,
+)
+from aqvolt_flows.errors import InputError
+from aqvolt_flows.schemas.generation import SubstitutionParameters
+from aqvolt_flows.schemas.provenance import Failure
+
+
+def rock_salt(anion: str, a: float) -> Structure:
+    return Structure.from_spacegroup("Fm-3m", Lattice.cubic(a), ["Li", anion], [[0, 0, 0], [0.5, 0.5, 0.5]])
+
+
+#: Wyckoff, Crystal Structures 1 (1963): Å.
+WYCKOFF = {"F": 4.0173, "Cl": 5.12954, "Br": 5.5013, "I": 6.0}
+LIF = rock_salt("F", WYCKOFF["F"])
+
+
+@pytest.mark.parametrize(
+    ("element", "state", "radius"),
+    [("Li", 1, 0.76), ("F", -1, 1.33), ("Cl", -1, 1.81), ("Br", -1, 1.96), ("I", -1, 2.20), ("Fe", 3, 0.645)],
+)
+def test_radii_are_shannons_for_six_neighbours(element, state, radius):
+    assert ionic_radius(element, state) == radius  # Shannon 1976, table 1
+
+
+@pytest.mark.parametrize("new", ["Cl", "Br", "I"])
+def test_the_rescaled_rock_salt_is_near_the_measured_one(new):
+    made = substitute(LIF, "F", new)
+    radii = {"Cl": 1.81, "Br": 1.96, "I": 2.20}
+    assert made.lattice.a == pytest.approx(WYCKOFF["F"] * (0.76 + radii[new]) / (0.76 + 1.33))
+    assert made.lattice.a == pytest.approx(WYCKOFF[new], rel=0.055)
+    assert made.composition == Composition(f"Li4{new}4")
+    assert LIF.composition == Composition("Li4F4")  # the parent is as it was
+
+
+def test_a_mixed_anion_is_scaled_by_the_mean():
+    # Li2FCl: mean anion before (1.33 + 1.81)/2, after (1.96 + 1.81)/2
+    expected = (0.76 + 1.885) / (0.76 + 1.57)
+    assert linear_scale(Composition("Li2FCl"), "F", "Br") == pytest.approx(expected)
+
+
+def test_what_cannot_be_substituted_is_said():
+    with pytest.raises(InputError, match="no Cl"):
+        substitute(rock_salt("Cl", 5.1), "Cl", "Cl")
+    with pytest.raises(InputError, match="O is no halogen"):
+        substitute(LIF, "F", "O")
+
+
+def test_by_default_f_goes_to_all_three():
+    chosen = choose_substitutions([("a", ["F", "Li"]), ("b", ["Cl", "Li"])], {}, SubstitutionParameters())
+    assert [(s.parent_id, s.old, s.new) for s in chosen] == [("a", "F", "Cl"), ("a", "F", "Br"), ("a", "F", "I")]
+
+
+def test_one_per_parent_fills_the_least_represented_first():
+    p = SubstitutionParameters(per_parent=1, from_halogens=["F", "Cl"], to_halogens=["F", "Cl", "Br", "I"])
+    pool = halogen_counts([["F", "Li"]] * 5 + [["Cl", "Li"]] * 2 + [["Br", "Li"]] + [["F", "Br"]])
+    assert pool == {"F": 6, "Cl": 2, "Br": 2, "I": 0}
+    chosen = choose_substitutions([(str(i), ["F", "Li"]) for i in range(6)], pool, p)
+    # I up to 2, then a tie of Cl, Br and I goes by the order given, until all have 3 and it starts again
+    assert [s.new for s in chosen] == ["I", "I", "Cl", "Br", "I", "Cl"]
+
+
+def test_lif_to_licl_keeps_its_framework_whatever_the_volume():
+    made = substitute(LIF, "F", "Cl")
+    found = framework_change(made, rock_salt("Cl", WYCKOFF["Cl"]))
+    assert found.kept
+    assert found.rms_a == pytest.approx(0, abs=1e-6)
+    assert found.volume_change == pytest.approx((WYCKOFF["Cl"] / made.lattice.a) ** 3 - 1)
+
+
+def test_a_collapsed_structure_is_not_the_framework_it_was():
+    made = substitute(LIF, "F", "Cl")
+    collapsed = made.copy()  # all Cl drawn to the Li, a fifth of the cell along [111]: no site of rock salt
+    for i, site in enumerate(made):
+        if site.specie.symbol == "Cl":
+            collapsed.replace(i, "Cl", [x + 0.2 for x in site.frac_coords])
+    assert framework_change(made, made).kept
+    assert not framework_change(made, collapsed).kept
+    zinc_blende = Structure.from_spacegroup("F-43m", Lattice.cubic(5.5), ["Li", "Cl"], [[0, 0, 0], [0.25] * 3])
+    assert not framework_change(made, zinc_blende).kept  # another structure type
+
+
+def phases(level: str, **extra: float) -> Reference:
+    """Li −2, Cl −1.5 eV/atom, LiCl −7 eV: a formation energy of −3.5 eV per formula unit."""
+    energies = {"Li": -2.0, "Cl": -1.5, "LiCl": -7.0} | extra
+    return Reference(level, [Phase(f, Composition(f), e) for f, e in energies.items()])
+
+
+@pytest.mark.parametrize(
+    ("formula", "energy", "above"),
+    [
+        ("LiCl", -7.0, 0.0),
+        ("Li2Cl2", -13.8, 0.05),  # 0.2 eV above −14 in four atoms
+        ("LiCl", -7.2, -0.1),  # below the hull: −0.2 eV in two atoms
+        ("Li2Cl", -8.7, 0.1),  # LiCl + Li is −9: 0.3 eV in three atoms
+    ],
+)
+def test_energies_above_the_hull_by_hand(formula, energy, above):
+    found = energy_above_hull(Composition(formula), energy, R2SCAN, phases(R2SCAN))
+    assert isinstance(found, AboveHull)
+    assert found.e_above_hull == pytest.approx(above)
+    assert sum(found.decomposition.values()) == pytest.approx(1)
+
+
+def test_levels_are_never_mixed():
+    potential = potential_level("7net-mf-0/R2SCAN", "8179133" + "0" * 57)
+    with pytest.raises(InputError, match=r"An energy of potential:7net.* hull of r2SCAN"):
+        energy_above_hull(Composition("LiCl"), -7.0, potential, phases(R2SCAN))
+
+
+def test_a_missing_element_is_a_reason():
+    found = energy_above_hull(Composition("LiBr"), -6.0, R2SCAN, phases(R2SCAN))
+    assert isinstance(found, Failure)
+    assert (found.reason, "element Br" in found.message) == ("no_reference", True)
+
+
+def entries(run_type: str) -> bytes:
+    found = [
+        ComputedStructureEntry(rock_salt("Cl", 5.13), -28.0, correction=-9.0, parameters={"run_type": run_type}),
+        ComputedStructureEntry(
+            Structure(Lattice.cubic(3.4), ["Li"] * 2, [[0, 0, 0], [0.5] * 3]), -4.0, parameters={"run_type": "R2SCAN"}
+        ),
+    ]
+    return json.dumps([e.as_dict() for e in found]).encode()
+
+
+def test_entries_are_read_uncorrected_and_of_one_functional():
+    found = read_phases(gzip.compress(entries("R2SCAN")), "e.json.gz", require_r2scan=True)
+    assert [p.energy for p in found] == [-28.0, -4.0]
+    with pytest.raises(InputError, match="run type GGA"):
+        read_phases(entries("GGA"), "e.json", require_r2scan=True)
+    with pytest.raises(InputError, match="not a list of computed entries"):
+        read_phases(b"{]", "e.json")
+
+
+def test_a_potentials_hull_leaves_out_and_names_what_did_not_relax():
+    def relax(structures):
+        stuck = Failure(reason="unconverged", message="")
+        return [Relaxed(s, -3.0 * len(s), 0, 0, stuck if len(s) == 2 else None) for s in structures]
+
+    given = [*read_phases(entries("GGA"), "e.json"), Phase("bare", Composition("Cl2"), -3.0)]
+    found = reference_from_potential(given, relax, "potential:x")
+    assert [p.energy for p in found.phases] == [-24.0]
+    assert sorted(found.failed.values()) == ["no structure", "unconverged"]
