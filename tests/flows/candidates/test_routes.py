@@ -1,0 +1,266 @@
+"""A miniature pool through all three routes on the embedded database: given, stuffed, substituted."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+from jobflow import JobStore, run_locally
+from maggma.stores import MemoryStore
+from pymatgen.core import Lattice, Structure
+from pymatgen.entries.computed_entries import ComputedStructureEntry
+
+from aqvolt_flows.campaign import Campaign
+from aqvolt_flows.candidates import jobs_lithiate, jobs_substitute
+from aqvolt_flows.candidates.density import promolecular_density
+from aqvolt_flows.candidates.hosts import host_document
+from aqvolt_flows.candidates.relax import Relaxed
+from aqvolt_flows.candidates.select import candidate_document
+from aqvolt_flows.errors import InputError
+from aqvolt_flows.planning import PLANNERS, plan_explore
+from aqvolt_flows.schemas.parameters import CandidateParameters
+
+WYCKOFF = "Wyckoff, Crystal Structures 1 (1963)"
+
+
+def rock_salt(anion: str, a: float) -> Structure:
+    crystal = Structure.from_spacegroup("Fm-3m", Lattice.cubic(a), ["Li", anion], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    return crystal.get_primitive_structure()
+
+
+def trifluoride(metal: str, a: float, c: float, x: float) -> Structure:
+    """The VF3 type, R-3c; two formula units in the primitive cell."""
+    lattice = Lattice.hexagonal(a, c)
+    return Structure.from_spacegroup("R-3c", lattice, [metal, "F"], [[0, 0, 0], [x, 0, 0.25]]).get_primitive_structure()
+
+
+def rutile(metal: str, a: float, c: float, u: float) -> Structure:
+    return Structure.from_spacegroup("P4_2/mnm", Lattice.tetragonal(a, c), [metal, "F"], [[0, 0, 0], [u, u, 0]])
+
+
+#: Lattice parameters as published: Leblanc et al., J. Solid State Chem. 47, 53 (1983); Wyckoff (1963).
+HOSTS = {
+    "FeF3": trifluoride("Fe", 5.196, 13.331, 0.412),
+    "VF3": trifluoride("V", 5.170, 13.402, 0.395),
+    "MnF2": rutile("Mn", 4.8734, 3.3099, 0.310),
+    "NiF2": rutile("Ni", 4.6506, 3.0836, 0.302),
+}
+GIVEN = {("user", "LiF"): rock_salt("F", 4.0173), ("matpes", "LiBr"): rock_salt("Br", 5.5013)}
+
+
+def elements(*symbols: str) -> list[Structure]:
+    return [Structure(Lattice.cubic(3.4), [s], [[0, 0, 0]]) for s in symbols]
+
+
+def write_entries(path, structures):
+    found = [
+        ComputedStructureEntry(s, 0.0, entry_id=f"{s.composition.reduced_formula}-{i}")
+        for i, s in enumerate(structures)
+    ]
+    path.write_text(json.dumps([e.as_dict() for e in found]))
+
+
+def pool(database) -> None:
+    rules = CandidateParameters()
+    documents = [host_document(s, rules.hosts, n, "user", [WYCKOFF], {"e_above_hull_ev_per_atom": 0.0}) for n, s in HOSTS.items()]  # fmt: skip  # noqa: E501
+    documents += [candidate_document(s, rules, name, source, [WYCKOFF]) for (source, name), s in GIVEN.items()]
+    assert all(d.status == "accepted" for d in documents)
+    database.upsert("candidates", documents)
+
+
+def campaign(**changes) -> Campaign:
+    lithiation = {"densities": ["promolecular"], "promolecular_spacing_a": 0.25} | changes.pop("lithiation", {})
+    substitution = {"parents": ["user", "stuffed"], "reference_entries": "entries.json"}
+    return Campaign(name="mini", lithiation=lithiation, substitution=substitution | changes.pop("substitution", {}))
+
+
+def run(stage: str, chosen: Campaign, database, root) -> list[dict]:
+    plan = PLANNERS[stage](chosen, database, frozenset())
+    assert plan.missing == []
+    outputs = []
+    for item in plan.items:
+        job = item.make()
+        found = run_locally(job, store=JobStore(MemoryStore()), ensure_success=True, root_dir=root)
+        outputs.append(found[job.uuid][1].output)
+    return outputs
+
+
+def counts(database) -> Counter:
+    return Counter(
+        (d["source"], d["role"], (d["rejection"] or {}).get("reason", "accepted"))
+        for d in database["candidates"].find()
+    )
+
+
+@pytest.fixture
+def made_up_relaxer(monkeypatch):
+    """−5 eV an atom for all, −4.9 with I; Br gathers in a line, as no crystal has it. Nothing else moves."""
+
+    def relax(structures):
+        out = []
+        for s in structures:
+            end = s.copy()
+            bromines = [i for i, site in enumerate(s) if site.specie.symbol == "Br"]
+            for n, i in enumerate(bromines):
+                end.replace(i, "Br", [0.1 + 0.8 * n / len(bromines), 0.05, 0.05])
+            per_atom = -4.9 if "I" in {x.specie.symbol for x in s} and len(s) > 1 else -5.0
+            out.append(Relaxed(end, per_atom * len(s), 0.0, 0.0))
+        return out
+
+    for module in (jobs_lithiate, jobs_substitute):
+        monkeypatch.setattr(module, "load_potential", lambda *_: None)
+        monkeypatch.setattr(module, "torchsim_relaxer", lambda *_: relax)
+
+
+def test_three_routes_with_counts_by_source_and_reason(database, project, made_up_relaxer):
+    pool(database)
+    write_entries(project / "entries.json", elements("Li", "F", "Cl", "Br", "I"))
+    chosen = campaign()
+    assert run("lithiate", chosen, database, project) == [
+        {"new": 4, "accepted": 2, "rejected": {"not_reducible": 2}, "already_done": 0}
+    ]
+    # LiF, Li2Fe2F6 and Li2V2F6, each with Cl, Br, I. By the relaxer above: every Br collapses; Fe and V have no entry;
+    # LiI lies 0.1 eV above elements that all have -5; LiCl lies on that hull.
+    run("substitute", chosen, database, project)
+    expected = {
+        ("user", "host", "accepted"): 4,
+        ("user", "candidate", "accepted"): 1,
+        ("matpes", "candidate", "accepted"): 1,
+        ("stuffed", "candidate", "accepted"): 2,
+        ("stuffed", "candidate", "not_reducible"): 2,
+        ("substituted", "candidate", "accepted"): 1,
+        ("substituted", "candidate", "framework_changed"): 3,
+        ("substituted", "candidate", "no_reference"): 4,
+        ("substituted", "candidate", "above_hull"): 1,
+    }
+    assert counts(database) == expected
+    for stage in ("lithiate", "substitute"):  # planned again there is nothing to do
+        assert PLANNERS[stage](chosen, database, frozenset()).items == []
+    formulas = {r["formula"] for r in database["candidates"].find({"status": "accepted", "role": {"$ne": "host"}})}
+    assert formulas == {"LiF", "LiBr", "LiCl", "LiFeF3", "LiVF3"}
+    explored = plan_explore(chosen, database)  # hosts are not explored
+    assert explored.facts["runs"] == 5 * len(chosen.exploration.temperatures_k)
+
+
+def test_documents_carry_every_number_and_jobs_run_twice_write_once(database, project, made_up_relaxer):
+    pool(database)
+    write_entries(project / "entries.json", elements("Li", "F", "Cl", "Br", "I"))
+    chosen = campaign()
+    job = PLANNERS["lithiate"](chosen, database, frozenset()).items[0].make()
+    maker, hosts = _call(job)
+    before, again = (jobs_lithiate.LithiateMaker.make.original(maker, hosts) for _ in range(2))
+    assert (before["new"], again["new"], again["already_done"]) == (4, 0, 4)
+    stuffed = database["candidates"].find_one({"formula": "LiFeF3"})
+    numbers = stuffed["decisions"]
+    assert numbers["oxidation_states"] == {"Fe": 3.0, "F": -1.0}
+    assert numbers["electrons_per_cell"] == {"Fe": 2.0}  # two Fe3+ go to Fe2+
+    assert (numbers["n_li"], numbers["max_li"], numbers["stopped"]) == (2, 2, "paid")
+    assert [len(s["configurations"]) for s in numbers["steps"]] == [1, 1]  # the two voids are equivalent
+    assert {"site_charge_e_per_a3", "energy_ev", "rms_displacement_a", "host_energy_ev"} <= set(numbers)
+    assert stuffed["provenance"]["density"] == "promolecular"
+    assert database["candidates"].find_one({"candidate_id": stuffed["parent_id"]})["name"] == "FeF3"
+    run("substitute", chosen, database, project)
+    made = database["candidates"].find_one({"source": "substituted", "formula": "LiCl"})["decisions"]
+    assert (made["old"], made["new"], made["framework_kept"]) == ("F", "Cl", True)
+    assert made["linear_scale"] == pytest.approx((0.76 + 1.81) / (0.76 + 1.33), abs=1e-6)  # Shannon 1976
+    assert made["e_above_hull_ev_per_atom"] == pytest.approx(0)
+    assert made["hull_reference"].startswith("potential:7net-mf-0/R2SCAN@")
+
+
+def test_aeccar_files_come_first_and_hosts_without_a_density_are_named(database, project, made_up_relaxer):
+    pool(database)
+    folder = project / "aeccars" / "FeF3"
+    folder.mkdir(parents=True)
+    density = promolecular_density(HOSTS["FeF3"], 0.25)
+    density.data["total"] /= 2  # the sum of both files is the density
+    for name in ("AECCAR0", "AECCAR2"):
+        density.write_file(str(folder / name))
+    wrong = project / "aeccars" / "VF3"
+    wrong.mkdir()
+    for name in ("AECCAR0", "AECCAR2"):
+        promolecular_density(HOSTS["NiF2"], 0.5).write_file(str(wrong / name))
+    chosen = campaign(lithiation={"densities": ["files"], "aeccar_folder": "aeccars"})
+    run("lithiate", chosen, database, project)
+    assert counts(database)["stuffed", "candidate", "other_structure"] == 1
+    made = database["candidates"].find_one({"source": "stuffed", "status": "accepted"})
+    assert (made["formula"], made["provenance"]["density"]) == ("LiFeF3", "files")
+    wrong.joinpath("AECCAR0").unlink()
+    database["candidates"].delete_many({"rejection.reason": "other_structure"})
+    run("lithiate", chosen, database, project)
+    assert counts(database)["stuffed", "candidate", "no_charge_density"] == 1
+
+
+def test_an_r2scan_hull_takes_r2scan_energies_only(database, project, made_up_relaxer):
+    pool(database)
+    phases = [
+        ComputedStructureEntry(s, -5.0 * len(s), parameters={"run_type": "R2SCAN"})
+        for s in elements("Li", "Cl", "Br", "I")
+    ]
+    label = ComputedStructureEntry(rock_salt("Cl", 5.13), -9.96, parameters={"run_type": "R2SCAN"})
+    (project / "entries.json").write_text(json.dumps([e.as_dict() for e in phases]))
+    (project / "energies.json").write_text(json.dumps([label.as_dict()]))
+    substitution = {"parents": ["user"], "reference": "r2scan", "energies": "energies.json", "to_halogens": ["Cl", "I"]}
+    run("substitute", campaign(substitution=substitution), database, project)
+    found = {d["formula"]: d for d in database["candidates"].find({"source": "substituted"})}
+    assert found["LiI"]["rejection"]["reason"] == "no_r2scan_energy"
+    # −9.96 eV against −10 eV of the elements, two atoms
+    assert found["LiCl"]["decisions"]["e_above_hull_ev_per_atom"] == pytest.approx(0.02)
+    assert found["LiCl"]["decisions"]["hull_reference"] == "r2SCAN"
+    (project / "entries.json").write_text(
+        json.dumps([ComputedStructureEntry(s, -5.0, parameters={"run_type": "GGA"}).as_dict() for s in elements("Li")])
+    )
+    plan = PLANNERS["substitute"](campaign(substitution=substitution), database, frozenset())
+    with pytest.raises(InputError, match="run type GGA"):
+        jobs_substitute.SubstituteMaker.make.original(*_call(plan.items[0].make()))
+
+
+def _call(job):
+    return job.maker, job.function_args[0]
+
+
+def test_plans_say_what_is_missing(database, project):
+    assert "no accepted host" in PLANNERS["lithiate"](campaign(), database, frozenset()).missing[0]
+    missing = PLANNERS["substitute"](campaign(), database, frozenset()).missing
+    assert len(missing) == 2
+    assert "reference_entries" in missing[1]
+
+
+@pytest.mark.slow
+def test_lif_becomes_licl_with_a_real_potential(database, project):
+    """SevenNet, r2SCAN channel: measured LiCl (a = 5.13 Å, Wyckoff) is stable; its framework is rock salt's."""
+    database.upsert("candidates", [candidate_document(GIVEN["user", "LiF"], CandidateParameters(), "LiF", "user", [WYCKOFF])])  # fmt: skip  # noqa: E501
+    # bcc Li (Wyckoff, a = 3.5093 Å) and solid Cl2 (Cmce, a = 6.24, b = 4.48, c = 8.26 Å; Wyckoff)
+    li = Structure.from_spacegroup("Im-3m", Lattice.cubic(3.5093), ["Li"], [[0, 0, 0]]).get_primitive_structure()
+    cl = Structure.from_spacegroup("Cmce", Lattice.orthorhombic(6.24, 4.48, 8.26), ["Cl"], [[0, 0.13, 0.1]])
+    write_entries(project / "entries.json", [li, cl.get_primitive_structure()])
+    chosen = campaign(substitution={"to_halogens": ["Cl"], "parents": ["user"], "relaxation": {"max_steps": 150}})
+    run("substitute", chosen, database, project)
+    made = database["candidates"].find_one({"source": "substituted"})
+    assert made["status"] == "accepted", made["rejection"]
+    relaxed = Structure.from_dict(made["structure"])
+    assert (4 * relaxed.volume) ** (1 / 3) == pytest.approx(5.13 * 1, rel=0.02)
+    # measured enthalpy of formation −408.6 kJ/mol (CRC Handbook) is −2.12 eV an atom
+    assert made["decisions"]["e_above_hull_ev_per_atom"] == pytest.approx(-2.12, abs=0.25)
+    assert np.isfinite(made["decisions"]["energy_ev"])
+
+
+@pytest.mark.slow
+def test_fef3_takes_up_li_at_a_sensible_voltage(database, project):
+    """SevenNet, r2SCAN channel: FeF3 inserts Li between 4.5 and 2.5 V (Badway et al., J. Electrochem. Soc. 150, A1209)."""
+    from aqvolt_flows.candidates.relax import torchsim_relaxer
+    from aqvolt_flows.potentials import load_potential
+
+    pool(database)
+    database["candidates"].delete_many({"name": {"$ne": "FeF3"}})
+    chosen = campaign(lithiation={"max_li": 1, "relaxation": {"max_steps": 150}})
+    run("lithiate", chosen, database, project)
+    numbers = database["candidates"].find_one({"source": "stuffed", "status": "accepted"})["decisions"]
+    li = Structure.from_spacegroup("Im-3m", Lattice.cubic(3.5093), ["Li"], [[0, 0, 0]]).get_primitive_structure()
+    potential = load_potential("7net-mf-0/R2SCAN", database.settings.resolve_device())
+    metal = torchsim_relaxer(potential, chosen.lithiation.relaxation)([li])[0]
+    voltage = -(numbers["energy_ev"] - numbers["host_energy_ev"] - metal.energy_per_atom)
+    assert 2.5 < voltage < 4.5
+    assert numbers["n_li"] == 1
+    assert numbers["rms_displacement_a"] < 0.5
