@@ -235,7 +235,9 @@ def test_lif_becomes_licl_with_a_real_potential(database, project):
     li = Structure.from_spacegroup("Im-3m", Lattice.cubic(3.5093), ["Li"], [[0, 0, 0]]).get_primitive_structure()
     cl = Structure.from_spacegroup("Cmce", Lattice.orthorhombic(6.24, 4.48, 8.26), ["Cl"], [[0, 0.13, 0.1]])
     write_entries(project / "entries.json", [li, cl.get_primitive_structure()])
-    chosen = campaign(substitution={"to_halogens": ["Cl"], "parents": ["user"], "relaxation": {"max_steps": 150}})
+    chosen = campaign(
+        substitution={"to_halogens": ["Cl"], "parents": ["user"], "relaxation": {"force_tolerance_ev_per_a": 0.1}}
+    )
     run("substitute", chosen, database, project)
     made = database["candidates"].find_one({"source": "substituted"})
     assert made["status"] == "accepted", made["rejection"]
@@ -248,7 +250,7 @@ def test_lif_becomes_licl_with_a_real_potential(database, project):
 
 @pytest.mark.slow
 def test_fef3_takes_up_li_at_a_sensible_voltage(database, project):
-    """SevenNet, r2SCAN channel: FeF3 inserts Li between 4.5 and 2.5 V (Badway et al., J. Electrochem. Soc. 150, A1209)."""
+    """SevenNet, r2SCAN channel: FeF3 inserts Li from 4.5 to 2.5 V (Badway, J. Electrochem. Soc. 150, A1209 (2003))."""
     from aqvolt_flows.candidates.relax import torchsim_relaxer
     from aqvolt_flows.potentials import load_potential
 
