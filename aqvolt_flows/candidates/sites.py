@@ -16,7 +16,7 @@ from aqvolt_flows.schemas.generation import LithiationParameters
 if TYPE_CHECKING:
     from pymatgen.io.vasp import Chgcar
 
-#: Å; how far atoms of a relaxed host may be from its symmetry. Half the spacing of the Materials Project's FFT grids.
+#: Å; how far atoms may be from where the symmetry puts them: published coordinates have three or four digits.
 SYMPREC = 0.05
 
 
