@@ -43,7 +43,7 @@ def plan_lithiate(campaign: Campaign, database: Database, claimed: frozenset[str
         )
         for group in batched(todo, p.hosts_per_job)
     ]
-    missing = [] if ids else ["there is no accepted host yet; run 'aqvolt candidates import' with '--role host'"]
+    missing = [] if ids else ["there is no accepted host yet; run 'aqvolt candidates import FILE --as hosts'"]
     if p.densities == ["files"] and p.aeccar_folder and not database.settings.path(p.aeccar_folder).is_dir():
         missing.append(f"there is no folder {p.aeccar_folder}; set lithiation.aeccar_folder to that of the AECCARs")
     facts = {"hosts": len(ids), "finished": len(done), "to_run": len(todo), "densities": ", ".join(p.densities)}
