@@ -211,20 +211,20 @@ def _document(window: _Window, record: int, keyed: bool, signature: re.Pattern[s
     """Return the document at the window's position, and where to go on."""
     size = 0
     while True:
-        start, problem, at = window.at, "", window.at
+        start, problem = window.at, ""
         try:
             key = _KEY.match(window.buffer, start) if keyed else None
             if keyed and key is None:
-                problem, at = "a key and a colon are missing", start + 1
+                problem = "a key and a colon are missing"
             else:
                 value, end = _DECODER.raw_decode(window.buffer, key.end() if key else start)
                 if end < len(window.buffer) or window.ended:
                     return Item(record, window.line, (json.loads(key[1]), value) if key else value), end
         except RecursionError:
-            problem, at = "nested too deeply", start + 1
+            problem = "nested too deeply"
         except json.JSONDecodeError as error:
-            problem, at = f"not JSON: {error.msg} at its character {error.pos - start + 1}", error.pos
-        if problem and (following := signature.search(window.buffer, max(at - 64, start + 1))):
+            problem = f"not JSON: {error.msg} at its character {error.pos - start + 1}"
+        if problem and (following := signature.search(window.buffer, start + 1)):
             return Item(record, window.line, error=problem), following.start()
         if size > MAX_DOCUMENT_CHARS or not window.more():
             said = window.text.damage or (problem + "; no later document could be found").lstrip("; ")
