@@ -113,7 +113,9 @@ def stream_lines(path: Path) -> Iterator[Item]:
                 try:
                     value = json.loads(content.lstrip("\ufeff"))
                 except (ValueError, RecursionError) as error:
-                    if not (last and text.damage):
+                    if last and text.damage:  # told below, as one
+                        record, line = record - 1, line - 1
+                    else:
                         yield Item(record, line, error=f"not JSON ({error})")
                     continue
                 yield Item(record, line, value)
@@ -226,7 +228,8 @@ def _document(window: _Window, record: int, keyed: bool, signature: re.Pattern[s
             problem = f"not JSON: {error.msg} at its character {error.pos - start + 1}"
         if problem and (following := signature.search(window.buffer, start + 1)):
             return Item(record, window.line, error=problem), following.start()
-        if size > MAX_DOCUMENT_CHARS or not window.more():
+        more = size <= MAX_DOCUMENT_CHARS and window.more()
+        if not more and (problem or not window.ended):
             said = window.text.damage or (problem + "; no later document could be found").lstrip("; ")
             return Item(record, window.line, error=said, fatal=True), window.at
         size = len(window.buffer)
