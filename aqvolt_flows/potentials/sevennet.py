@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -43,7 +44,10 @@ class SevenNetPotential:
         """Return SevenNet's own ASE calculator."""
         from sevenn.calculator import SevenNetCalculator
 
-        return SevenNetCalculator(self._checkpoint, modal=self._modal, device=self.device)
+        with warnings.catch_warnings():
+            # It recommends GPU kernels on every CPU, too.
+            warnings.filterwarnings("ignore", message="No tensor product accelerator", category=UserWarning)
+            return SevenNetCalculator(self._checkpoint, modal=self._modal, device=self.device)
 
     def evaluate(self, systems: Sequence[Atoms], max_batch_atoms: int = 2048) -> list[Evaluation]:
         """Return one evaluation per system, through torch-sim."""

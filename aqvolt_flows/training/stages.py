@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 PROGRESS, LOG, CONFIG = "progress.jsonl", "train.log", "config.yaml"
 FINAL = Path("checkpoints/final/inference_ckpt.pt")
 TAIL_LINES = 15
+#: Losses kept in a model's document, for the training curve.
+MAX_LOSSES = 200
 #: Seconds between looks at a stage that another process still runs.
 POLL_S = 1.0
 #: The trainer must not reach out: no experiment tracker, no model hub.
@@ -86,9 +88,16 @@ class StageResult:
             "attempts": reached.attempts,
             "train_loss_first": reached.losses[0][1] if reached.losses else None,
             "train_loss_last": reached.losses[-1][1] if reached.losses else None,
+            "losses": [[step, loss] for step, loss in _thinned(reached.losses)],
             "metrics_first": reached.evaluations[0][1] if reached.evaluations else {},
             "metrics": reached.evaluations[-1][1] if reached.evaluations else {},
         }
+
+
+def _thinned(losses: list[tuple[int, float]]) -> list[tuple[int, float]]:
+    """Return at most about :data:`MAX_LOSSES` of the losses, evenly spaced, the last one included."""
+    every = max(1, -(-len(losses) // MAX_LOSSES))
+    return losses[::-1][::every][::-1]
 
 
 def read_progress(path: Path) -> Progress:

@@ -31,6 +31,8 @@ IDLE_LOOK_S = 10.0
 BUSY_LOOK_S = 60
 _PARENT_VARIABLE = "AQVOLT_WORKER_PARENT"
 _NOT_EXPORTED = {"root"}
+#: Left to themselves these libraries use fewer threads on a busy machine, and the last digits of a run change.
+_STEADY = {"MKL_DYNAMIC": "FALSE", "OMP_DYNAMIC": "FALSE"}
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,7 @@ def environment_of(settings: AqvoltSettings) -> dict[str, str]:
 @contextlib.contextmanager
 def exported(settings: AqvoltSettings) -> Iterator[None]:
     """Let jobs that run in this process, in other folders, find these settings."""
-    new = environment_of(settings)
+    new = {k: v for k, v in _STEADY.items() if k not in os.environ} | environment_of(settings)
     old = {name: os.environ.get(name) for name in new}
     os.environ.update(new)
     try:

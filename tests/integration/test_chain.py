@@ -182,22 +182,23 @@ def test_killed_at_random_points_it_ends_the_same(finished, tmp_path, monkeypatc
     undisturbed, first = finished
     workdir = tmp_path / "project"
     draw = random.Random(20261123)  # the seed only makes a failure repeatable
-    for _ in range(4):
+    for _ in range(3):
         process = subprocess.Popen(
             command(workdir), env=environment(), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        deadline = time.monotonic() + draw.uniform(3, first["seconds"] * 0.6)
+        deadline = time.monotonic() + draw.uniform(3, min(60, first["seconds"] * 0.6))
         while process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.1)
         if process.poll() is not None:
             break
         kill_everything(workdir, process)
-    result = run(workdir)
+    run(workdir)
     mine, theirs = snapshot(workdir, monkeypatch), snapshot(undisturbed, monkeypatch)
     for name in ("candidates", "trajectories", "frames", "labels"):
         assert mine[name].keys() == theirs[name].keys(), name
     for name in ("releases", "models", "benchmarks"):
         assert len(mine[name]) == len(theirs[name]), name
-    assert result["content_hash"] == first["content_hash"]  # on the CPU, the same work gives the same numbers
+    for label_id, label in mine["labels"].items():  # the same work gives the same numbers, up to single precision
+        assert label["energy"] == pytest.approx(theirs["labels"][label_id]["energy"], abs=1e-3)
     assert {f["state"] for f in mine["fireworks"].values()} == {"COMPLETED"}
     shutil.rmtree(workdir)

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+#: Columns of a table that goes to a file or a pipe; a terminal decides for itself.
+_WIDTH_IN_FILES = 132
 JSON_HELP = "Print JSON instead of a table."
 
 
@@ -84,7 +86,7 @@ def table(
         drawn.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         drawn.add_row(*(escape(_cell(row.get(name))) for name in names))
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else _WIDTH_IN_FILES)
     if not rows:
         console.print(f"{title or 'Nothing'}: none")
         return

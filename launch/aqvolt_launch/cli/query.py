@@ -266,5 +266,6 @@ def _downstream(database: Any, frame_id: str) -> list[dict[str, Any]]:
         ]
     }
     for row in database["benchmarks"].find(used).sort("benchmark_id", 1):
-        steps.append(_step("benchmark", row["benchmark_id"], row, "benchmark", "model", "dataset", "status", "metrics"))
+        shown = ("benchmark", "model", "dataset", "status", "n_items", "n_failed")
+        steps.append(_step("benchmark", row["benchmark_id"], row, *shown))
     return steps
