@@ -1,0 +1,224 @@
+"""From records to documents: judged, deduplicated against the pool, counted, the broken set aside."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pymatgen.core import Lattice, Structure
+
+from aqvolt_flows.campaign import Campaign, load_campaign
+from aqvolt_flows.candidates.jobs import SelectMaker
+from aqvolt_flows.candidates.pool import MAX_SITES, ImportReport, Intake, add_to_pool, pool_counts
+from aqvolt_flows.candidates.records import Quarantined, Record
+from aqvolt_flows.candidates.select import build_structure, candidate_document
+from aqvolt_flows.candidates.sources import stream_file
+from aqvolt_flows.planning import plan_candidates, plan_explore
+from aqvolt_flows.schemas.parameters import CandidateParameters
+from aqvolt_flows.stores import Database
+
+RULES = CandidateParameters()
+
+
+def salt(a: float = 5.13, halogen: str = "Cl", cation: str = "Li") -> Structure:
+    corners = [[0, 0, 0], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]]
+    others = [[(x + 0.5) % 1 for x in c] for c in corners]
+    return Structure(Lattice.cubic(a), [cation] * 4 + [halogen] * 4, corners + others)
+
+
+def caesium_chloride(a: float = 3.2, halogen: str = "Cl") -> Structure:
+    """Li in a cage of eight: the other AB structure, which no matcher may call rock salt."""
+    return Structure(Lattice.cubic(a), ["Li", halogen], [[0, 0, 0], [0.5, 0.5, 0.5]])
+
+
+def record(name: str, structure: Structure, **provenance: Any) -> Record:
+    return Record(name, structure, {"record_id": name, **provenance}, (f"doi of {name}",))
+
+
+def matpes(name: str, structure: Structure) -> Record:
+    return record(name, structure, database="MatPES")
+
+
+def stored(database: Database, **query: Any) -> list[dict[str, Any]]:
+    return list(database["candidates"].find(query, {"_id": 0}).sort("candidate_id", 1))
+
+
+def without_dates(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{k: v for k, v in d.items() if k != "last_updated"} for d in documents]
+
+
+MIXED = [
+    matpes("m-1", salt()),
+    matpes("m-2", caesium_chloride()),
+    matpes("m-3", salt(4.02, "F")),
+    matpes("m-4", salt(5.64, "Cl", "Na")),
+    matpes("m-5", salt(5.2)),
+]
+
+
+def test_importing_twice_adds_nothing(database: Database) -> None:
+    first = add_to_pool(MIXED, database, Intake(RULES))
+    before = without_dates(stored(database))
+    again = add_to_pool(MIXED, database, Intake(RULES))
+    assert (first.read, first.new, again.read, again.new) == (5, 5, 5, 0)
+    assert without_dates(stored(database)) == before
+    # rock salt and CsCl are two LiCl; the rock salt at 5.2 Å is the first at another volume; NaCl has no Li
+    assert first.accepted == again.accepted == {"matpes": 3}
+    assert first.rejected == again.rejected == {"duplicate": 1, "missing_element": 1}
+
+
+def test_order_and_pieces_of_an_import_do_not_matter_to_what_is_in_twice(database: Database) -> None:
+    for entry in (*MIXED, *reversed(MIXED)):
+        add_to_pool([entry], database, Intake(RULES))
+    assert {d["name"] for d in stored(database, status="accepted")} == {"m-1", "m-2", "m-3"}
+    assert len(stored(database)) == 5
+
+
+def test_a_duplicate_of_another_source_is_kept_rejected_and_names_the_first(database: Database) -> None:
+    add_to_pool([matpes("mp-22905 LiCl", salt())], database, Intake(RULES))
+    report = add_to_pool([record("mine", salt(5.0)), record("mine, exact", salt())], database, Intake(RULES))
+    assert report.accepted == {}
+    assert report.rejected == {"duplicate": 2}
+    [kept] = stored(database, status="accepted")
+    rejected = {d["name"]: d for d in stored(database, status="rejected")}
+    assert set(rejected) == {"mine", "mine, exact"}
+    for document in rejected.values():
+        assert document["source"] == "user"
+        assert document["rejection"]["reason"] == "duplicate"
+        assert kept["candidate_id"] in document["rejection"]["message"]
+        assert "mp-22905 LiCl" in document["rejection"]["message"]
+        assert document["decisions"]["duplicate_of"] == kept["candidate_id"]
+    ratio = rejected["mine"]["decisions"]["volume_ratio"]
+    assert ratio == pytest.approx((5.0 / 5.13) ** 3, abs=1e-4)  # of two cubes
+
+
+def test_the_same_structure_again_is_one_document_with_the_first_name(database: Database) -> None:
+    both = [matpes("first", salt()), matpes("second", salt())]
+    report = add_to_pool(both, database, Intake(RULES))
+    assert (report.read, report.new, report.repeated) == (2, 1, 1)
+    add_to_pool([matpes("third", salt())], database, Intake(RULES))
+    [document] = stored(database)
+    assert (document["name"], document["references"]) == ("first", ["doi of first"])
+    assert document["provenance"]["record_id"] == "first"
+
+
+def matpes_json(i: int, structure: Structure) -> str:
+    value = {"structure": structure.as_dict(), "energy": -30.5, "matpes_id": f"mp-{i}", "functional": "r2SCAN"}
+    return json.dumps(value)
+
+
+def test_broken_records_of_a_gzipped_file_are_set_aside_with_their_number(database: Database, tmp_path: Path) -> None:
+    good = [matpes_json(1, salt()), matpes_json(4, salt(4.02, "F"))]
+    not_json = matpes_json(2, salt(5.5, "Br")).replace('"matrix": [', '"matrix": [,', 1)
+    no_lattice = json.dumps({"structure": {"sites": []}, "matpes_id": "mp-3"})
+    path = tmp_path / "pool.json.gz"
+    path.write_bytes(gzip.compress(("[\n" + ",\n".join([good[0], not_json, no_lattice, good[1]]) + "\n]").encode()))
+    aside = tmp_path / "quarantine" / "pool.jsonl"
+    report = add_to_pool(stream_file(path), database, Intake(RULES), aside)
+    assert (report.read, report.new, report.quarantined) == (4, 2, 2)
+    assert report.stopped == []
+    assert {d["formula"] for d in stored(database)} == {"LiCl", "LiF"}
+    lines = [json.loads(line) for line in aside.read_text().splitlines()]
+    assert [(e["file"], e["record"], e["line"]) for e in lines] == [("pool.json.gz", 2, 3), ("pool.json.gz", 3, 4)]
+    assert all(e["reason"] for e in lines)
+    assert lines[1]["record_id"] == "mp-3"
+    assert "record 2, line 3" in report.broken[0]
+    assert [p.name for p in aside.parent.iterdir()] == ["pool.jsonl"]  # nothing half-written beside it
+
+
+def test_a_cell_too_large_for_a_document_is_set_aside(database: Database, tmp_path: Path) -> None:
+    n = MAX_SITES + 1
+    chain = Structure(Lattice.orthorhombic(5, 5, 4 * n), ["Li"] * n, [[0, 0, i / n] for i in range(n)])
+    entries = [record("chain", chain, file="a.cif", record=7), record("good", salt())]
+    report = add_to_pool(entries, database, Intake(RULES), tmp_path / "aside.jsonl")
+    assert (report.read, report.quarantined, report.new) == (2, 1, 1)
+    assert "a.cif, record 7" in report.broken[0]
+    assert f"{n} atoms" in report.broken[0]
+
+
+def test_a_file_that_ends_early_keeps_what_was_before(database: Database) -> None:
+    def cut() -> Iterator[Record | Quarantined]:
+        yield record("good", salt())
+        yield Quarantined("a.json.gz", 2, 9, "cut off", fatal=True)
+
+    report = add_to_pool(cut(), database, Intake(RULES))
+    assert (report.read, report.new, report.quarantined) == (1, 1, 1)
+    assert "a.json.gz, record 2, line 9: cut off" in report.stopped[0]
+
+
+def test_reasons_that_are_only_counted_leave_no_document(database: Database) -> None:
+    report = add_to_pool(MIXED, database, Intake(RULES, not_kept={"missing_element"}))
+    assert report.not_kept == {"missing_element": 1}
+    assert report.rejected == {"duplicate": 1}
+    assert len(stored(database)) == report.new == 4
+
+
+def test_counts_by_role_source_status_and_reason(database: Database) -> None:
+    add_to_pool(MIXED, database, Intake(RULES))
+    add_to_pool([record("LiBr", salt(5.5, "Br")), record("again", salt())], database, Intake(RULES))
+    hosts = [
+        record("AgCl", salt(5.55, "Cl", "Ag"), e_above_hull_ev_per_atom=0.0),
+        record("AgBr", salt(5.77, "Br", "Ag"), e_above_hull_ev_per_atom=0.06),
+        record("NaCl", salt(5.64, "Cl", "Na"), e_above_hull_ev_per_atom=0.0),
+    ]
+    add_to_pool(hosts, database, Intake(RULES, role="host"))
+    rows = {(r["role"], r["source"], r["status"], r["reason"]): r["n"] for r in pool_counts(database)}
+    assert rows == {
+        ("candidate", "matpes", "accepted", ""): 3,
+        ("candidate", "user", "accepted", ""): 1,
+        ("candidate", "matpes", "rejected", "duplicate"): 1,
+        ("candidate", "matpes", "rejected", "missing_element"): 1,
+        ("candidate", "user", "rejected", "duplicate"): 1,
+        ("host", "user", "accepted", ""): 1,
+        ("host", "user", "rejected", "above_hull"): 1,
+        ("host", "user", "rejected", "no_redox_metal"): 1,
+    }
+    facts = plan_candidates(Campaign(name="none"), database).facts
+    assert facts["pool_candidates"] == {"matpes": 3, "user": 1}
+    assert facts["left_out_candidates"] == {"duplicate": 2, "missing_element": 1}
+    assert facts["pool_hosts"] == {"user": 1}
+
+
+def test_hosts_are_never_explored_and_are_compared_with_hosts_only(database: Database) -> None:
+    campaign = load_campaign("demo")
+    silver = [record("AgCl", salt(5.55, "Cl", "Ag"), e_above_hull_ev_per_atom=0.0)]
+    add_to_pool(silver, database, Intake(RULES, role="host"))
+    plan = plan_explore(campaign, database)
+    assert plan.items == []
+    assert plan.facts["runs"] == 0
+    assert "no accepted candidate" in plan.missing[0]
+    no_rules = CandidateParameters(require_elements=[])
+    assert add_to_pool(silver, database, Intake(no_rules)).accepted == {"user": 1}  # no duplicate of the host
+    assert plan_explore(campaign, database).facts["runs"] == len(campaign.exploration.temperatures_k)
+
+
+def test_the_demos_selection_is_five_accepted_and_one_rejected_as_their_documents_say(database: Database) -> None:
+    campaign = load_campaign("demo")
+    rules = campaign.candidates
+    maker = SelectMaker(parameters=rules.model_dump(mode="json"))
+    first, again = (SelectMaker.make.original(maker, "key") for _ in range(2))
+    expected = [
+        candidate_document(build_structure(p), rules, p.name, "user", p.references).candidate_id
+        for p in rules.prototypes
+    ]
+    assert first == {
+        "key": "key",
+        "new": 6,
+        "accepted": 5,
+        "rejected": {"excluded_element": 1},
+        "candidate_ids": expected,
+    }
+    assert again == first | {"new": 0}
+    assert sorted(d["candidate_id"] for d in stored(database)) == sorted(expected)
+    [item] = plan_candidates(campaign, database).items
+    assert item.done
+
+
+def test_a_report_is_plain_values() -> None:
+    report = ImportReport(read=1)
+    report.accepted["user"] += 1
+    assert json.loads(json.dumps(report.as_dict()))["accepted"] == {"user": 1}
