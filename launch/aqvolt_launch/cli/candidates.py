@@ -70,7 +70,8 @@ def import_files(
         reports.append(_import_one(None, kind, database, settings, **options))
     _print_reports(reports, json)
     if not any(r["read"] - r["quarantined"] > 0 for r in reports):
-        raise InputError(f"None of {len(reports)} sources held a structure; nothing was added.")
+        why = " ".join(sentence for r in reports for sentence in (r["stopped"] or r["broken"])[:1])
+        raise InputError(f"No structure was found in {', '.join(r['file'] for r in reports)}; nothing was added. {why}")
 
 
 def _import_one(path: Path | None, kind: str | None, database: Any, settings: Any, **options: Any) -> dict[str, Any]:
