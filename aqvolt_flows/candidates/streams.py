@@ -147,6 +147,13 @@ class _Window:
         self.line += self.buffer.count("\n", self.at, to)
         self.at = to
 
+    def is_last(self) -> bool:
+        """Return whether only white space follows the character at the position."""
+        while not self.buffer[self.at + 1 :].strip():
+            if not self.more():
+                return True
+        return False
+
     def skip(self, pattern: re.Pattern[str]) -> str:
         """Skip what the pattern matches and return the character after it, or an empty string at the end."""
         while True:
@@ -183,7 +190,7 @@ def _documents(window: _Window, keyed: bool) -> Iterator[Item]:
     record, signature = 0, None
     while True:
         character = window.skip(_SPACE)
-        if character == closing_bracket:
+        if character == closing_bracket and window.is_last():  # else one inside a broken document: it goes on
             return
         record += 1
         if not character:

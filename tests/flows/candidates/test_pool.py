@@ -130,6 +130,23 @@ def test_broken_records_of_a_gzipped_file_are_set_aside_with_their_number(databa
     assert [p.name for p in aside.parent.iterdir()] == ["pool.jsonl"]  # nothing half-written beside it
 
 
+def test_a_list_inside_a_broken_document_does_not_end_the_file(database: Database, tmp_path: Path) -> None:
+    """A summary document lists what it decomposes to, and each item begins as the document does."""
+
+    def summary(i: int, structure: Structure) -> str:
+        parts = [{"material_id": f"mp-{i}{n}", "amount": 0.5} for n in range(2)]
+        value = {"material_id": f"mp-{i}", "decomposes_to": parts, "structure": structure.as_dict()}
+        return json.dumps(value)
+
+    broken = summary(2, salt(5.5, "Br")).replace('"decomposes_to"', ', "decomposes_to"')
+    path = tmp_path / "snapshot.json"
+    path.write_text("[" + ",\n".join([summary(1, salt()), broken, summary(3, salt(4.02, "F"))]) + "]\n")
+    report = add_to_pool(stream_file(path), database, Intake(RULES), tmp_path / "aside.jsonl")
+    assert {d["formula"] for d in stored(database)} == {"LiCl", "LiF"}
+    assert report.quarantined >= 1
+    assert report.stopped == []
+
+
 def test_a_cell_too_large_for_a_document_is_set_aside(database: Database, tmp_path: Path) -> None:
     n = MAX_SITES + 1
     chain = Structure(Lattice.orthorhombic(5, 5, 4 * n), ["Li"] * n, [[0, 0, i / n] for i in range(n)])
