@@ -13,6 +13,7 @@ import fsspec
 from pymongo.errors import PyMongoError
 
 from aqvolt_flows.errors import AqvoltError
+from aqvolt_flows.schemas.candidate import ACCEPTED
 from aqvolt_flows.settings import AqvoltSettings
 from aqvolt_flows.stores import Database
 
@@ -144,7 +145,7 @@ def campaign_elements(settings: AqvoltSettings, campaign: Campaign) -> list[str]
     """Return the elements of the accepted candidates, or of the campaign's prototypes before there are any."""
     try:
         database = Database.connect(settings)
-        elements = database["candidates"].distinct("elements", {"status": "accepted", "role": {"$ne": "host"}})
+        elements = database["candidates"].distinct("elements", ACCEPTED)
     except (AqvoltError, PyMongoError):
         elements = []
     if not elements:

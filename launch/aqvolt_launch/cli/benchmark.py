@@ -95,6 +95,7 @@ def _run(database: Database, name: str, model: str, release: str | None) -> Benc
     from aqvolt_flows.campaign import load_campaign
     from aqvolt_flows.errors import InputError
     from aqvolt_flows.models import resolve_model
+    from aqvolt_flows.schemas.candidate import ACCEPTED
 
     parameters = load_campaign(database.settings.campaign).benchmarks
     resolved = resolve_model(database, model)
@@ -105,7 +106,7 @@ def _run(database: Database, name: str, model: str, release: str | None) -> Benc
             progress.update(task, completed=done)
 
         if name == "ev_scan":
-            accepted = database["candidates"].find({"status": "accepted", "role": {"$ne": "host"}}, {"candidate_id": 1})
+            accepted = database["candidates"].find(ACCEPTED, {"candidate_id": 1})
             ids = sorted(candidate["candidate_id"] for candidate in accepted)
             if not ids:
                 raise InputError("There are no accepted candidates to scan; add some with 'aqvolt candidates'.")
