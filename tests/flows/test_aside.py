@@ -17,8 +17,13 @@ def test_the_file_appears_whole(tmp_path):
 def test_an_error_leaves_what_was_there(tmp_path):
     target = tmp_path / "a.txt"
     target.write_text("old")
-    with pytest.raises(KeyboardInterrupt), written_aside(target) as path:
-        path.write_text("ha")
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with written_aside(target) as path:
+            path.write_text("ha")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert target.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
