@@ -36,5 +36,11 @@ class TrajectoryDocument(Document):
     frames: ArtifactRef | None = None
     mean_temperature_k: float | None = None
     mean_volume_per_atom: float | None = Field(default=None, description="Å³/atom over the written frames.")
+    mean_pressure_gpa: float | None = Field(
+        default=None, description="GPa over the written frames, kinetic part included."
+    )
     max_force: float | None = Field(default=None, description="Largest |F| of any frame, eV/Å.")
-    seconds: float | None = Field(default=None, description="Wall time of the whole batch times its share of atoms.")
+    seconds: float | None = Field(
+        default=None, description="Wall time of the batches it was in times its share of atoms."
+    )
+    segments: int = Field(default=1, description="Launches that it took: 1 and one for each walltime or kill.")

@@ -4,55 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 
+import argon as lennard_jones
 import numpy as np
 import pytest
-from ase.build import bulk
+from argon import crystal, parameters, system
 
 from aqvolt_flows.exploration.schedules import group_runs, plan_runs, run_seed, supercell_factors
-from aqvolt_flows.exploration.stability import Limits, check_batch
 from aqvolt_flows.schemas.parameters import ExplorationParameters
 
 torch = pytest.importorskip("torch")
 
 from aqvolt_flows.errors import InputError  # noqa: E402
-from aqvolt_flows.exploration.npt import NpTRun, System, maxwell_boltzmann  # noqa: E402
+from aqvolt_flows.exploration.npt import NpTRun  # noqa: E402
+from aqvolt_flows.exploration.systems import System, maxwell_boltzmann  # noqa: E402
 from aqvolt_flows.units import KB_EV_PER_K  # noqa: E402
 
 
 @pytest.fixture(scope="module")
 def argon():
-    """Lennard-Jones argon: ε = 0.0104 eV, σ = 3.4 Å (Rahman, DOI 10.1103/PhysRev.136.A405)."""
-    from torch_sim.models.lennard_jones import LennardJonesModel
-
-    return LennardJonesModel(
-        sigma=3.4,
-        epsilon=0.0104,
-        cutoff=8.0,
-        device=torch.device("cpu"),
-        dtype=torch.float64,
-        compute_forces=True,
-        compute_stress=True,
-    )
-
-
-def crystal(a: float = 5.3, n: int = 2):
-    return bulk("Ar", "fcc", a=a, cubic=True) * (n, n, n)
-
-
-def parameters(**changes) -> ExplorationParameters:
-    values = {
-        "temperatures_k": [40.0],
-        "n_steps": 60,
-        "stride": 10,
-        "timestep_fs": 5.0,
-        "thermostat_tau_fs": 100.0,
-        "barostat_tau_fs": 1000.0,
-    }
-    return ExplorationParameters(**(values | changes))
-
-
-def system(seed: int = 1, temperature: float = 40.0, name: str = "t", atoms=None) -> System:
-    return System(name, crystal() if atoms is None else atoms, temperature, seed)
+    return lennard_jones.model()
 
 
 def test_initial_momenta_have_the_temperature_and_no_drift():
@@ -121,23 +91,6 @@ def test_a_failed_system_leaves_and_the_others_go_on(argon, ensemble):
 def test_no_system_is_refused(argon):
     with pytest.raises(InputError, match="No system"):
         NpTRun(argon, [], parameters())
-
-
-def test_limits_name_each_reason():
-    limits = Limits(np.full(5, 100.0), np.full(5, 300.0), max_volume_change=0.5, max_force_ev_per_a=800.0)
-    found = check_batch(
-        limits,
-        energy=np.array([0, np.nan, 0, 0, 0.0]),
-        volume=np.array([100, 100, 151, 100, 100.0]),
-        temperature=np.array([300, 300, 300, 5000, 300.0]),
-        max_force=np.array([1, 1, 1, 1, 801.0]),
-    )
-    assert {i: f.reason for i, f in found.items()} == {
-        1: "not_finite",
-        2: "volume_change",
-        3: "temperature_limit",
-        4: "force_limit",
-    }
 
 
 def test_runs_are_keyed_by_what_decides_them_only():
