@@ -9,6 +9,7 @@ without unpickling it, or if its hash was written behind its path by someone who
 from __future__ import annotations
 
 import hashlib
+import importlib
 import re
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -32,7 +33,9 @@ def split_pin(text: str) -> tuple[Path, str | None]:
     """
     found = _PIN.match(text)
     if found is None and _ANY_PIN.search(text):
-        raise InputError(f"{text} does not end in 64 hexadecimal digits; write PATH@sha256:HASH as 'sha256sum' gives it.")
+        raise InputError(
+            f"{text} does not end in 64 hexadecimal digits; write PATH@sha256:HASH as 'sha256sum' gives it."
+        )
     return (Path(found["path"]), found["sha256"]) if found else (Path(text), None)
 
 
@@ -111,14 +114,37 @@ def check_names(path: Path, allowed: Iterable[str], scheme: str) -> None:
         )
 
 
-def check_targets(path: Path, config: Any, packages: tuple[str, ...]) -> None:
-    """Raise :class:`InputError` if a configuration has a ``_target_`` (what hydra calls) outside of some packages."""
-    for target in _targets(config):
-        if not target.startswith(tuple(f"{p}." for p in packages)):
+def check_targets(path: Path, config: Any, package: str, further: Iterable[str] = ()) -> None:
+    """Raise :class:`InputError` if a configuration would have hydra call anything but a package's own classes.
+
+    Parameters
+    ----------
+    path
+        Where the configuration comes from.
+    config
+        Mappings and sequences; what hydra calls stands under ``_target_``.
+    package
+        Its classes are allowed; what its modules merely import (``package.module.os.system``) is not.
+    further
+        Full names that are allowed, too.
+    """
+    for target in sorted(set(_targets(config)) - set(further)):
+        if not _is_class_of(target, package):
             raise InputError(
-                f"The configuration inside {path} would call {target}; expected callables of {', '.join(packages)} only: "
-                "do not load this file."
+                f"The configuration inside {path} would call {target}; expected classes of {package} only: do not load "
+                "this file."
             )
+
+
+def _is_class_of(target: str, package: str) -> bool:
+    module, _, name = target.rpartition(".")
+    if not module.startswith(f"{package}."):
+        return False
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError):
+        return False
+    return isinstance(found, type) and found.__module__.startswith(f"{package}.")
 
 
 def _targets(config: Any) -> Iterable[str]:

@@ -66,7 +66,8 @@ class EdgeMatrices:
         if key not in self._made:
             columns = sorted({l_edge for l_edge, _ in pairs})
             y = torch.cat([self._harmonics[:, self._slices[le]] for le in columns], dim=1)
-            self._made[key] = (y @ coefficients).view(len(y), -1, 2 * l_in + 1)
+            size = sum(2 * l_out + 1 for _, l_out in pairs)
+            self._made[key] = (y @ coefficients).view(len(y), size, 2 * l_in + 1)
         return self._made[key]
 
 
@@ -109,7 +110,7 @@ class Convolution(torch.nn.Module):
             pairs = tuple((le, lo) for le, lo, *_ in block.paths)
             factors = tuple(factor for _, _, factor, *_ in block.paths)
             matrix = _coefficients(block.l_in, pairs, factors)
-            self.register_buffer(f"coefficients_{number}", matrix.to(torch.get_default_dtype()), persistent=False)
+            self.register_buffer(f"coefficients_{number}", matrix, persistent=False)
 
     def forward(
         self,
@@ -144,9 +145,9 @@ class Convolution(torch.nn.Module):
             weighted = [
                 m * by_path[path].unsqueeze(1) for m, (_, _, _, path, _) in zip(messages, block.paths, strict=True)
             ]
-            joined = torch.cat(weighted, dim=1).flatten(1)
+            joined = torch.cat(weighted, dim=1).reshape(len(source), sum(sizes) * block.channels)
             summed = joined.new_zeros(len(features), joined.shape[1]).index_add_(0, target, joined)
-            outputs = summed.view(len(features), -1, block.channels).split(sizes, dim=1)
+            outputs = summed.view(len(features), sum(sizes), block.channels).split(sizes, dim=1)
             for found, (*_, slot) in zip(outputs, block.paths, strict=True):
                 slots[slot] = found.transpose(1, 2).flatten(1)
         return torch.cat(slots, dim=1)
@@ -166,7 +167,5 @@ def _blocks(product: Any) -> tuple[list[_Block], list[tuple[int, int]]]:
     for number, i in enumerate(instructions):
         found = (in2[i.i_in2].ir.l, out[i.i_out].ir.l, float(i.path_weight), number, i.i_out)
         paths.setdefault(i.i_in1, []).append(found)
-    blocks = [
-        _Block(in1[k].ir.l, in1[k].mul, in1.slices()[k].start, tuple(of_input)) for k, of_input in paths.items()
-    ]
+    blocks = [_Block(in1[k].ir.l, in1[k].mul, in1.slices()[k].start, tuple(of_input)) for k, of_input in paths.items()]
     return blocks, [(mul, ir.l) for mul, ir in out]

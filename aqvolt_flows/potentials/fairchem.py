@@ -31,8 +31,11 @@ CONSISTS_OF = (
     "typing.Any",
     "collections.defaultdict",
     "builtins.dict",
+    "builtins.int",
     "builtins.list",
 )
+#: What its configuration calls beside fairchem's classes: the tensors of its element references.
+CALLS = ("torch.DoubleTensor", "torch.FloatTensor")
 
 
 class FairChemPotential(TorchSimPotential):
@@ -121,7 +124,7 @@ def check_contents(path: Path) -> None:
     except (RuntimeError, AttributeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
         raise _no_checkpoint(path, error) from error
     for config in configs:
-        check_targets(path, _plain(config), ("fairchem.core", "torch.optim", "torch.nn"))
+        check_targets(path, _plain(config), "fairchem.core", CALLS)
 
 
 def _plain(config: Any) -> Any:
@@ -132,9 +135,7 @@ def _plain(config: Any) -> Any:
 
 def _no_checkpoint(path: Path, error: Exception) -> InputError:
     why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    return InputError(
-        f"{path} is not an inference checkpoint ({why}); give a conservative stage's inference_ckpt.pt."
-    )
+    return InputError(f"{path} is not an inference checkpoint ({why}); give a conservative stage's inference_ckpt.pt.")
 
 
 def load(model: str, device: str, dtype: str = "float32") -> FairChemPotential:

@@ -90,7 +90,10 @@ class MatglPotential(TorchSimPotential):
 
     def ase_calculator(self) -> Calculator:
         """Return matgl's own ASE calculator, its stress in eV/Å³."""
-        from matgl.ext.ase import PESCalculator
+        with warnings.catch_warnings():
+            # matgl 4.1 imports nvalchemiops by names that version 0.5 has deprecated
+            warnings.simplefilter("ignore", DeprecationWarning)
+            from matgl.ext.ase import PESCalculator
 
         return PESCalculator(self.model, stress_unit="eV/A3", use_voigt=True)
 

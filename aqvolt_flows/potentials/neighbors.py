@@ -256,9 +256,7 @@ class VerletList:
         local = torch.cumsum(chosen, 0) - 1
         pbc = torch.ones(3, dtype=torch.bool, device=positions.device)
         reach = torch.tensor(self.cutoff + self.options.skin, dtype=positions.dtype, device=positions.device)
-        mapping, of_system, shifts = self._search(
-            positions[atoms], cell[systems], pbc, reach, local[system_idx[atoms]]
-        )
+        mapping, of_system, shifts = self._search(positions[atoms], cell[systems], pbc, reach, local[system_idx[atoms]])
         code = torch.zeros_like(of_system)
         for axis in range(3):
             code = code * _IMAGES + torch.remainder(shifts[:, axis].round().long(), _IMAGES)
