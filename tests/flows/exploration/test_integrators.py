@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
 import argon
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -20,7 +20,6 @@ from aqvolt_flows.exploration.integrators import (  # noqa: E402
 )
 from aqvolt_flows.exploration.systems import System, initial_batch  # noqa: E402
 from aqvolt_flows.units import gpa_to_ev_per_a3  # noqa: E402
-
 
 DT, TAU, TAU_P = 0.5, 10.0, 100.0  # Å·√(u/eV): 5 fs, 0.1 ps, 1 ps
 PRESSURE = gpa_to_ev_per_a3(0.05)
