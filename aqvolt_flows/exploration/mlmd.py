@@ -114,8 +114,7 @@ def run_batch(
     potential = load_potential(parameters.potential, settings.resolve_device())
     systems, blanks = _systems(database, runs, parameters)
     writer = _Writer(database, blanks)
-    elements = getattr(potential, "elements", None)
-    fit = writer.refuse(systems, elements, parameters)
+    fit = writer.refuse(systems, potential.elements, parameters)
     if not fit:
         return list(writer.documents.values())
     with BatchFolder(folder or checkpoints / batch_key([s.trajectory_id for s in systems])) as held:
