@@ -162,6 +162,10 @@ class AIMDParameters(Parameters):
     lattice_friction_per_ps: Strictly = Field(default=1.0, description="LANGEVIN_GAMMA_L. Silent.")
     lattice_mass: Strictly = Field(default=10.0, description="PMASS, amu. Silent.")
     pressure_gpa: float = Field(default=1.01325e-4, strict=True, description="1 atm.")
+    segment_steps: PositiveInt | None = Field(
+        default=None, description="Steps of one launch; none: as many as are left. A walltime ends a launch earlier."
+    )
+    max_segments: PositiveInt = Field(default=20, description="Launches of one run, those that were killed included.")
 
 
 class ReleaseParameters(Parameters):

@@ -14,7 +14,15 @@ from pymatgen.core import Lattice, Structure
 from pymatgen.io.vasp.inputs import Incar
 
 from aqvolt_flows.chemistry import describe_structure
-from aqvolt_flows.exploration.aimd import AIMDMaker, aimd_incar, aimd_key, aimd_seed, md_maker, seconds_left, timestep_fs
+from aqvolt_flows.exploration.aimd import (
+    AIMDMaker,
+    aimd_incar,
+    aimd_key,
+    aimd_seed,
+    md_maker,
+    seconds_left,
+    timestep_fs,
+)
 from aqvolt_flows.frames import read_frames
 from aqvolt_flows.schemas.candidate import CandidateDocument
 from aqvolt_flows.schemas.parameters import AIMDParameters
@@ -240,15 +248,15 @@ def test_vasp_is_told_to_stop_before_the_walltime(monkeypatch):
 
 def test_a_run_that_was_told_to_stop_goes_on(candidate, database, stand_in, monkeypatch):
     """VASP looks for STOPCAR after every ionic step; here it is there from the start."""
-    from aqvolt_flows.vasp import inputs
+    from aqvolt_flows.vasp import run as module
 
-    real = inputs.matpes_static_set
+    real = module.run_maker
 
-    def with_stopcar(incar):
+    def with_stopcar(*arguments):
         Path("STOPCAR").write_text("LSTOP = .TRUE.\n")
-        return real(incar)
+        return real(*arguments)
 
-    monkeypatch.setattr(inputs, "matpes_static_set", with_stopcar)
+    monkeypatch.setattr(module, "run_maker", with_stopcar)
     first = run(candidate)
     assert isinstance(first, Response)
     assert first.output["steps_done"] == 1
