@@ -33,7 +33,10 @@ CHAIN_LENGTH = 3
 class Integrator(Protocol):
     """One step of NpT dynamics for every system of a batch."""
 
-    draws: Draws
+    @property
+    def draws(self) -> Draws:
+        """Random numbers that a step needs."""
+        ...
 
     def start(self, batch: Batch) -> Batch:
         """Return the batch with the tensors that this integrator adds, thermostats at rest."""
@@ -89,7 +92,11 @@ class NoseHooverIsotropic:
     barostat_tau: float
     pressure: float
     weights: tuple[float, ...] = (1.0,)
-    draws = Draws()
+
+    @property
+    def draws(self) -> Draws:
+        """None: the dynamics is deterministic."""
+        return Draws()
 
     def start(self, batch: Batch) -> Batch:
         """Return the batch with reference cell, cell coordinate and momentum, and both chains, at rest."""

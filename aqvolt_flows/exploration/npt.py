@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.exploration.batch import DTYPE, Batch, concatenate
 from aqvolt_flows.exploration.batching import Room, is_out_of_memory, release_memory
-from aqvolt_flows.exploration.integrators import integrator_for
+from aqvolt_flows.exploration.integrators import Forces, integrator_for
 from aqvolt_flows.exploration.noise import TrajectoryNoise
 from aqvolt_flows.exploration.recording import Recorder
 from aqvolt_flows.exploration.stability import LOST_ATOM_STEPS, Guard, guard_steps
@@ -197,17 +197,18 @@ class NpTRun:
         self._set_batch(batches[0].to(self.model.device) if snapshot["batch"] is not None else None)
         self._vacancy = snapshot["vacancy"]
 
-    def _forces_of(self, batch: Batch) -> Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, ...]]:
+    def _forces_of(self, batch: Batch) -> Forces:
         if self._state is None or self._state[0] is not batch.ids:  # as long as the composition stays, so does it
             self._state = batch.ids, model_state(batch, self.model.dtype)
         state = self._state[1]
 
-        def forces(positions: torch.Tensor, cell: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        def forces(positions: torch.Tensor, cell: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
             positions, cell = self._guard.safe(batch, positions, cell)
             state.positions = positions.to(self.model.dtype)
             state.cell = cell.transpose(-2, -1).to(self.model.dtype).contiguous()
             out = self.model(state)
-            return tuple(out[name].detach().to(DTYPE) for name in ("energy", "forces", "stress"))
+            energy, force, stress = (out[name].detach().to(DTYPE) for name in ("energy", "forces", "stress"))
+            return energy, force, stress
 
         return forces
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aqvolt_flows.aside import written_aside
+from aqvolt_flows.exploration.batching import Room
 from aqvolt_flows.exploration.checkpoints import BatchFolder, PartFrames, Statistics
 from aqvolt_flows.exploration.npt import NpTRun
-from aqvolt_flows.exploration.systems import Outcome
+from aqvolt_flows.exploration.systems import Outcome, System
+from aqvolt_flows.schemas.parameters import ExplorationParameters
 
 #: Set by Slurm (22.05 and later): when the allocation ends, seconds since the epoch.
 _SLURM_END = "SLURM_JOB_END_TIME"
@@ -138,6 +142,48 @@ class Segment:
                 self._stored.add(trajectory_id)
 
 
-def state_of(folder: str | Path) -> dict[str, Any] | None:
-    """Return a batch's last checkpoint without holding the folder, for looking at; None if there is none."""
-    return BatchFolder(folder).load()
+def explore_to_folder(
+    model: Any,
+    systems: Sequence[System],
+    parameters: ExplorationParameters,
+    folder: str | Path,
+    room: Room | None = None,
+    on_progress: Callable[[NpTRun], None] | None = None,
+) -> dict[str, Ended]:
+    """Run systems without a database, checkpoints and all: ``folder/TRAJECTORY_ID.parquet`` for each.
+
+    Called again after a kill it goes on where it was, and what has ended already is not among what it returns.
+
+    Parameters
+    ----------
+    model
+        A torch-sim model that computes stress.
+    systems
+        What to run.
+    parameters
+        Of the campaign.
+    folder
+        Where files and, while it runs, checkpoints are written.
+    room
+        How much runs together; by default the parameters' ``max_batch_atoms``.
+    on_progress
+        Called after every step.
+    """
+    target = Path(folder)
+    results: dict[str, Ended] = {}
+
+    def store(ended: Ended) -> None:
+        trajectory_id = ended.outcome.system.trajectory_id
+        path = target / f"{trajectory_id}.parquet"
+        with written_aside(path) as aside:
+            shutil.copyfile(ended.path, aside)
+        results[trajectory_id] = Ended(ended.outcome, path, ended.statistics)
+
+    with BatchFolder(target / "checkpoints") as held:
+        Segment(
+            held,
+            lambda sink: NpTRun(model, systems, parameters, sink, room),
+            parameters.checkpoint_steps,
+            store,
+        ).go(on_progress)
+    return results

@@ -127,7 +127,7 @@ def test_isotropic_cell_rescaling_is_torch_sims_given_its_noise(model, monkeypat
 def test_full_cell_rescaling_moves_atoms_with_their_cell(model):
     """Atoms without momenta keep fractional coordinates whatever the cell does; momenta scale with the inverse."""
     ours = CRescale(DT, TAU, TAU_P, PRESSURE, compressibility=5.0, full_cell=True)
-    batch, forces, _ = started(model, ours)
+    batch, _, _ = started(model, ours)
     batch = batch.updated({"momenta": batch.atoms["momenta"] * 0, "forces": batch.atoms["forces"] * 0}, {})
     shear = torch.eye(3, dtype=torch.float64) + torch.tensor([[0, 0.1, 0], [0, 0, 0.2], [0, 0, 0]])
     batch = batch.updated({"positions": batch.atoms["positions"] @ shear}, {"cell": batch.systems["cell"] @ shear})

@@ -19,7 +19,7 @@ torch = pytest.importorskip("torch")
 from aqvolt_flows.errors import ResourceError  # noqa: E402
 from aqvolt_flows.exploration.checkpoints import BatchFolder, PartFrames  # noqa: E402
 from aqvolt_flows.exploration.npt import NpTRun  # noqa: E402
-from aqvolt_flows.exploration.segments import MARGIN_S, Segment, deadline  # noqa: E402
+from aqvolt_flows.exploration.segments import MARGIN_S, Segment, deadline, explore_to_folder  # noqa: E402
 from aqvolt_flows.frames import ROW_GROUP_ROWS, SCHEMA, read_frames, to_table  # noqa: E402
 
 
@@ -160,6 +160,16 @@ def test_a_damaged_checkpoint_is_set_aside_and_a_held_folder_is_refused(tmp_path
     blocked.write_text("")
     with pytest.raises(ResourceError, match="set checkpoint_dir"), BatchFolder(blocked / "below"):
         pass
+
+
+def test_systems_run_into_a_folder_without_a_database(tmp_path):
+    ended = explore_to_folder(
+        argon.model(), [system(name="a", atoms=crystal(5.3, 1))], parameters(n_steps=20), tmp_path
+    )
+    assert ended["a"].statistics.n_frames == 3
+    assert ended["a"].outcome.seconds > 0
+    assert [f.step for f in read_frames(tmp_path / "a.parquet")] == [0, 10, 20]
+    assert [p.name for p in tmp_path.iterdir()] == ["a.parquet"]
 
 
 def test_joined_files_do_not_tell_where_parts_ended(tmp_path):
