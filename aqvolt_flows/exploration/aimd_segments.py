@@ -155,7 +155,7 @@ def harvest(
     failure = ending_of(found, folder, expected)
     before = restart_of(database, document)
     trusted = failure is None or failure.reason not in ("no_tbdyn", "protocol_changed")
-    steps = steps_of(found, document.trajectory_id, order, document.steps_done, before and before.unfolded)
+    steps = steps_of(found, document.trajectory_id, order, document.steps_done, before.unfolded if before else None)
     facts = _facts(database, document, steps.frames if trusted else [], steps.unconverged)
     done = document.steps_done + len(found.steps)
     facts |= {

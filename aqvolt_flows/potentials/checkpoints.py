@@ -109,8 +109,8 @@ def check_names(path: Path, allowed: Iterable[str], scheme: str) -> None:
     strange = sorted(unpickled_names(path) - set(allowed))
     if strange:
         raise InputError(
-            f"Loading {path} would import {', '.join(strange[:4])}, which a {scheme} checkpoint does not consist of; if "
-            f"you trust whoever made it, name it as {scheme}:PATH@sha256:{file_sha256(path)}."
+            f"Loading {path} would import {', '.join(strange[:4])}, which a {scheme} checkpoint does not consist of; "
+            f"if you trust whoever made it, name it as {scheme}:PATH@sha256:{file_sha256(path)}."
         )
 
 

@@ -102,7 +102,11 @@ class FairChemPotential(TorchSimPotential):
             )
         return model
 
-    def torchsim_model(self, neighbors: NeighborOptions | None = None, max_atoms_per_call: int | None = None) -> Any:
+    def torchsim_model(
+        self,
+        neighbors: NeighborOptions | None = None,  # noqa: ARG002 - fairchem finds neighbours itself
+        max_atoms_per_call: int | None = None,  # noqa: ARG002
+    ) -> Any:
         """Return the torch-sim model, always the same one."""
         return self._model
 

@@ -52,12 +52,13 @@ class MatglPotential(TorchSimPotential):
         except (RuntimeError, ValueError, OSError) as error:
             cause = error.__cause__ or error
             raise InputError(
-                f"{self._folder} cannot be loaded by the installed matgl ({' '.join(str(cause).split())[:200]}); give a "
-                "folder that this version wrote."
+                f"{self._folder} cannot be loaded by the installed matgl ({' '.join(str(cause).split())[:200]}); give "
+                "a folder that this version wrote."
             ) from None
         if not isinstance(loaded, Potential):
             raise InputError(
-                f"{self._folder} holds a {type(loaded).__name__}, which predicts no forces; give the folder of a Potential."
+                f"{self._folder} holds a {type(loaded).__name__}, which predicts no forces; give the folder of a "
+                "Potential."
             )
         self._outdated = any(_VERSION_WARNING in str(w.message) for w in said)
         loaded = loaded.to(device=self.device, dtype=self.dtype).eval().requires_grad_(False)
@@ -73,8 +74,8 @@ class MatglPotential(TorchSimPotential):
         found = lithium_chloride(lambda systems: evaluate_batched(model, systems, 2048))
         if not found.plausible:
             raise InputError(
-                f"{self._folder} was written for an older matgl, and with the installed one {found.sentence}; install the "
-                "matgl that wrote it, or convert it with that version."
+                f"{self._folder} was written for an older matgl, and with the installed one {found.sentence}; "
+                "install the matgl that wrote it, or convert it with that version."
             )
 
     @property

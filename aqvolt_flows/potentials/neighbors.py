@@ -197,7 +197,7 @@ class VerletList:
         """
         self.calls += 1
         self._update(positions, cell, system_idx)
-        assert self._pairs is not None  # noqa: S101 - for the type checker
+        assert self._pairs is not None
         i, j, shifts, system = self._pairs
         vectors = positions[j] - positions[i] + torch.bmm(shifts.unsqueeze(1), cell[system]).squeeze(1)
         near = (vectors.square().sum(dim=1) < self.cutoff**2).nonzero().squeeze(1)
@@ -214,7 +214,7 @@ class VerletList:
         stale = self._stale(positions, cell, known)
         if not bool(stale.any()):
             return
-        assert self._pairs is not None  # noqa: S101 - for the type checker
+        assert self._pairs is not None
         kept = ~stale[self._pairs[3]]
         new = self._find(positions, cell, system_idx, stale)
         joined = tuple(torch.cat([old[kept], added]) for old, added in zip(self._pairs, new, strict=True))

@@ -73,7 +73,7 @@ def check_physics(potential: Potential) -> LatticeCheck | None:
     found = lithium_chloride(potential.evaluate)
     if not found.plausible:
         raise InputError(
-            f"With {potential.name} {found.sentence}; its weights and the installed package do not belong together, or it "
-            "is not trained: do not use it."
+            f"With {potential.name} {found.sentence}; its weights and the installed package do not belong together, "
+            "or it is not trained: do not use it."
         )
     return found

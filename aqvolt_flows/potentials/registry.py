@@ -138,7 +138,7 @@ FAMILIES: dict[str, Family] = {
         pattern="mace:PATH",
         module="aqvolt_flows.potentials.mace",
         package="mace",
-        install="pip install mace-torch, into an environment of its own: it pins e3nn 0.4.4, others here need 0.5 or later",
+        install="pip install mace-torch, into an environment of its own: it pins e3nn 0.4.4, others here need 0.5 up",
         advice="give the path of a .model file.",
         only_pinned=True,
     ),
@@ -216,8 +216,8 @@ def check_model(model: str) -> None:
     seen, known = checkpoint_sha256(path), family.known[model][1]
     if seen != known:
         raise InputError(
-            f"The weights of {model!r} at {path.name} hash to {seen[:12]}…, expected {known[:12]}…; install the version "
-            f"of {family.package} that the lock file pins."
+            f"The weights of {model!r} at {path.name} hash to {seen[:12]}…, expected {known[:12]}…; install the "
+            f"version of {family.package} that the lock file pins."
         )
 
 
@@ -228,8 +228,8 @@ def _check_path(family: Family, model: str, path: Path) -> None:
         check_pin(model, pinned, checkpoint_sha256(path, family.members))
     elif family.only_pinned:
         raise InputError(
-            f"A {family.scheme} checkpoint runs code when it is loaded, and the hash of {path} is not known; if you trust "
-            f"whoever made it, name it as {model}@sha256:{checkpoint_sha256(path, family.members)}."
+            f"A {family.scheme} checkpoint runs code when it is loaded, and the hash of {path} is not known; if you "
+            f"trust whoever made it, name it as {model}@sha256:{checkpoint_sha256(path, family.members)}."
         )
 
 
@@ -287,8 +287,8 @@ def check_elements(potential: Potential, systems: Sequence[Atoms], names: Sequen
         if strange:
             name = names[index] if names else str(atoms.symbols)
             raise InputError(
-                f"{potential.name} was not trained on {', '.join(symbols_of(sorted(strange)))}, which {name} contains; leave "
-                "it out or choose another potential."
+                f"{potential.name} was not trained on {', '.join(symbols_of(sorted(strange)))}, which {name} contains; "
+                "leave it out or choose another potential."
             )
 
 

@@ -73,7 +73,7 @@ class SevenNetTorchSim(EdgeModel):
             if isinstance(layer, OnehotEmbedding):
                 self._one_hot(layer, data)
             elif isinstance(layer, IrrepsConvolution):
-                convolution = self.convolutions[name]
+                convolution: Convolution = self.convolutions[name]  # type: ignore[assignment]
                 matrices = matrices or EdgeMatrices(data[key.EDGE_ATTR], convolution.slices)
                 summed = convolution(
                     data[layer.key_x], layer.weight_nn(data[layer.key_weight_input]), matrices, pairs.j, pairs.i

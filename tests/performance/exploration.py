@@ -4,8 +4,8 @@ Systems are LiCl cells of 32 atoms, rattled differently, at 300 to 1500 K, 1 atm
 sixth step) and checkpoints to a folder and joins them at the end, as a Firework does; the other two keep nothing.
 *plain* uses the potential package's own torch-sim model, where it has one, with that package's defaults; *plain, our
 model* shows what the model alone gives. The forces of every model are compared with those of the package's ASE
-calculator on the first system before it is timed. Atom-steps per second count steps after the warm-up; memory is what the
-process held at most (``--device cpu``) or what torch had allocated at most (``--device cuda``).
+calculator on the first system before it is timed. Atom-steps per second count steps after the warm-up; memory is what
+the process held at most (``--device cpu``) or what torch had allocated at most (``--device cuda``).
 
 Examples
 --------
@@ -170,6 +170,7 @@ def run_plain(model: Any, n: int, steps: int) -> float:
             torch.cuda.synchronize()
         return CLOCK[0]() - started
 
+    go(1)  # warms up
     start_up = go(1)
     return max(go(steps + 1) - start_up, 1e-9)
 
@@ -198,6 +199,7 @@ def run_engine(model: Any, n: int, steps: int) -> float:
             raise RuntimeError(f"{len(ended)} of {n} runs ended")
         return seconds
 
+    go(1)  # warms up
     start_up = go(1)
     return max(go(steps + 1) - start_up, 1e-9)
 
@@ -232,8 +234,8 @@ def table(rows: list[Measured]) -> str:
             continue
         ratio = r.rate / plain[r.systems] if r.systems in plain else float("nan")
         lines.append(
-            f"{r.variant:34s} {r.systems:7d} {r.seconds / r.steps:9.4f} {r.rate:12.0f} {r.rate / ase:7.2f} {ratio:7.2f} "
-            f"{r.peak_mib:9.0f} {error}"
+            f"{r.variant:34s} {r.systems:7d} {r.seconds / r.steps:9.4f} {r.rate:12.0f} {r.rate / ase:7.2f} "
+            f"{ratio:7.2f} {r.peak_mib:9.0f} {error}"
         )
     return "\n".join(lines)
 
@@ -384,7 +386,8 @@ def main() -> None:
         return
     name = torch.cuda.get_device_name() if a.device.startswith("cuda") else f"{platform.machine()} CPU"
     print(
-        f"# {a.model} on {name}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}, {a.steps} steps, {a.clock} clock"
+        f"# {a.model} on {name}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}, {a.steps} steps, "
+        f"{a.clock} clock"
     )
     reference = Reference(a.model, a.device)
     rows = experiments(a, reference) if a.experiments else main_rows(a, reference)

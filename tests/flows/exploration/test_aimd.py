@@ -217,9 +217,10 @@ def test_steps_of_a_worker_that_died_are_read_and_not_made_again(candidate, data
     from aqvolt_flows.exploration import aimd_segments
 
     stand_in({"mode": "killed"})
-    with monkeypatch.context() as died, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as died:
         died.setattr(aimd_segments, "harvest", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
-        run(candidate)
+        with pytest.raises(KeyboardInterrupt):
+            run(candidate)
     (document,) = database["trajectories"].find({})
     assert (document["status"], document["steps_done"]) == ("running", 0)
     monkeypatch.setattr("aqvolt_flows.vasp.run.run_maker", lambda *a: pytest.fail("VASP was started again"))
