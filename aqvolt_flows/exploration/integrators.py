@@ -271,11 +271,12 @@ class CRescale:
         factor = self._thermostat(batch, batch.systems["kinetic"], noise[:, 0], noise[:, n_normals])
         momenta = batch.atoms["momenta"] * factor[batch.index, None] + half * batch.atoms["forces"]
         scale, inverse = self._rescaling(batch, momenta, noise[:, 2:n_normals])
-        masses = batch.atoms["masses"][:, None]
-        moved = (scale + inverse)[batch.index] @ (momenta * (half / masses))[:, :, None]
-        positions = (scale[batch.index] @ batch.atoms["positions"][:, :, None] + moved)[:, :, 0]
-        momenta = (inverse[batch.index] @ momenta[:, :, None])[:, :, 0]
-        cell = batch.systems["cell"] @ scale  # rows are vectors and the scaling is symmetric
+        drift = momenta * (half / batch.atoms["masses"][:, None])
+        stretch, back = scale[batch.index], inverse[batch.index]
+        positions = _apply(stretch, batch.atoms["positions"]) + _apply(stretch + back, drift)
+        momenta = _apply(back, momenta)
+        cell = batch.systems["cell"]  # rows are vectors, and the scaling is symmetric
+        cell = cell @ scale if self.full_cell else cell * scale
         energy, force, stress = forces(positions, cell)
         momenta = momenta + half * force
         kinetic = batch.kinetic_energy(momenta)
@@ -294,9 +295,8 @@ class CRescale:
         return torch.sqrt(decay + ratio * (normal**2 + 2 * gamma) + 2 * normal * torch.sqrt(decay * ratio))
 
     def _rescaling(self, batch: Batch, momenta: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the symmetric scaling of positions and cell, and its inverse, both (n, 3, 3)."""
+        """Return the symmetric scaling of positions and cell, and its inverse; (n, 3, 3), or (n, 1, 1) for a factor."""
         kt, volume = batch.systems["kt"], batch.volume()
-        eye = torch.eye(3, dtype=DTYPE, device=kt.device)
         weighted = momenta / batch.atoms["masses"][:, None]
         each = (momenta[:, :, None] * weighted[:, None, :]).reshape(-1, 9)
         flux = torch.zeros((len(batch), 9), dtype=DTYPE, device=kt.device).index_add(0, batch.index, each)
@@ -308,14 +308,22 @@ class CRescale:
         width = torch.sqrt(kt * beta * self.dt / (2 * tau))
         if not self.full_cell:
             factor = ((root + drift + width * noise[:, 0]) / root) ** (2 / 3)
-            return factor[:, None, None] * eye, (1 / factor)[:, None, None] * eye
+            return factor[:, None, None], (1 / factor)[:, None, None]
         first = root + drift / 2 + width * noise[:, 0] / 2**0.5
         last = first + drift / 2 + width * noise[:, 1] / 2**0.5
+        eye = torch.eye(3, dtype=DTYPE, device=kt.device)
         spread = torch.sqrt(2 * beta * kt * self.dt / (3 * tau)) / first
         shape = beta / (3 * tau) * self.dt * traceless(internal, eye)
         shape = shape + spread[:, None, None] * traceless(symmetric_noise(noise[:, 2:8]), eye)
         factor = ((last / root) ** (2 / 3))[:, None, None]
         return factor * matrix_exponential(shape, eye), matrix_exponential(-shape, eye) / factor
+
+
+def _apply(matrices: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+    """Return the products of symmetric matrices (n, 3, 3), or factors (n, 1, 1), with vectors (n, 3)."""
+    if matrices.shape[-1] == 1:
+        return matrices[:, 0] * vectors
+    return (matrices * vectors[:, None, :]).sum(-1)
 
 
 def traceless(matrix: torch.Tensor, eye: torch.Tensor) -> torch.Tensor:

@@ -18,8 +18,9 @@ from aqvolt_flows.exploration.integrators import (  # noqa: E402
     matrix_exponential,
     symmetric_noise,
 )
+from aqvolt_flows.exploration.noise import TrajectoryNoise  # noqa: E402
 from aqvolt_flows.exploration.systems import System, initial_batch  # noqa: E402
-from aqvolt_flows.units import gpa_to_ev_per_a3  # noqa: E402
+from aqvolt_flows.units import KB_EV_PER_K, gpa_to_ev_per_a3  # noqa: E402
 
 DT, TAU, TAU_P = 0.5, 10.0, 100.0  # Å·√(u/eV): 5 fs, 0.1 ps, 1 ps
 PRESSURE = gpa_to_ev_per_a3(0.05)
@@ -142,6 +143,32 @@ def test_full_cell_rescaling_moves_atoms_with_their_cell(model):
         before = batch.atoms["positions"].numpy()[atoms] @ np.linalg.inv(batch.systems["cell"][i].numpy())
         after = positions.numpy()[atoms] @ np.linalg.inv(cell[i].numpy())
         np.testing.assert_allclose(after, before, atol=1e-12)
+
+
+@pytest.mark.parametrize("full_cell", [False, True])
+def test_an_ideal_gas_has_the_volume_of_theory(full_cell):
+    """With the centre of mass at rest p(V) ∝ V^(N−1) exp(−PV/kT): mean N kT/P and variance N (kT/P)².
+
+    128 gases of four atoms over seven barostat times: standard error of the mean about 2.5 %.
+    """
+    n, kt, pressure = 4, KB_EV_PER_K * 300, gpa_to_ev_per_a3(0.1)
+    atoms = argon.crystal((n * kt / pressure) ** (1 / 3), 1)
+    systems = [System(str(i), atoms, 300.0, i) for i in range(128)]
+    ours = CRescale(0.5, 5.0, 20.0, pressure, compressibility=1 / pressure, full_cell=full_cell)
+    batch = initial_batch(systems, torch.device("cpu"))
+    noise = TrajectoryNoise(ours.draws, torch.device("cpu"))
+    noise.prepare(batch.seeds, [(3 * n - 4) / 2] * len(batch))
+    nothing = batch.systems["energy"], batch.atoms["forces"], batch.systems["stress"]
+    volumes, temperatures = [], []
+    for step in range(400):
+        batch = ours.step(batch, lambda positions, cell: nothing, noise.at(np.full(len(batch), step)))
+        if step >= 120 and step % 20 == 0:
+            volumes.append(batch.volume())
+            temperatures.append(batch.temperature())
+    volume = torch.stack(volumes) * pressure / kt
+    assert float(volume.mean()) == pytest.approx(n, rel=0.08)
+    assert float(volume.std()) == pytest.approx(n**0.5, rel=0.12)
+    assert float(torch.stack(temperatures).mean()) == pytest.approx(300, rel=0.03)  # standard error 0.7 %
 
 
 def test_the_matrix_exponential_is_scipys():

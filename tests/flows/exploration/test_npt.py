@@ -49,18 +49,34 @@ def test_frames_are_every_stride_th_step_and_consistent_with_the_model(argon):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("ensemble", "barostat_tau_fs"),
-    # Cell rescaling assumes the compressibility of a metal; solid argon is about a hundred times softer.
-    [("npt_nose_hoover_isotropic", 600.0), ("npt_crescale_isotropic", 15.0)],
+    [("npt_nose_hoover_isotropic", 600.0), ("npt_crescale_isotropic", 300.0), ("npt_crescale_full", 300.0)],
 )
 def test_mean_temperature_and_pressure_are_those_asked_for(argon, ensemble, barostat_tau_fs):
     """In NpT, <T> is the target; the standard error of 32 atoms over the run is about 2 K here."""
-    p = parameters(n_steps=320, stride=4, ensemble=ensemble, timestep_fs=10.0, barostat_tau_fs=barostat_tau_fs)
+    p = parameters(n_steps=320, stride=4, ensemble=ensemble, timestep_fs=10.0, barostat_tau_fs=barostat_tau_fs,
+                   compressibility_per_gpa=0.5)  # fmt: skip  # solid argon's is about 0.5/GPa
     outcomes = NpTRun(argon, [system(seed=s, name=str(s)) for s in range(6)], p).run()
     frames = [f for o in outcomes for f in o.frames[30:]]
     assert np.mean([f.temperature for f in frames]) == pytest.approx(40.0, abs=4.0)
     virial = np.mean([-f.stress[:3].mean() for f in frames])
     kinetic = np.mean([f.n_atoms * KB_EV_PER_K * f.temperature / f.volume for f in frames])
+    assert np.mean([f.pressure for f in frames]) == pytest.approx(virial + kinetic * 31 / 32, abs=1e-5)  # 3N − 3
     assert virial + kinetic == pytest.approx(0.0, abs=1.5e-4)  # 1 atm is 6e-7 eV/Å³; 1.5e-4 eV/Å³ is 24 MPa
+
+
+def test_only_the_full_cell_relaxes_a_tetragonal_box(argon):
+    """An fcc crystal 8 % too long along x is cubic again on average; an isotropic barostat leaves the ratio."""
+    ratios = {}
+    for ensemble, n_steps in (("npt_crescale_full", 200), ("npt_crescale_isotropic", 20)):
+        p = parameters(ensemble=ensemble, n_steps=n_steps, stride=4, barostat_tau_fs=30.0, compressibility_per_gpa=0.5)
+        atoms = crystal()
+        atoms.set_cell(atoms.cell[:] * np.array([[1.053], [0.975], [0.975]]), scale_atoms=True)
+        outcomes = NpTRun(argon, [system(seed=s, name=str(s), atoms=atoms, temperature=5.0) for s in range(2)], p).run()
+        late = [f for o in outcomes for f in o.frames if f.step >= n_steps // 2]
+        lengths = np.mean([np.linalg.norm(f.cell, axis=1) for f in late], axis=0)
+        ratios[ensemble] = lengths[0] / lengths[1:].mean()
+    assert ratios["npt_crescale_isotropic"] == pytest.approx(1.08, abs=1e-3)
+    assert ratios["npt_crescale_full"] == pytest.approx(1.0, abs=0.02)
 
 
 def test_a_seed_makes_a_trajectory_and_batch_mates_do_not_matter(argon):
@@ -93,6 +109,14 @@ def test_no_system_is_refused(argon):
         NpTRun(argon, [], parameters())
 
 
+def test_a_timestep_of_100_fs_is_refused_with_the_limit():
+    from aqvolt_flows.campaign import parse_campaign
+    from aqvolt_flows.errors import ConfigError
+
+    with pytest.raises(ConfigError, match=r"exploration.timestep_fs is 100.0; expected less than or equal to 10 in fs"):
+        parse_campaign("name: x\nexploration: {timestep_fs: 100.0}")
+
+
 def test_runs_are_keyed_by_what_decides_them_only():
     from pymatgen.core import Lattice, Structure
 
@@ -106,6 +130,15 @@ def test_runs_are_keyed_by_what_decides_them_only():
         assert not {r.key for r in plan_runs([("candidate-1", salt)], p.model_copy(update=change), "hash")} & {
             r.key for r in runs
         }
+    # what does not decide a trajectory, and what was added since, leaves the keys of earlier runs alone
+    same = {"max_job_atoms": 99, "checkpoint_steps": 7, "min_distance_factor": 0.4, "compressibility_per_gpa": 1.0}
+    assert [r.key for r in plan_runs([("candidate-1", salt)], p.model_copy(update=same), "hash")] == [
+        r.key for r in runs
+    ]
+    assert runs[0].key == "c112dcdb2b49d7c9ce39e566"  # as issue 2's code gave it
+    noisy = p.model_copy(update={"ensemble": "npt_crescale_full"})
+    softer = noisy.model_copy(update={"compressibility_per_gpa": 1.0})
+    assert len({plan_runs([("candidate-1", salt)], q, "hash")[0].key for q in (p, noisy, softer)}) == 3
     assert not {r.key for r in plan_runs([("candidate-1", salt)], p, "other weights")} & {r.key for r in runs}
     assert run_seed(0, "a", 300.0) != run_seed(0, "a", 600.0)
     assert supercell_factors(salt, 8.0) == (2, 2, 2)
