@@ -28,14 +28,14 @@ class Batch:
     counts
         Atoms of each system, (n_systems,).
     steps
-        Steps each system has made, (n_systems,); kept on the host, where every decision is made.
+        Steps each system has made, (n_systems,), on the host, where it is decided what happens next.
     seeds
         Seeds of their random numbers.
     atoms
         Tensors (n_atoms, …): ``positions`` Å, ``masses`` u, ``momenta`` √(u·eV), ``forces`` eV/Å, ``numbers``.
     systems
         Tensors (n_systems, …): ``cell`` (rows are vectors, Å), ``energy`` eV, ``stress`` (3, 3; eV/Å³, tension
-        positive), ``kinetic`` eV, ``kt`` eV, and what the integrator adds.
+        positive), ``kinetic`` eV, ``kt`` eV, ``step`` (that of ``steps``), and what guard and integrator add.
     """
 
     ids: list[str]

@@ -164,6 +164,7 @@ class PartFrames:
         self.parts = dict(committed or {})
         self._held: dict[str, list[pa.Table]] = defaultdict(list)
         self._bytes = 0
+        self._open: dict[str, pq.ParquetFile] = {}
         for path in folder.glob("*.parquet"):
             if path.name not in self.parts:
                 path.unlink()
@@ -199,8 +200,9 @@ class PartFrames:
         for name, ids in sorted(self.parts.items()):
             groups = [k for k, i in enumerate(ids) if i == trajectory_id]
             if groups:
-                with pq.ParquetFile(self._folder / name) as file:
-                    yield file.read_row_groups(groups)
+                if name not in self._open:  # kept open: a footer is read once, not once a trajectory
+                    self._open[name] = pq.ParquetFile(self._folder / name)
+                yield self._open[name].read_row_groups(groups)
 
     def join(self, trajectory_id: str, target: Path) -> Statistics:
         """Write one trajectory's frames as one file, in row groups that do not tell where the parts ended."""
@@ -222,4 +224,11 @@ class PartFrames:
         gone = [name for name, ids in self.parts.items() if set(ids) <= stored]
         for name in gone:
             del self.parts[name]
+            if name in self._open:
+                self._open.pop(name).close()
         return [self._folder / name for name in gone]
+
+    def close(self) -> None:
+        """Close the parts that are open for reading."""
+        while self._open:
+            self._open.popitem()[1].close()

@@ -12,6 +12,7 @@ every system has its row in every tensor, thermostat and barostat chains advance
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -117,8 +118,8 @@ class NoseHooverIsotropic:
     def masses(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the chains' masses (n, 2, CHAIN_LENGTH), thermostat then barostat, and the cell's (n,)."""
         kt = batch.systems["kt"]
-        taus = torch.tensor([self.thermostat_tau, self.barostat_tau], dtype=DTYPE, device=kt.device)
-        chain = (kt[:, None, None] * (taus**2)[None, :, None]).repeat(1, 1, CHAIN_LENGTH)
+        chain = torch.stack([kt * self.thermostat_tau**2, kt * self.barostat_tau**2], dim=1)
+        chain = chain[:, :, None].repeat(1, 1, CHAIN_LENGTH)
         chain[:, 0, 0] *= batch.dof
         return chain, (batch.dof + 6) * kt * self.barostat_tau**2
 
@@ -290,7 +291,7 @@ class CRescale:
         self, batch: Batch, kinetic: torch.Tensor, normal: torch.Tensor, gamma: torch.Tensor
     ) -> torch.Tensor:
         """Return the factor of the momenta over half a timestep (Bussi 2007, eq. A7), (n,)."""
-        decay = torch.exp(torch.as_tensor(-self.dt / 2 / self.thermostat_tau, dtype=DTYPE, device=kinetic.device))
+        decay = math.exp(-self.dt / 2 / self.thermostat_tau)
         ratio = (1 - decay) * batch.systems["kt"] / (2 * kinetic)
         return torch.sqrt(decay + ratio * (normal**2 + 2 * gamma) + 2 * normal * torch.sqrt(decay * ratio))
 

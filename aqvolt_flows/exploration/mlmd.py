@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -69,8 +70,10 @@ class MLMDMaker(Maker):
         finished = {d["trajectory_id"] for d in database["trajectories"].find(query, {"trajectory_id": 1})}
         todo = [r for r in runs if r["trajectory_id"] not in finished]
         counts = {"completed": 0, "failed": 0, "already_done": len(finished), "frames": 0, "left": 0}
-        if todo:
-            folder = database.settings.path(database.settings.checkpoint_dir) / batch_key(wanted)
+        folder = database.settings.path(database.settings.checkpoint_dir) / batch_key(wanted)
+        if not todo:  # a kill between the last document and the end left it
+            shutil.rmtree(folder, ignore_errors=True)
+        else:
             for document in run_batch(database, todo, parameters, folder):
                 counts["left" if document.status == "running" else document.status] += 1
                 counts["frames"] += document.n_frames

@@ -80,8 +80,14 @@ class TrajectoryNoise:
         shape = (len(seeds), BLOCK_STEPS, self.draws.total)
         self._table = torch.zeros(shape, dtype=torch.float64, device=self._device)
 
-    def at(self, steps: NDArray[np.int64]) -> torch.Tensor:
-        """Return the numbers (n_systems, draws.total) of each system's step, counted from 0."""
+    def at(self, steps: NDArray[np.int64], on_device: torch.Tensor) -> torch.Tensor:
+        """Return the numbers (n_systems, draws.total) of each system's step, counted from 0.
+
+        Parameters
+        ----------
+        steps, on_device
+            The steps, on the host and where the numbers are used: asking either for the other makes it wait.
+        """
         if not self.draws.total:
             return self._table[:, 0]
         wanted = steps // BLOCK_STEPS
@@ -89,5 +95,4 @@ class TrajectoryNoise:
             block = block_of(self._seeds[i], int(wanted[i]), self.draws, self._shapes[i])
             self._table[int(i)] = torch.from_numpy(block).to(self._device)
         self._blocks = wanted
-        column = torch.as_tensor(steps % BLOCK_STEPS, device=self._device)
-        return self._table[torch.arange(len(steps), device=self._device), column]
+        return self._table[torch.arange(len(steps), device=self._device), on_device % BLOCK_STEPS]

@@ -135,18 +135,20 @@ class NpTRun:
         if batch is None:
             return
         try:
-            stepped = self._integrator.step(batch, self._forces_of(batch), self._noise.at(batch.steps))
+            stepped = self._integrator.step(
+                batch, self._forces_of(batch), self._noise.at(batch.steps, batch.systems["step"])
+            )
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
             self._halve(error)
             return
+        stepped = stepped.updated({}, {"step": batch.systems["step"] + 1})
         stepped.steps = batch.steps + 1
-        device_steps = torch.as_tensor(stepped.steps, device=batch.device)
-        self._batch = self._guard.watch(stepped, device_steps)
+        self._batch = self._guard.watch(stepped)
         self.tick += 1
         if self.aligned and ((stepped.steps % _round_up(LOST_ATOM_STEPS, self.parameters.stride)) == 0).any():
-            self._batch = self._guard.search_lost(self._batch, device_steps)
+            self._batch = self._guard.search_lost(self._batch)
         ended = np.flatnonzero(stepped.steps >= self.parameters.n_steps)
         if len(ended) or self.tick % self._guard_steps == 0:
             self._remove_failed()
@@ -217,7 +219,7 @@ class NpTRun:
         batch = self._guard.start(initial_batch([self.outcomes[i].system for i in ids], self.model.device))
         energy, forces, stress = self._forces_of(batch)(batch.atoms["positions"], batch.systems["cell"])
         batch = self._integrator.start(batch.updated({"forces": forces}, {"energy": energy, "stress": stress}))
-        return self._guard.watch(batch, torch.zeros(len(ids), dtype=torch.long, device=batch.device))
+        return self._guard.watch(batch)
 
     def _fill(self) -> None:
         """Let systems in, parked ones first, first fit; each only when its written steps fall on the batch's."""

@@ -97,6 +97,12 @@ class Segment:
         The end comes at a checkpoint after which the next could not be reached in time, or, if not even one can, at
         the first step that is written after the time is over: every segment gets on.
         """
+        try:
+            return self._go(on_progress)
+        finally:
+            self._frames.close()
+
+    def _go(self, on_progress: Callable[[NpTRun], None] | None) -> bool:
         since, began = 0, self._clock()
         while not self.run.done:
             before = self.run.tick

@@ -83,8 +83,8 @@ class Guard:
             torch.where(good[:, None, None], cell, batch.systems["safe_cell"]),
         )
 
-    def watch(self, batch: Batch, step: torch.Tensor) -> Batch:
-        """Return the batch with flags raised where a limit was passed; ``step`` is each system's, (n,)."""
+    def watch(self, batch: Batch) -> Batch:
+        """Return the batch with flags raised where a limit was passed."""
         s = batch.systems
         force = torch.linalg.vector_norm(batch.atoms["forces"], dim=1)
         largest = torch.zeros_like(s["energy"]).scatter_reduce(0, batch.index, force, reduce="amax")
@@ -104,9 +104,9 @@ class Guard:
         ):
             code = torch.where(passed, number, code)
             value = torch.where(passed, seen, value)
-        return self._raised(batch, code, value, step)
+        return self._raised(batch, code, value)
 
-    def search_lost(self, batch: Batch, step: torch.Tensor) -> Batch:
+    def search_lost(self, batch: Batch) -> Batch:
         """Return the batch with flags raised for systems in which an atom is alone."""
         if self.lost_atom_cutoff <= 0:
             return batch
@@ -116,17 +116,17 @@ class Guard:
         pairs, _, _ = torch_nl_linked_cell(positions, cell, pbc, cutoff, batch.index)
         alone = torch.bincount(pairs[0], minlength=batch.n_atoms) == 0
         count = torch.zeros_like(batch.systems["fail_value"]).index_add(0, batch.index, alone.to(torch.float64))
-        return self._raised(batch, torch.where(count > 0, _LOST, 0), count, step)
+        return self._raised(batch, torch.where(count > 0, _LOST, 0), count)
 
     @staticmethod
-    def _raised(batch: Batch, code: torch.Tensor, value: torch.Tensor, step: torch.Tensor) -> Batch:
+    def _raised(batch: Batch, code: torch.Tensor, value: torch.Tensor) -> Batch:
         s = batch.systems
         new = (s["fail_code"] == 0) & (code > 0)
         return batch.updated(
             {},
             {
                 "fail_code": torch.where(new, code, s["fail_code"]),
-                "fail_step": torch.where(new, step, s["fail_step"]),
+                "fail_step": torch.where(new, s["step"], s["fail_step"]),
                 "fail_value": torch.where(new, value, s["fail_value"]),
             },
         )

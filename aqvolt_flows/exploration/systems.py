@@ -158,6 +158,7 @@ def initial_batch(systems: Sequence[System], device: torch.device) -> Batch:
             "energy": double(np.zeros(n)),
             "stress": double(np.zeros((n, 3, 3))),
             "kt": double([KB_EV_PER_K * s.temperature_k for s in systems]),
+            "step": torch.zeros(n, dtype=torch.long, device=device),
         },
     )
     return batch.updated({}, {"kinetic": batch.kinetic_energy(momenta)})

@@ -14,6 +14,7 @@ from jobflow import run_locally
 
 from aqvolt_flows.campaign import parse_campaign
 from aqvolt_flows.candidates.jobs import SelectMaker
+from aqvolt_flows.exploration import mlmd
 from aqvolt_flows.frames import read_frames
 from aqvolt_flows.planning import plan_explore
 from aqvolt_flows.schemas.provenance import ArtifactRef
@@ -62,7 +63,10 @@ def test_a_walltime_queues_segments_and_an_unfit_structure_is_refused_by_name(da
     [item] = plan_explore(campaign, database).items
     submit([item], settings)
     limited = settings.model_copy(update={"walltime_s": 0.001})
+    monkeypatch.setattr(mlmd, "HEARTBEAT_S", 0.0)
     assert work(limited, until_empty=True, max_launches=1).completed == 1
+    running = list(database["trajectories"].find({"status": "running"}))
+    assert [d["steps_done"] for d in running] == [2, 2], "the heartbeat says how far they are"
     waiting = claimed_units(get_launchpad(settings))
     assert set(item.units) <= waiting, "the workflow is not finished, so its runs stay claimed"
     report = work(limited, until_empty=True)

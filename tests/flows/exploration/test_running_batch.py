@@ -182,12 +182,12 @@ def test_noise_depends_on_seed_and_step_only():
     ours, shapes = TrajectoryNoise(draws, torch.device("cpu")), [4.0, 47.5]
     ours.prepare([11, 12], shapes)
     steps = np.array([BLOCK_STEPS - 1, 5])
-    seen = ours.at(steps)
+    seen = ours.at(steps, torch.tensor(steps))
     np.testing.assert_array_equal(seen[0], block_of(11, 0, draws, 4.0)[BLOCK_STEPS - 1])
-    np.testing.assert_array_equal(ours.at(steps + 1)[0], block_of(11, 1, draws, 4.0)[0])
+    np.testing.assert_array_equal(ours.at(steps + 1, torch.tensor(steps + 1))[0], block_of(11, 1, draws, 4.0)[0])
     alone = TrajectoryNoise(draws, torch.device("cpu"))
     alone.prepare([12], shapes[1:])
-    np.testing.assert_array_equal(alone.at(steps[1:])[0], seen[1])
+    np.testing.assert_array_equal(alone.at(steps[1:], torch.tensor(steps[1:]))[0], seen[1])
     many = np.concatenate([block_of(12, b, draws, 47.5) for b in range(40)])
     assert many[:, :3].mean() == pytest.approx(0, abs=0.03)  # standard error 0.008
     assert many[:, 3:].mean() == pytest.approx(47.5, abs=0.4)  # of a gamma variate: its shape; standard error 0.07
