@@ -28,7 +28,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -177,23 +176,15 @@ def run_plain(model: Any, n: int, steps: int) -> float:
 
 def run_engine(model: Any, n: int, steps: int) -> float:
     """Return the seconds of so many steps of MLMDMaker's engine, frames and checkpoints written and joined."""
-    from aqvolt_flows.exploration.checkpoints import BatchFolder
-    from aqvolt_flows.exploration.npt import NpTRun
-    from aqvolt_flows.exploration.segments import Segment
+    from aqvolt_flows.exploration.segments import explore_to_folder
     from aqvolt_flows.exploration.systems import System
 
     def go(count: int) -> float:
         systems = [System(f"t{i}", a, TEMPERATURES[i % 5], i) for i, a in enumerate(cells(n))]
         parameters = ExplorationParameters(n_steps=count, max_batch_atoms=max(4096, 40 * n), checkpoint_steps=50)
-        ended: list[str] = []
-        with tempfile.TemporaryDirectory() as folder, BatchFolder(Path(folder) / "batch") as held:
+        with tempfile.TemporaryDirectory() as folder:
             started = CLOCK[0]()
-            Segment(
-                held,
-                lambda sink: NpTRun(model, systems, parameters, sink),
-                parameters.checkpoint_steps,
-                lambda found: ended.append(found.outcome.system.trajectory_id),
-            ).go()
+            ended = explore_to_folder(model, systems, parameters, folder)
             seconds = CLOCK[0]() - started
         if len(ended) != n:
             raise RuntimeError(f"{len(ended)} of {n} runs ended")

@@ -38,7 +38,7 @@ def test_tensors_and_numbers_pass(tmp_path):
     torch.save({"weights": torch.zeros(2), "n": 3, "name": "x"}, tmp_path / "w.pt")
     check_names(tmp_path / "w.pt", (), "fairchem")
     (tmp_path / "text.pt").write_text("no checkpoint")
-    with pytest.raises(InputError, match="no.*checkpoint that torch wrote"):
+    with pytest.raises(InputError, match=r"no.*checkpoint that torch wrote"):
         check_names(tmp_path / "text.pt", (), "fairchem")
 
 
@@ -53,7 +53,7 @@ def test_a_configuration_may_call_the_package_s_classes_only():
         "aqvolt_flows.potentials.registry.batches",  # no class
         "aqvolt_flows.potentials.nothing.Here",
     ):
-        with pytest.raises(InputError, match="would call .*: do not load this file"):
+        with pytest.raises(InputError, match=r"would call .*: do not load this file"):
             check_targets(Path("c.pt"), {"tasks": [{"a": ours, "b": {"_target_": target}}]}, "aqvolt_flows.potentials")
 
 

@@ -1,4 +1,4 @@
-"""matgl warns and goes on where a checkpoint was written for an older version; here such a one needs its physics right."""
+"""matgl warns and goes on where an older version wrote a checkpoint; here such a one needs its physics right."""
 
 from __future__ import annotations
 
