@@ -147,15 +147,28 @@ class NpTRun:
         stepped.steps = batch.steps + 1
         self._batch = self._guard.watch(stepped)
         self.tick += 1
-        if self.aligned and ((stepped.steps % _round_up(LOST_ATOM_STEPS, self.parameters.stride)) == 0).any():
-            self._batch = self._guard.search_lost(self._batch)
         ended = np.flatnonzero(stepped.steps >= self.parameters.n_steps)
         if len(ended) or self.tick % self._guard_steps == 0:
             self._remove_failed()
         if self._batch is not None and self.aligned:
             self._recorder.record(self._batch)
+            if (self._batch.steps % _round_up(LOST_ATOM_STEPS, self.parameters.stride) == 0).any():
+                self._search_lost(may_halve=not len(ended))
         if len(ended):
             self._remove_finished()
+
+    def _search_lost(self, may_halve: bool) -> None:
+        """End systems that have lost an atom; a search that does not fit into the memory is left out."""
+        assert self._batch is not None
+        try:
+            self._batch = self._guard.search_lost(self._batch)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if may_halve:
+                self._halve(error)
+            return
+        self._remove_failed()
 
     def flush(self) -> None:
         """Hand every frame so far to the sink, those of failed steps excepted."""

@@ -230,3 +230,24 @@ def test_a_probe_measures_real_memory(model):
     if measured is None:
         pytest.skip("this system does not tell a process its peak memory")
     assert measured == pytest.approx(1e5, rel=0.2)
+
+
+@pytest.mark.parametrize("n_steps", [100, 104])
+def test_a_search_for_lost_atoms_that_does_not_fit_costs_no_run(model, monkeypatch, n_steps):
+    """At the last step it is left out; before, half of the batch steps aside and every frame is written once."""
+    from aqvolt_flows.exploration.stability import Guard
+
+    calls = []
+
+    def search(self, batch):
+        calls.append(len(batch))
+        if len(calls) == 1:
+            raise MemoryError
+        return batch
+
+    monkeypatch.setattr(Guard, "search_lost", search)
+    outcomes = NpTRun(model, [small("a"), small("b", seed=2)], parameters(n_steps=n_steps, stride=4)).run()
+    assert calls[0] == 2
+    for o in outcomes:
+        assert (o.failure, o.steps_done) == (None, n_steps)
+        assert [f.step for f in o.frames] == list(range(0, n_steps + 1, 4))
