@@ -71,8 +71,6 @@ class NpTRun:
         room: Room | None = None,
         on_out_of_memory: Callable[[float], None] | None = None,
     ) -> None:
-        if not systems:
-            raise InputError("No system was given to explore; select candidates first.")
         check_ids([s.trajectory_id for s in systems])
         for s in systems:
             if len(s.atoms) < 2:
@@ -199,7 +197,8 @@ class NpTRun:
         batches = [b.select([i for i, name in enumerate(b.ids) if name in self.outcomes]) for b in batches]
         self.tick = snapshot["tick"]
         self.room.max_atoms, self.room.max_size = snapshot["room"]
-        self._parked = batches[1:] if snapshot["batch"] is not None else batches
+        parked = batches[1:] if snapshot["batch"] is not None else batches
+        self._parked = [b for b in parked if len(b)]
         known = {i for b in batches for i in b.ids}
         for i, (ended, steps, seconds, failure) in snapshot["outcomes"].items():
             if i in self.outcomes:
