@@ -146,7 +146,9 @@ def test_portions_of_a_batch_change_nothing(potential):
         np.testing.assert_allclose(a.forces, b.forces, atol=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore:Creating a tensor from a list of numpy:UserWarning")  # matgl's graphs
+@pytest.mark.filterwarnings(
+    "ignore"
+)  # of the packages that are compared with: matgl builds tensors from lists, imports old names
 def test_the_package_s_own_calculator_agrees(potential):
     """Independent: sevenn, chgnet and matgl with their own graphs, one structure at a time."""
     calculator = potential.ase_calculator()
