@@ -14,13 +14,14 @@ positions             list<float32>            (n_atoms × 3), row-major, Å
 cell                  list<float32>            (9), rows are lattice vectors, Å
 forces                list<float32>            (n_atoms × 3), eV/Å
 stress                list<float32>            (6), ASE sign, xx yy zz yz xz xy, eV/Å³
+pressure              float32, may be null     instantaneous, kinetic part included, compression positive, eV/Å³
+volume                float32                  of the cell, Å³
 ====================  =======================  ==========================================
 """
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from ase import Atoms
 from numpy.typing import NDArray
 from pymatgen.core import Structure
 
+from aqvolt_flows.aside import written_aside
 from aqvolt_flows.chemistry import symbols_of
 from aqvolt_flows.errors import InputError
 
@@ -45,8 +47,12 @@ SCHEMA = pa.schema(
         ("cell", pa.list_(pa.float32())),
         ("forces", pa.list_(pa.float32())),
         ("stress", pa.list_(pa.float32())),
+        ("pressure", pa.float32()),
+        ("volume", pa.float32()),
     ]
 )
+#: Columns that every file has; the others were added later.
+REQUIRED = tuple(name for name in SCHEMA.names if name not in {"pressure", "volume"})
 ROW_GROUP_ROWS = 1024
 
 
@@ -62,6 +68,8 @@ class Frame:
         (3, 3) in Å, rows are lattice vectors.
     stress
         (6,) in eV/Å³, ASE sign, order xx yy zz yz xz xy.
+    pressure
+        Instantaneous pressure in eV/Å³, kinetic part included, compression positive; None where it was not written.
     """
 
     trajectory_id: str
@@ -73,6 +81,7 @@ class Frame:
     cell: NDArray[np.float32]
     forces: NDArray[np.float32]
     stress: NDArray[np.float32]
+    pressure: float | None = None
 
     @property
     def n_atoms(self) -> int:
@@ -121,14 +130,45 @@ def to_table(frames: Sequence[Frame]) -> pa.Table:
             "cell": [np.asarray(f.cell, np.float32).ravel() for f in frames],
             "forces": [np.asarray(f.forces, np.float32).ravel() for f in frames],
             "stress": [np.asarray(f.stress, np.float32).ravel() for f in frames],
+            "pressure": [f.pressure for f in frames],
+            "volume": [f.volume for f in frames],
         },
         schema=SCHEMA,
     )
 
 
+def stacked_table(trajectory_id: str, atomic_numbers: NDArray[np.int16], columns: Mapping[str, NDArray]) -> pa.Table:
+    """Return ``k`` frames of one run as an Arrow table in :data:`SCHEMA`, without visiting them one by one.
+
+    Parameters
+    ----------
+    trajectory_id
+        Of the run.
+    atomic_numbers
+        (n_atoms,).
+    columns
+        ``step``, ``temperature``, ``energy``, ``pressure`` and ``volume`` (k,); ``positions`` and ``forces``
+        (k, n_atoms, 3); ``cell`` (k, 3, 3); ``stress`` (k, 6).
+    """
+    k = len(columns["step"])
+    arrays = []
+    for field in SCHEMA:
+        if field.name == "trajectory_id":
+            arrays.append(pa.array([trajectory_id] * k, pa.string()))
+        elif pa.types.is_list(field.type):
+            values = columns[field.name] if field.name in columns else np.tile(atomic_numbers, (k, 1))
+            flat = pa.array(np.ascontiguousarray(values).ravel(), field.type.value_type)
+            offsets = pa.array(np.arange(k + 1) * (values.size // max(k, 1)), pa.int32())
+            arrays.append(pa.ListArray.from_arrays(offsets, flat))
+        else:
+            arrays.append(pa.array(columns[field.name], field.type))
+    return pa.Table.from_arrays(arrays, schema=SCHEMA)
+
+
 def from_table(table: pa.Table | pa.RecordBatch) -> Iterator[Frame]:
     """Yield the frames of an Arrow table in :data:`SCHEMA`, in order."""
-    columns = [table.column(name) for name in SCHEMA.names]
+    columns = [table.column(name) for name in REQUIRED]
+    pressures = table.column("pressure") if "pressure" in table.schema.names else None
     for row in range(table.num_rows):
         tid, step, temperature, energy, numbers, positions, cell, forces, stress = (c[row] for c in columns)
         yield Frame(
@@ -141,7 +181,40 @@ def from_table(table: pa.Table | pa.RecordBatch) -> Iterator[Frame]:
             cell=cell.values.to_numpy().reshape(3, 3),
             forces=forces.values.to_numpy().reshape(-1, 3),
             stress=stress.values.to_numpy(),
+            pressure=None if pressures is None else pressures[row].as_py(),
         )
+
+
+def thin(n_frames: int, stride: int = 1, max_frames: int | None = None) -> NDArray[np.int64]:
+    """Return the rows of a run that are encoded: every ``stride``-th from the first on, and no more than a limit.
+
+    The paper writes 200 M configurations and encodes 8.5 M (section 2.1), 346 of each of its 24,555 runs of 8,334
+    frames: every 24th. How it chose them is not said.
+
+    Parameters
+    ----------
+    n_frames
+        Frames of the run.
+    stride
+        Every so many.
+    max_frames
+        Where more are left, so many of them, evenly spread, the first and the last among them.
+
+    Examples
+    --------
+    >>> thin(10, stride=3).tolist()
+    [0, 3, 6, 9]
+    >>> thin(10, max_frames=3).tolist()
+    [0, 4, 9]
+    >>> len(thin(8334, stride=24))
+    348
+    """
+    if stride < 1 or (max_frames is not None and max_frames < 1):
+        raise InputError(f"Every {stride}th frame, at most {max_frames}, was asked for; expected numbers of 1 or more.")
+    rows = np.arange(0, max(n_frames, 0), stride, dtype=np.int64)
+    if max_frames is not None and len(rows) > max_frames:
+        rows = rows[np.linspace(0, len(rows) - 1, max_frames).astype(np.int64)]
+    return rows
 
 
 def write_frames(path: str | Path, frames: Iterable[Frame], row_group_rows: int = ROW_GROUP_ROWS) -> int:
@@ -149,25 +222,18 @@ def write_frames(path: str | Path, frames: Iterable[Frame], row_group_rows: int 
 
     Rows are written group by group, so that any number of frames needs the memory of one group.
     """
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
     count = 0
-    try:
-        with pq.ParquetWriter(aside, SCHEMA, compression="zstd") as writer:
-            batch: list[Frame] = []
-            for frame in frames:
-                batch.append(frame)
-                if len(batch) == row_group_rows:
-                    writer.write_table(to_table(batch))
-                    count += len(batch)
-                    batch = []
-            if batch or not count:
+    with written_aside(path) as aside, pq.ParquetWriter(aside, SCHEMA, compression="zstd") as writer:
+        batch: list[Frame] = []
+        for frame in frames:
+            batch.append(frame)
+            if len(batch) == row_group_rows:
                 writer.write_table(to_table(batch))
                 count += len(batch)
-        aside.replace(target)
-    finally:
-        aside.unlink(missing_ok=True)
+                batch = []
+        if batch or not count:
+            writer.write_table(to_table(batch))
+            count += len(batch)
     return count
 
 
@@ -178,10 +244,14 @@ def _open(path: str | Path) -> pq.ParquetFile:
         raise InputError(
             f"{path} is not a readable Parquet file ({error}); it may be cut short, make it again."
         ) from None
-    missing = [name for name in SCHEMA.names if name not in file.schema_arrow.names]
+    missing = [name for name in REQUIRED if name not in file.schema_arrow.names]
     if missing:
         raise InputError(f"{path} lacks the frame columns {', '.join(missing)}; expected {', '.join(SCHEMA.names)}.")
     return file
+
+
+def _columns(file: pq.ParquetFile) -> list[str]:
+    return [name for name in SCHEMA.names if name in file.schema_arrow.names]
 
 
 def read_frames(path: str | Path, batch_rows: int = ROW_GROUP_ROWS) -> Iterator[Frame]:
@@ -193,8 +263,36 @@ def read_frames(path: str | Path, batch_rows: int = ROW_GROUP_ROWS) -> Iterator[
         If the file is not Parquet or lacks a column.
     """
     with _open(path) as file:
-        for batch in file.iter_batches(batch_size=batch_rows, columns=SCHEMA.names):
+        for batch in file.iter_batches(batch_size=batch_rows, columns=_columns(file)):
             yield from from_table(batch)
+
+
+def count_frames(path: str | Path) -> int:
+    """Return how many frames a Parquet file holds; only its footer is read."""
+    with _open(path) as file:
+        return int(file.metadata.num_rows)
+
+
+def read_thinned(path: str | Path, stride: int = 1, max_frames: int | None = None) -> Iterator[tuple[int, Frame]]:
+    """Yield (row, frame) of the rows that :func:`thin` chooses of a file, in bounded memory.
+
+    Row groups without a chosen row are not read, and only chosen rows become frames.
+
+    Raises
+    ------
+    InputError
+        If the file is not Parquet or lacks a column, or ``stride`` or ``max_frames`` is below 1.
+    """
+    with _open(path) as file:
+        rows = thin(file.metadata.num_rows, stride, max_frames)
+        first = 0
+        for group in range(file.num_row_groups):
+            size = file.metadata.row_group(group).num_rows
+            inside = rows[(rows >= first) & (rows < first + size)]
+            if len(inside):
+                table = file.read_row_group(group, columns=_columns(file)).take(pa.array(inside - first))
+                yield from zip(inside.tolist(), from_table(table.combine_chunks()), strict=True)
+            first += size
 
 
 def read_frame(path: str | Path, row: int) -> Frame:
@@ -210,7 +308,7 @@ def read_frame(path: str | Path, row: int) -> Frame:
         for group in range(file.num_row_groups):
             size = file.metadata.row_group(group).num_rows
             if first <= row < first + size:
-                table = file.read_row_group(group, columns=SCHEMA.names).slice(row - first, 1)
+                table = file.read_row_group(group, columns=_columns(file)).slice(row - first, 1)
                 return next(from_table(table))
             first += size
     raise InputError(f"{path} has {first} rows; row {row} was asked for.")

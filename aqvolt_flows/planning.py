@@ -120,7 +120,7 @@ def plan_explore(campaign: Campaign, database: Database, claimed: frozenset[str]
             category="gpu",
             units=tuple(r.key for r in group),
         )
-        for group in group_runs(todo, p.max_batch_atoms)
+        for group in group_runs(todo, p.max_job_atoms or p.max_batch_atoms)
     ]
     facts = {
         "runs": len(runs),

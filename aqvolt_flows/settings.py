@@ -34,6 +34,12 @@ class AqvoltSettings(BaseSettings):
     release_root: Path = Field(default=Path("releases"), description="Where release folders are written.")
     database_dir: Path = Field(default=Path(".aqvolt/db"), description="Files of the embedded database.")
     launch_dir: Path = Field(default=Path(".aqvolt/launches"), description="Where workers run Fireworks.")
+    checkpoint_dir: Path = Field(
+        default=Path(".aqvolt/checkpoints"), description="Checkpoints of running batches; all workers must see it."
+    )
+    walltime_s: float | None = Field(
+        default=None, gt=0, description="Seconds after which a running batch ends its segment and queues the next."
+    )
     campaign: str = Field(default="aqvolt26", description="Campaign file, or the name of one that is shipped.")
     default_potential: str = Field(default="7net-mf-0/R2SCAN", description="Used where a command is given none.")
     device: str = Field(default="auto", description="cpu, cuda, cuda:1 …; auto: cuda where there is one.")

@@ -20,6 +20,8 @@ EV_PER_A3_IN_KBAR: float = EV_PER_A3_IN_GPA * 10.0
 ATM_IN_GPA: float = constants.atm / 1e9
 #: Boltzmann's constant in eV/K.
 KB_EV_PER_K: float = constants.k / constants.e
+#: fs in the unit of time that u, Å and eV make, Å·√(u/eV): 10.18…
+FS_PER_MD_TIME: float = 1e5 * (constants.physical_constants["atomic mass constant"][0] / constants.e) ** 0.5
 #: ps per fs.
 PS_PER_FS: float = 1e-3
 #: Rows and columns of the Voigt order xx yy zz yz xz xy.

@@ -6,28 +6,24 @@ are of one protocol. atomate2's own ``MDSetGenerator`` is not used: its NpT is P
 
 from __future__ import annotations
 
-import re
-import tempfile
+import os
+import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from jobflow import Maker, job
-from pymatgen.core import Element, Structure
+from jobflow import Job, Maker, Response, job
+from pymatgen.core import Structure
 
 from aqvolt_flows.chemistry import describe_structure
 from aqvolt_flows.errors import AqvoltError, DatabaseError, InputError
-from aqvolt_flows.frames import Frame, write_frames
 from aqvolt_flows.identity import content_hash, content_key
 from aqvolt_flows.schemas.parameters import AIMDParameters
 from aqvolt_flows.schemas.provenance import Failure, Protocol
 from aqvolt_flows.schemas.trajectory import TrajectoryDocument
 from aqvolt_flows.stores import Database
 from aqvolt_flows.units import EV_PER_A3_IN_GPA, EV_PER_A3_IN_KBAR
-from aqvolt_flows.vasp.outputs import Calculation, read_calculation, read_text
-from aqvolt_flows.vasp.settings import r2scan_protocol
+from aqvolt_flows.vasp.settings import r2scan_protocol, static_incar
 
 if TYPE_CHECKING:
     from atomate2.vasp.jobs.md import MDMaker
@@ -35,6 +31,10 @@ if TYPE_CHECKING:
 ENSEMBLE = "npt_langevin_parrinello_rahman"
 #: VASP takes seeds up to this (VASP wiki, RANDOM_SEED).
 MAX_SEED = 900_000_000
+#: Set by Slurm (22.05 and later): when the allocation ends, seconds since the epoch.
+SLURM_END = "SLURM_JOB_END_TIME"
+#: VASP is told to stop this long before the walltime, or three ionic steps before it where they take longer.
+WALLTIME_BUFFER_S = 300.0
 
 
 def timestep_fs(elements: Iterable[str], parameters: AIMDParameters) -> float:
@@ -51,7 +51,7 @@ def aimd_key(
         candidate_id=candidate_id,
         temperature_k=temperature_k,
         protocol_id=r2scan_protocol(incar_updates).protocol_id,
-        physics=parameters.model_dump(mode="json", exclude={"temperatures_k"}),
+        physics=parameters.model_dump(mode="json", exclude={"temperatures_k", "segment_steps", "max_segments"}),
     )
 
 
@@ -100,8 +100,22 @@ def aimd_incar(elements: Iterable[str], temperature_k: float, parameters: AIMDPa
     }
 
 
-def md_maker(incar: Mapping[str, Any], command: str, max_errors: int, polling_s: float) -> MDMaker:
-    """Return atomate2's ``MDMaker`` with our input set and without handlers that change the theory level."""
+def md_maker(
+    incar: Mapping[str, Any], command: str, max_errors: int, polling_s: float, seconds_left: float | None = None
+) -> MDMaker:
+    """Return atomate2's ``MDMaker`` with our input set and without handlers that change the theory level.
+
+    Parameters
+    ----------
+    incar
+        Tags of the run.
+    command
+        Starts VASP.
+    max_errors, polling_s
+        See :class:`AIMDMaker`.
+    seconds_left
+        VASP is told to stop after the ionic step that is running this long after now, less a tenth; None: never.
+    """
     from atomate2.vasp.jobs.md import MDMaker
     from custodian.vasp.handlers import (
         FrozenJobErrorHandler,
@@ -109,6 +123,7 @@ def md_maker(incar: Mapping[str, Any], command: str, max_errors: int, polling_s:
         PositiveEnergyErrorHandler,
         StdErrHandler,
         VaspErrorHandler,
+        WalltimeHandler,
     )
 
     from aqvolt_flows.vasp.inputs import matpes_static_set
@@ -121,6 +136,10 @@ def md_maker(incar: Mapping[str, Any], command: str, max_errors: int, polling_s:
         FrozenJobErrorHandler(),
         StdErrHandler(),
     ]
+    if seconds_left is not None:
+        os.environ.pop("CUSTODIAN_WALLTIME_START", None)  # of an earlier job in this process
+        buffer = min(WALLTIME_BUFFER_S, 0.1 * seconds_left)
+        handlers.append(WalltimeHandler(wall_time=max(1, seconds_left), buffer_time=buffer))
     return MDMaker(
         name="r2SCAN AIMD",
         input_set_generator=matpes_static_set(incar),
@@ -128,58 +147,6 @@ def md_maker(incar: Mapping[str, Any], command: str, max_errors: int, polling_s:
         task_document_kwargs={"parse_dos": False, "parse_bandstructure": False, "store_volumetric_data": ()},
         stop_children_kwargs={"handle_unsuccessful": False},
     )
-
-
-def frames_of(found: Calculation, trajectory_id: str, order: list[int]) -> list[Frame]:
-    """Return the converged ionic steps of a run as frames, in the candidate's atom order.
-
-    VASP folds atoms back into the cell; here they are unfolded along the run, so that displacements can be
-    read from positions. Where OSZICAR does not give a step's temperature it is NaN.
-    """
-    rank = np.argsort(order)
-    numbers = np.array([Element(s).Z for s in found.symbols], dtype=np.int16)[rank]
-    frames = []
-    unfolded = None
-    for index, step in enumerate(found.steps):
-        fractional = step.fractional[rank]
-        unfolded = fractional if unfolded is None else fractional - np.round(fractional - unfolded)
-        if step.scf_steps >= found.nelm:
-            continue
-        frames.append(
-            Frame(
-                trajectory_id=trajectory_id,
-                step=index + 1,
-                temperature=found.temperatures[index] if index < len(found.temperatures) else float("nan"),
-                energy=step.energy,
-                atomic_numbers=numbers,
-                positions=(unfolded @ step.cell).astype(np.float32),
-                cell=step.cell.astype(np.float32),
-                forces=step.forces[rank].astype(np.float32),
-                stress=step.stress.astype(np.float32),
-            )
-        )
-    return frames
-
-
-def ending_of(found: Calculation, folder: Path, n_steps: int, n_frames: int) -> Failure | None:
-    """Return why a run is not complete, or None; what it did up to there stays."""
-    if found.steps and "MDALGO" in found.incar and not _langevin_npt(read_text(folder, "OUTCAR")):
-        return Failure(
-            reason="no_tbdyn", message="VASP ignored MDALGO = 3; use a VASP that was built with -Dtbdyn for NpT."
-        )
-    if found.failure is not None:
-        return found.failure
-    if len(found.steps) < n_steps:
-        return Failure(reason="interrupted", message=f"VASP made {len(found.steps)} of {n_steps} steps.")
-    if n_frames == 0:
-        return Failure(reason="electronic", message="No ionic step reached self-consistency.")
-    return None
-
-
-def _langevin_npt(outcar: str) -> bool:
-    """Whether OUTCAR's list of parameters says MDALGO = 3; a VASP without tbdyn does not print it as 3."""
-    after = outcar.partition("INCAR:")[2].partition("POTCAR:")[2]
-    return re.search(r"^\s*MDALGO\s*=\s*3\b", after, re.MULTILINE) is not None
 
 
 @dataclass
@@ -210,8 +177,10 @@ class AIMDMaker(Maker):
     polling_s: float = 1.0
 
     @job
-    def make(self, candidate_id: str, temperature_k: float, key: str) -> dict[str, object]:
-        """Run, write the trajectory's document and frames, and return their identity and counts.
+    def make(self, candidate_id: str, temperature_k: float, key: str) -> Job:
+        """Run one segment, write the trajectory's document and frames, and return their identity and counts.
+
+        Where the run is not at its end, a job for the next segment is added. A run that has ended is not repeated.
 
         Parameters
         ----------
@@ -231,43 +200,90 @@ class AIMDMaker(Maker):
         (candidate,) = database.find_by_ids("candidates", [candidate_id])
         structure = Structure.from_dict(candidate["structure"])
         blank = _blank(candidate_id, structure, temperature_k, key, parameters, r2scan_protocol(self.incar_updates))
-        database.upsert("trajectories", [blank])
+        document = _started(database, blank)
+        if document.status != "running":
+            return _summary(document)  # type: ignore[return-value]
+        database.upsert("trajectories", [document])
         try:
-            document = self.run(database, blank, structure, parameters)
+            document = self.run(database, document, structure, parameters)
         except DatabaseError:
             raise
         except AqvoltError as error:
             failure = Failure(reason="missing_resource", message=str(error))
-            document = blank.model_copy(update={"status": "failed", "failure": failure})
-        database.upsert("trajectories", [document])
-        return {
-            "trajectory_id": document.trajectory_id,
-            "status": document.status,
-            "reason": document.failure.reason if document.failure else None,
-            "steps_done": document.steps_done,
-            "n_frames": document.n_frames,
-        }
+            document = document.model_copy(update={"status": "failed", "failure": failure})
+            database.upsert("trajectories", [document])
+        if document.status != "running":
+            return _summary(document)  # type: ignore[return-value]
+        return Response(output=_summary(document), addition=replace(self).make(candidate_id, temperature_k, key))
 
     def run(
-        self, database: Database, blank: TrajectoryDocument, structure: Structure, parameters: AIMDParameters
+        self, database: Database, document: TrajectoryDocument, structure: Structure, parameters: AIMDParameters
     ) -> TrajectoryDocument:
-        """Return the finished document of a run in a fresh folder below the working directory."""
+        """Return the run's document with one more segment.
+
+        The segment has a folder of its own, which survives this process. One that is there already was left by a
+        worker that died: it is read, and VASP is not started for the same steps again.
+        """
+        from aqvolt_flows.exploration.aimd_segments import harvest, remove, restart_of
         from aqvolt_flows.vasp.inputs import potcar_hashes, sorted_with_order, vasp_command
         from aqvolt_flows.vasp.run import check_machine_updates, fresh_folder, run_maker
 
         command = vasp_command(self.vasp_cmd)
         check_machine_updates()
         ordered, order = sorted_with_order(structure)
-        potcar_hashes(blank.elements)
-        incar = {**self.incar_updates, **aimd_incar(blank.elements, blank.temperature_k, parameters, blank.seed)}
-        with fresh_folder(f"aimd-{blank.key[:12]}") as folder:
-            ended = run_maker(md_maker(incar, command, self.max_errors, self.polling_s), ordered)
-            found = read_calculation(folder, eigenvalues=False, partial=True)
-            frames = frames_of(found, blank.trajectory_id, order)
-            failure = ending_of(found, folder, parameters.n_steps, len(frames))
-        if failure is not None and not found.steps and ended.error:
-            failure = Failure(reason=failure.reason, message=f"{failure.message} ({ended.error})"[:1000])
-        return _finished(database, blank, frames, failure, len(found.steps), ended.seconds)
+        potcar_hashes(document.elements)
+        state = restart_of(database, document)
+        left = document.n_steps - document.steps_done
+        tags = aimd_incar(document.elements, document.temperature_k, parameters, document.seed)
+        tags |= {"NSW": min(left, parameters.segment_steps or left)}
+        if state is not None:
+            tags["RANDOM_SEED"] = list(state.random_seed)
+        incar = {**self.incar_updates, **tags}
+        settings = database.settings
+        name = settings.path(settings.checkpoint_dir) / "aimd" / f"{document.key}-{document.segments}"
+        seconds, said = 0.0, ""
+        if not (name / "OUTCAR").is_file() and not (name / "OUTCAR.gz").is_file():
+            name.parent.mkdir(parents=True, exist_ok=True)
+            maker = md_maker(incar, command, self.max_errors, self.polling_s, seconds_left(settings.walltime_s))
+            with fresh_folder(str(name)):
+                ended = run_maker(maker, state.structure() if state else ordered)
+            seconds, said = ended.seconds, ended.error
+        expected = static_incar(self.incar_updates)
+        result = harvest(database, document, name, order, expected, parameters.max_segments, seconds, said)
+        database.upsert("trajectories", [result])
+        remove(name)
+        return result
+
+
+def seconds_left(walltime_s: float | None) -> float | None:
+    """Return how long a launch may take: the setting ``walltime_s``, or what Slurm leaves; None: no limit."""
+    ends = [] if walltime_s is None else [walltime_s]
+    slurm = os.environ.get(SLURM_END, "")
+    if slurm.isdigit():
+        ends.append(float(slurm) - time.time())
+    return min(ends, default=None)
+
+
+def _summary(document: TrajectoryDocument) -> dict[str, object]:
+    return {
+        "trajectory_id": document.trajectory_id,
+        "status": document.status,
+        "reason": document.failure.reason if document.failure else None,
+        "steps_done": document.steps_done,
+        "n_frames": document.n_frames,
+        "segments": document.segments,
+    }
+
+
+def _started(database: Database, blank: TrajectoryDocument) -> TrajectoryDocument:
+    """Return the run as it stands: as it was left, or blank where there is none or a resource was missing."""
+    stored = database["trajectories"].find_one({"trajectory_id": blank.trajectory_id}, {"_id": 0})
+    if stored is None:
+        return blank
+    document = TrajectoryDocument.model_validate(stored)
+    if document.failure is None or document.failure.reason != "missing_resource":
+        return document
+    return document.model_copy(update={"status": "running", "failure": None})
 
 
 def _blank(
@@ -287,6 +303,8 @@ def _blank(
             "engine": "aimd",
             "model": protocol.name,
             "model_hash": protocol.settings_hash,
+            "protocol": protocol,
+            "protocol_id": protocol.protocol_id,
             "ensemble": ENSEMBLE,
             "temperature_k": temperature_k,
             "pressure_gpa": parameters.pressure_gpa,
@@ -298,36 +316,5 @@ def _blank(
             "n_frames": 0,
             "status": "running",
             **description,
-        }
-    )
-
-
-def _finished(
-    database: Database,
-    blank: TrajectoryDocument,
-    frames: list[Frame],
-    failure: Failure | None,
-    steps: int,
-    seconds: float,
-) -> TrajectoryDocument:
-    """Return the document of an ended run, its frames stored."""
-    facts: dict[str, Any] = {}
-    if frames:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "frames.parquet"
-            write_frames(path, frames)
-            facts["frames"] = database.artifacts.put_file(path, "parquet")
-        temperatures = [f.temperature for f in frames if np.isfinite(f.temperature)]
-        facts["mean_temperature_k"] = float(np.mean(temperatures)) if temperatures else None
-        facts["mean_volume_per_atom"] = float(np.mean([f.volume / f.n_atoms for f in frames]))
-        facts["max_force"] = max(f.max_force for f in frames)
-    return blank.model_copy(
-        update=facts
-        | {
-            "status": "failed" if failure else "completed",
-            "failure": failure,
-            "steps_done": steps,
-            "n_frames": len(frames),
-            "seconds": seconds,
         }
     )

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import tempfile
+import shutil
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jobflow import Job, Maker, job
+from jobflow import Job, Maker, Response, job
 from pymatgen.core import Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from aqvolt_flows.chemistry import describe
-from aqvolt_flows.exploration.schedules import supercell_factors
-from aqvolt_flows.frames import write_frames
+from aqvolt_flows.exploration.schedules import batch_key, supercell_factors
 from aqvolt_flows.potentials import load_potential, model_hash
 from aqvolt_flows.schemas.base import utc_now
 from aqvolt_flows.schemas.parameters import ExplorationParameters
+from aqvolt_flows.schemas.provenance import Failure
 from aqvolt_flows.schemas.trajectory import TrajectoryDocument
 from aqvolt_flows.stores import Database
+from aqvolt_flows.units import ev_per_a3_to_gpa
 
 #: How often the progress of a running batch is written to its documents, seconds.
 HEARTBEAT_S = 2.0
@@ -46,81 +47,112 @@ class MLMDMaker(Maker):
     def make(self, runs: list[dict[str, Any]]) -> Job:
         """Write ``trajectories`` and their frames; return how many completed and failed.
 
+        Where the walltime ends before the batch does, the next segment is queued and what has ended is counted.
+
         Parameters
         ----------
         runs
             ``aqvolt_flows.exploration.schedules.Run`` as plain values: candidate, temperature, seed, identity.
             Those that are already finished are skipped, so that a rerun only does what is missing.
+
+        Raises
+        ------
+        InputError
+            If ``runs`` is empty or names a trajectory twice.
         """
+        from aqvolt_flows.exploration.systems import check_ids
+
         parameters = ExplorationParameters(**self.parameters)
-        database = Database.connect()
         wanted = [r["trajectory_id"] for r in runs]
-        finished = {
-            d["trajectory_id"]
-            for d in database["trajectories"].find(
-                {"trajectory_id": {"$in": wanted}, "status": {"$ne": "running"}}, {"trajectory_id": 1}
-            )
-        }
+        check_ids(wanted)
+        database = Database.connect()
+        query = {"trajectory_id": {"$in": wanted}, "status": {"$ne": "running"}}
+        finished = {d["trajectory_id"] for d in database["trajectories"].find(query, {"trajectory_id": 1})}
         todo = [r for r in runs if r["trajectory_id"] not in finished]
-        counts = {"completed": 0, "failed": 0, "already_done": len(finished), "frames": 0}
-        if todo:
-            for document in run_batch(database, todo, parameters):
-                counts[document.status] += 1
+        counts = {"completed": 0, "failed": 0, "already_done": len(finished), "frames": 0, "left": 0}
+        folder = database.settings.path(database.settings.checkpoint_dir) / batch_key(wanted)
+        if not todo:  # a kill between the last document and the end left it
+            shutil.rmtree(folder, ignore_errors=True)
+        else:
+            for document in run_batch(database, todo, parameters, folder):
+                counts["left" if document.status == "running" else document.status] += 1
                 counts["frames"] += document.n_frames
-        return counts
+        if not counts["left"]:
+            return counts  # type: ignore[return-value]
+        return Response(output=counts, addition=MLMDMaker(self.name, self.parameters).make(runs))
 
 
 def run_batch(
-    database: Database, runs: Sequence[dict[str, Any]], parameters: ExplorationParameters
+    database: Database,
+    runs: Sequence[dict[str, Any]],
+    parameters: ExplorationParameters,
+    folder: Path | None = None,
 ) -> list[TrajectoryDocument]:
-    """Run one batch, store frames and documents, and return the documents."""
-    from aqvolt_flows.exploration.npt import NpTRun, System
+    """Run one segment of a batch, store documents and frames as they end, and return the documents.
 
-    started = time.monotonic()
-    ids = [r["candidate_id"] for r in runs]
-    structures = {
-        d["candidate_id"]: Structure.from_dict(d["structure"])
-        for d in database.find_by_ids("candidates", sorted(set(ids)))
-    }
-    systems = []
+    Parameters
+    ----------
+    database
+        Where candidates are and trajectories go.
+    runs
+        See :meth:`MLMDMaker.make`.
+    parameters
+        Of the campaign.
+    folder
+        For checkpoints and part files; by default below the settings' ``checkpoint_dir``.
+
+    Returns
+    -------
+    list
+        One document a run; those that the walltime cut short have the status ``running``.
+    """
+    from aqvolt_flows.exploration.batching import MemoryRecord, room_for
+    from aqvolt_flows.exploration.checkpoints import BatchFolder
+    from aqvolt_flows.exploration.npt import NpTRun
+    from aqvolt_flows.exploration.segments import Segment, deadline
+
+    started = time.time()
+    settings = database.settings
+    checkpoints = settings.path(settings.checkpoint_dir)
+    potential = load_potential(parameters.potential, settings.resolve_device())
+    systems, blanks = _systems(database, runs, parameters)
+    writer = _Writer(database, blanks)
+    fit = writer.refuse(systems, potential.elements, parameters)
+    if not fit:
+        return list(writer.documents.values())
+    with BatchFolder(folder or checkpoints / batch_key([s.trajectory_id for s in systems])) as held:
+        model = potential.torchsim_model()
+        record = MemoryRecord(checkpoints / "memory", model_hash(parameters.potential), model.device)
+        room = room_for(model, [s.atoms for s in fit], parameters.max_batch_atoms, record)
+        segment = Segment(
+            held,
+            lambda sink: NpTRun(model, fit, parameters, sink, room, record.too_large),
+            parameters.checkpoint_steps,
+            writer.ended,
+            deadline(settings.walltime_s, started),
+        )
+        writer.segment = segment.segment
+        writer.running(segment.run.outcomes)
+        segment.go(writer.heartbeat)
+    return list(writer.documents.values())
+
+
+def _systems(
+    database: Database, runs: Sequence[dict[str, Any]], parameters: ExplorationParameters
+) -> tuple[list[Any], dict[str, TrajectoryDocument]]:
+    """Return the systems of runs, supercells made, and their documents as they stand before the first step."""
+    from aqvolt_flows.exploration.systems import System
+
+    found = database.find_by_ids("candidates", sorted({r["candidate_id"] for r in runs}))
+    structures = {d["candidate_id"]: Structure.from_dict(d["structure"]) for d in found}
+    systems, documents = [], {}
     for r in runs:
         structure = structures[r["candidate_id"]]
         supercell = structure.make_supercell(supercell_factors(structure, parameters.min_length_a), in_place=False)
         atoms = AseAtomsAdaptor.get_atoms(supercell)
         systems.append(System(r["trajectory_id"], atoms, r["temperature_k"], r["seed"]))
-    blanks = [_document(r, s.atoms, parameters) for r, s in zip(runs, systems, strict=True)]
-    database.upsert("trajectories", blanks)
-    potential = load_potential(parameters.potential, database.settings.resolve_device())
-    outcomes = NpTRun(potential.torchsim_model(), systems, parameters).run(
-        _Heartbeat(database, [b.trajectory_id for b in blanks])
-    )
-    seconds = time.monotonic() - started
-    total_atoms = sum(len(s.atoms) for s in systems)
-    documents = []
-    with tempfile.TemporaryDirectory() as folder:
-        for blank, outcome in zip(blanks, outcomes, strict=True):
-            path = Path(folder) / f"{blank.trajectory_id}.parquet"
-            write_frames(path, outcome.frames)
-            frames = outcome.frames
-            documents.append(
-                blank.model_copy(
-                    update={
-                        "status": "failed" if outcome.failure else "completed",
-                        "failure": outcome.failure,
-                        "steps_done": outcome.steps_done,
-                        "n_frames": len(frames),
-                        "frames": database.artifacts.put_file(path, "parquet"),
-                        "mean_temperature_k": float(np.mean([f.temperature for f in frames])) if frames else None,
-                        "mean_volume_per_atom": float(np.mean([f.volume / f.n_atoms for f in frames]))
-                        if frames
-                        else None,
-                        "max_force": max(f.max_force for f in frames) if frames else None,
-                        "seconds": seconds * blank.n_atoms / total_atoms,
-                    }
-                )
-            )
-    database.upsert("trajectories", documents)
-    return documents
+        documents[r["trajectory_id"]] = _document(r, atoms, parameters)
+    return systems, documents
 
 
 def _document(run: dict[str, Any], atoms: Any, parameters: ExplorationParameters) -> TrajectoryDocument:
@@ -145,17 +177,71 @@ def _document(run: dict[str, Any], atoms: Any, parameters: ExplorationParameters
     )
 
 
-class _Heartbeat:
-    """Writes the step counter of running documents every few seconds; ``aqvolt status`` reads it."""
+class _Writer:
+    """Writes the documents of a batch: refusals, progress, and ends."""
 
-    def __init__(self, database: Database, trajectory_ids: list[str]) -> None:
-        self._collection, self._ids, self._last = database["trajectories"], trajectory_ids, time.monotonic()
+    def __init__(self, database: Database, blanks: dict[str, TrajectoryDocument]) -> None:
+        self._database, self.documents = database, blanks
+        self._last = time.monotonic()
+        self.segment = 1
 
-    def __call__(self, step: int, _active: int) -> None:
+    def refuse(self, systems: Sequence[Any], elements: Any, parameters: ExplorationParameters) -> list[Any]:
+        """Write a failed document for each structure that cannot be run, and return the others."""
+        from aqvolt_flows.exploration.systems import refusal
+
+        fit = []
+        for system in systems:
+            why = refusal(system.atoms, elements, parameters.potential, parameters.min_distance_factor)
+            if why is None:
+                fit.append(system)
+                continue
+            document = self.documents[system.trajectory_id]
+            said = f"{document.formula} ({document.candidate_id}): {why.message}"
+            self._write(document, status="failed", failure=Failure(reason=why.reason, message=said))
+        return fit
+
+    def running(self, outcomes: Any) -> None:
+        """Write the documents of what is about to run; a continued batch's step counters stay."""
+        going = [i for i, o in outcomes.items() if not o.ended]
+        known = set(self._database["trajectories"].distinct("trajectory_id", {"trajectory_id": {"$in": going}}))
+        self._database.upsert("trajectories", [self.documents[i] for i in going if i not in known])
+
+    def heartbeat(self, run: Any) -> None:
+        """Write the step counters of what runs every few seconds; ``aqvolt status`` reads them."""
         now = time.monotonic()
-        if now - self._last >= HEARTBEAT_S:
-            self._last = now
-            self._collection.update_many(
-                {"trajectory_id": {"$in": self._ids}, "status": "running"},
+        if now - self._last < HEARTBEAT_S:
+            return
+        self._last = now
+        by_step: dict[int, list[str]] = defaultdict(list)
+        for trajectory_id, step in run.running.items():
+            by_step[step].append(trajectory_id)
+        for step, ids in by_step.items():
+            self._database["trajectories"].update_many(
+                {"trajectory_id": {"$in": ids}, "status": "running"},
                 {"$set": {"steps_done": step, "last_updated": utc_now()}},
             )
+
+    def ended(self, ended: Any) -> None:
+        """Store the frames and the document of a trajectory that has ended."""
+        outcome, seen = ended.outcome, ended.statistics
+        document = self.documents[outcome.system.trajectory_id]
+        some = seen.n_frames > 0
+        self._write(
+            document,
+            status="failed" if outcome.failure else "completed",
+            failure=outcome.failure,
+            steps_done=outcome.steps_done,
+            n_frames=seen.n_frames,
+            frames=self._database.artifacts.put_file(ended.path, "parquet"),
+            mean_temperature_k=seen.mean_temperature if some else None,
+            mean_volume_per_atom=seen.mean_volume / document.n_atoms if some else None,
+            mean_pressure_gpa=ev_per_a3_to_gpa(seen.mean_pressure) if some else None,
+            max_force=seen.max_force if some else None,
+            seconds=outcome.seconds,
+            segments=self.segment,
+        )
+
+    def _write(self, document: TrajectoryDocument, **values: Any) -> None:
+        written = document.model_copy(update=values)
+        self.documents[document.trajectory_id] = written
+        self._database.upsert("trajectories", [written])

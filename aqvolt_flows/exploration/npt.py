@@ -1,274 +1,397 @@
-"""NpT molecular dynamics of a batch of systems with torch-sim, one step counter, frames as they come.
+"""NpT molecular dynamics of many systems in one running batch, every one with its own step counter.
 
-We own the loop: torch-sim's runner re-initialises the integrator on restart and cannot drop a system
-whose run has failed. What is integrated is torch-sim's (Martyna–Tobias–Klein Nosé–Hoover chains,
-DOI 10.1080/00268979600100761; stochastic cell rescaling, DOI 10.1063/5.0020514).
+Systems that finish or fail leave; those that wait take their place. When memory runs out, half of the batch steps
+aside as it is and goes on later. Frames go to a sink as they come, and :meth:`NpTRun.snapshot` holds all there is to
+hold: from it, on the CPU, the run goes on bit by bit as if it had not been interrupted.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+import pyarrow as pa
 import torch
-import torch_sim as ts
-from ase import Atoms
 from numpy.typing import NDArray
-from torch_sim.integrators import INTEGRATOR_REGISTRY, Integrator
-from torch_sim.integrators.md import NoseHooverChain
-from torch_sim.units import MetalUnits
 
 from aqvolt_flows.errors import InputError
-from aqvolt_flows.exploration.stability import Limits, check_batch
-from aqvolt_flows.frames import Frame
+from aqvolt_flows.exploration.batch import DTYPE, Batch, concatenate
+from aqvolt_flows.exploration.batching import Room, is_out_of_memory, release_memory
+from aqvolt_flows.exploration.integrators import Forces, integrator_for
+from aqvolt_flows.exploration.noise import TrajectoryNoise
+from aqvolt_flows.exploration.recording import Recorder
+from aqvolt_flows.exploration.stability import LOST_ATOM_STEPS, Guard, guard_steps
+from aqvolt_flows.exploration.systems import Outcome, System, check_ids, initial_batch, model_state
+from aqvolt_flows.frames import from_table
 from aqvolt_flows.schemas.parameters import ExplorationParameters
 from aqvolt_flows.schemas.provenance import Failure
-from aqvolt_flows.units import KB_EV_PER_K, PS_PER_FS, gpa_to_ev_per_a3, matrix_to_voigt
 
 
-@dataclass(frozen=True, eq=False)
-class System:
-    """One system of a batch.
+class FrameSink(Protocol):
+    """Where frames go."""
 
-    Attributes
-    ----------
-    trajectory_id
-        Goes into its frames.
-    atoms
-        Periodic starting configuration.
-    temperature_k, seed
-        Target temperature and the seed of the initial momenta.
-    """
-
-    trajectory_id: str
-    atoms: Atoms
-    temperature_k: float
-    seed: int
-
-
-@dataclass(eq=False)
-class Outcome:
-    """How one system's run ended.
-
-    Attributes
-    ----------
-    frames
-        Every ``stride``-th step from step 0 on, up to the failure if there was one.
-    steps_done
-        Steps made; fewer than asked for when ``failure`` is set.
-    """
-
-    system: System
-    frames: list[Frame] = field(default_factory=list)
-    steps_done: int = 0
-    failure: Failure | None = None
-
-
-def maxwell_boltzmann(atoms: Atoms, temperature_k: float, seed: int, dtype: torch.dtype) -> torch.Tensor:
-    """Return momenta (n_atoms, 3) in torch-sim's metal units, drawn from the system's own generator.
-
-    The centre of mass is at rest and the kinetic energy is scaled to (3N − 3)/2 kT, so that small cells
-    start at their temperature exactly. Drawing per system keeps a run independent of its batch-mates.
-    """
-    if len(atoms) == 1:
-        return torch.zeros((1, 3), dtype=dtype)
-    generator = torch.Generator().manual_seed(seed)
-    masses = torch.tensor(atoms.get_masses(), dtype=torch.float64)[:, None]
-    kt = KB_EV_PER_K * temperature_k
-    momenta = torch.randn((len(atoms), 3), generator=generator, dtype=torch.float64) * torch.sqrt(masses * kt)
-    momenta -= masses * momenta.sum(0) / masses.sum()
-    kinetic = float((momenta**2 / (2 * masses)).sum())
-    wanted = (3 * len(atoms) - 3) / 2 * kt
-    return (momenta * (wanted / kinetic) ** 0.5).to(dtype)
-
-
-def select_systems(state: Any, keep: Sequence[int]) -> Any:
-    """Return the state of the kept systems, thermostat and barostat chains included.
-
-    torch-sim slices per-atom and per-system tensors but copies Nosé–Hoover chains whole; their tensors
-    are (n_systems, …) and are sliced here.
-    """
-    index = torch.as_tensor(list(keep), device=state.device)
-    chosen = state[index]
-    for name in ("thermostat", "barostat"):
-        chain = getattr(state, name, None)
-        if isinstance(chain, NoseHooverChain):
-            setattr(chosen, name, _select_chain(chain, index, state.n_systems))
-    return chosen
-
-
-def _select_chain(chain: NoseHooverChain, index: torch.Tensor, n_systems: int) -> NoseHooverChain:
-    sliced = {
-        f.name: value[index]
-        for f in dataclasses.fields(chain)
-        if isinstance(value := getattr(chain, f.name), torch.Tensor)
-        and value.ndim
-        and value.shape[0] == n_systems
-        and f.name != "system_idx"
-    }
-    return dataclasses.replace(chain, **sliced, system_idx=None)
+    def add(self, trajectory_id: str, table: pa.Table) -> None:
+        """Take the next frames of one trajectory."""
+        ...
 
 
 class NpTRun:
-    """One batch in flight.
+    """Systems waiting, running and done.
 
     Parameters
     ----------
     model
         A torch-sim model that computes stress.
     systems
-        What to run; at least one.
+        What to run; at least one, every trajectory id once. They start in this order.
     parameters
         Integrator, timestep, pressure, limits.
+    sink
+        Takes frames; without one they are kept in the outcomes.
+    room
+        How much runs together; by default the parameters' ``max_batch_atoms``.
+    on_out_of_memory
+        Called with the size (see :class:`Room`) that was too much.
 
     Raises
     ------
     InputError
-        If there is no system.
+        If there is no system, one id twice, or a system of one atom.
     """
 
-    def __init__(self, model: Any, systems: Sequence[System], parameters: ExplorationParameters) -> None:
-        if not systems:
-            raise InputError("No system was given to explore; select candidates first.")
-        self.model, self.parameters = model, parameters
-        self.outcomes = [Outcome(s) for s in systems]
-        self.active = list(range(len(systems)))
-        self.step = 0
-        self._dt = torch.tensor(
-            parameters.timestep_fs * PS_PER_FS * MetalUnits.time, dtype=model.dtype, device=model.device
-        )
-        self._state = self._initial_state(systems)
-        volumes = np.array([s.atoms.get_volume() for s in systems])
-        self._limits = Limits.of(parameters, volumes, np.array([s.temperature_k for s in systems]))
-
-    def _initial_state(self, systems: Sequence[System]) -> Any:
-        p = self.parameters
-        state = ts.io.atoms_to_state([s.atoms for s in systems], device=self.model.device, dtype=self.model.dtype)
-        momenta = [maxwell_boltzmann(s.atoms, s.temperature_k, s.seed, self.model.dtype) for s in systems]
-        state.rng = int(systems[0].seed % 2**31)
-        init, self._step_function = INTEGRATOR_REGISTRY[Integrator(p.ensemble)]
-        tau = p.thermostat_tau_fs * PS_PER_FS * MetalUnits.time
-        tau_p = p.barostat_tau_fs * PS_PER_FS * MetalUnits.time
-        kt = self._kt(range(len(systems)), systems)
-        if p.ensemble == "npt_nose_hoover_isotropic":
-            self._step_kwargs: dict[str, Any] = {}
-            return init(
-                state=state,
-                model=self.model,
-                kT=kt,
-                dt=self._dt,
-                t_tau=tau,
-                b_tau=tau_p,
-                momenta=torch.cat(momenta).to(state.device),
-            )
-        self._step_kwargs = {"tau": torch.tensor(tau, dtype=self.model.dtype, device=self.model.device)}
-        started = init(state=state, model=self.model, kT=kt, dt=self._dt, tau_p=tau_p)
-        started.momenta = torch.cat(momenta).to(started.device)
-        return started
-
-    def _kt(self, indices: Sequence[int], systems: Sequence[System] | None = None) -> torch.Tensor:
-        chosen = systems or [o.system for o in self.outcomes]
-        kt = [KB_EV_PER_K * chosen[i].temperature_k for i in indices]
-        return torch.tensor(kt, dtype=self.model.dtype, device=self.model.device)
-
-    def _observe(self) -> dict[str, NDArray[np.float64]]:
-        """Return the per-system numbers that the guard and the frames need."""
-        state = self._state
-        force = torch.linalg.vector_norm(state.forces, dim=1)
-        largest = torch.zeros(state.n_systems, dtype=force.dtype, device=force.device).scatter_reduce(
-            0, state.system_idx, force, reduce="amax"
-        )
-        kinetic = ts.calc_kinetic_energy(masses=state.masses, momenta=state.momenta, system_idx=state.system_idx)
-        counts = torch.bincount(state.system_idx)
-        temperature = 2 * kinetic / (KB_EV_PER_K * (3 * counts - 3).clamp(min=1))
-        values = {
-            "energy": state.energy,
-            "volume": torch.linalg.det(state.cell).abs(),
-            "temperature": temperature,
-            "max_force": torch.where(torch.isfinite(largest), largest, torch.nan),
-        }
-        return {name: value.detach().to(torch.float64).cpu().numpy() for name, value in values.items()}
-
-    def _record(self, observed: dict[str, NDArray[np.float64]]) -> None:
-        state = self._state
-        positions = state.positions.detach().to(torch.float32).cpu().numpy()
-        forces = state.forces.detach().to(torch.float32).cpu().numpy()
-        cells = state.row_vector_cell.detach().to(torch.float32).cpu().numpy()
-        stress = matrix_to_voigt(state.stress.detach().to(torch.float64).cpu().numpy()).astype(np.float32)
-        first = 0
-        for local, index in enumerate(self.active):
-            outcome = self.outcomes[index]
-            numbers = outcome.system.atoms.numbers
-            last = first + len(numbers)
-            outcome.frames.append(
-                Frame(
-                    trajectory_id=outcome.system.trajectory_id,
-                    step=self.step,
-                    temperature=float(observed["temperature"][local]),
-                    energy=float(observed["energy"][local]),
-                    atomic_numbers=numbers.astype(np.int16),
-                    positions=positions[first:last],
-                    cell=cells[local],
-                    forces=forces[first:last],
-                    stress=stress[local],
+    def __init__(
+        self,
+        model: Any,
+        systems: Sequence[System],
+        parameters: ExplorationParameters,
+        sink: FrameSink | None = None,
+        room: Room | None = None,
+        on_out_of_memory: Callable[[float], None] | None = None,
+    ) -> None:
+        check_ids([s.trajectory_id for s in systems])
+        for s in systems:
+            if len(s.atoms) < 2:
+                raise InputError(
+                    f"{s.trajectory_id} has one atom, which cannot move against its centre of mass; set min_length_a "
+                    "so that the supercell holds more."
                 )
-            )
-            first = last
+        self.outcomes = {s.trajectory_id: Outcome(s) for s in systems}
+        self.model, self.parameters = model, parameters
+        self.room = room or Room(parameters.max_batch_atoms)
+        self.tick = 0
+        self._waiting = deque(self.outcomes)
+        self._parked: list[Batch] = []
+        self._batch: Batch | None = None
+        self._integrator = integrator_for(parameters)
+        self._noise = TrajectoryNoise(self._integrator.draws, model.device)
+        self._guard = Guard.of(parameters)
+        self._guard_steps = guard_steps(model.device)
+        self._recorder = Recorder(sink or _Memory(self.outcomes))
+        self._on_out_of_memory = on_out_of_memory or (lambda _size: None)
+        self._state: tuple[list[str], Any] | None = None
+        self._sizes: dict[str, float] = {}
+        self._vacancy = True
+        self._since = time.monotonic()
 
-    def _drop_failed(self, observed: dict[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
-        """Take failed systems out of the batch; the others go on. Returns what was observed of those left."""
-        indices = np.array(self.active)
-        limits = dataclasses.replace(
-            self._limits,
-            initial_volume=self._limits.initial_volume[indices],
-            temperature_k=self._limits.temperature_k[indices],
-        )
-        failures = check_batch(limits, **observed)
-        if not failures:
-            return observed
-        for local, failure in failures.items():
-            outcome = self.outcomes[self.active[local]]
-            outcome.failure = Failure(reason=failure.reason, message=f"step {self.step}: {failure.message}")
-            outcome.steps_done = self.step
-        keep = [i for i in range(len(self.active)) if i not in failures]
-        self.active = [self.active[i] for i in keep]
-        if keep:
-            self._state = select_systems(self._state, keep)
-        return {name: values[keep] for name, values in observed.items()}
+    @property
+    def done(self) -> bool:
+        """Whether every system has ended."""
+        return self._batch is None and not self._waiting and not self._parked
 
-    def run(self, on_progress: Callable[[int, int], None] | None = None) -> list[Outcome]:
+    @property
+    def aligned(self) -> bool:
+        """Whether the last step was one that is written, for every running system."""
+        return self.tick % self.parameters.stride == 0
+
+    @property
+    def running(self) -> dict[str, int]:
+        """Steps made by each system in the batch."""
+        return dict(zip(self._batch.ids, self._batch.steps.tolist(), strict=True)) if self._batch else {}
+
+    def run(self, on_progress: Callable[[NpTRun], None] | None = None) -> list[Outcome]:
         """Run to the end and return every system's outcome, in the order given.
 
         Parameters
         ----------
         on_progress
-            Called after every step with (steps done, systems still running).
+            Called after every step.
         """
-        p = self.parameters
-        pressure = torch.tensor(gpa_to_ev_per_a3(p.pressure_gpa), dtype=self.model.dtype, device=self.model.device)
-        self._record_if_alive(self._drop_failed(self._observe()))
-        while self.step < p.n_steps and self.active:
-            self._state = self._step_function(
-                state=self._state,
-                model=self.model,
-                dt=self._dt,
-                kT=self._kt(self.active),
-                external_pressure=pressure,
-                **self._step_kwargs,
-            )
-            self.step += 1
-            observed = self._drop_failed(self._observe())
-            if self.step % p.stride == 0:
-                self._record_if_alive(observed)
+        while not self.done:
+            self.advance()
             if on_progress:
-                on_progress(self.step, len(self.active))
-        for index in self.active:
-            self.outcomes[index].steps_done = self.step
-        return self.outcomes
+                on_progress(self)
+        return list(self.outcomes.values())
 
-    def _record_if_alive(self, observed: dict[str, NDArray[np.float64]]) -> None:
-        if self.active:
-            self._record(observed)
+    def advance(self) -> None:
+        """Let in whom there is room for, and make one step of every running system."""
+        if (self._vacancy or self._batch is None) and (self._waiting or self._parked):
+            self._fill()
+        batch = self._batch
+        if batch is None:
+            return
+        try:
+            stepped = self._integrator.step(
+                batch, self._forces_of(batch), self._noise.at(batch.steps, batch.systems["step"])
+            )
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self._halve(error)
+            return
+        stepped = stepped.updated({}, {"step": batch.systems["step"] + 1})
+        stepped.steps = batch.steps + 1
+        self._batch = self._guard.watch(stepped)
+        self.tick += 1
+        ended = np.flatnonzero(stepped.steps >= self.parameters.n_steps)
+        if len(ended) or self.tick % self._guard_steps == 0:
+            self._remove_failed()
+        if self._batch is not None and self.aligned:
+            self._recorder.record(self._batch)
+            if (self._batch.steps % _round_up(LOST_ATOM_STEPS, self.parameters.stride) == 0).any():
+                self._search_lost(may_halve=not len(ended))
+        if len(ended):
+            self._remove_finished()
+
+    def _search_lost(self, may_halve: bool) -> None:
+        """End systems that have lost an atom; a search that does not fit into the memory is left out."""
+        assert self._batch is not None
+        try:
+            self._batch = self._guard.search_lost(self._batch)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if may_halve:
+                self._halve(error)
+            return
+        self._remove_failed()
+
+    def flush(self) -> None:
+        """Hand every frame so far to the sink, those of failed steps excepted."""
+        if self._batch is not None:
+            self._remove_failed()
+            self._recorder.flush()
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return all that :meth:`restore` needs, as plain values and CPU tensors; frames are flushed first."""
+        self.flush()
+        self._share_time()
+        return {
+            "tick": self.tick,
+            "batch": self._batch.as_dict() if self._batch is not None else None,
+            "parked": [b.as_dict() for b in self._parked],
+            "waiting": list(self._waiting),
+            "room": [self.room.max_atoms, self.room.max_size],
+            "vacancy": self._vacancy,
+            "outcomes": {
+                i: [o.ended, o.steps_done, o.seconds, o.failure and o.failure.model_dump()]
+                for i, o in self.outcomes.items()
+            },
+        }
+
+    def restore(self, snapshot: dict[str, Any]) -> None:
+        """Go on from a snapshot; systems that it does not know wait, those it has and nobody wants are dropped."""
+        batches = [Batch.from_dict(b) for b in [snapshot["batch"], *snapshot["parked"]] if b is not None]
+        batches = [b.select([i for i, name in enumerate(b.ids) if name in self.outcomes]) for b in batches]
+        self.tick = snapshot["tick"]
+        self.room.max_atoms, self.room.max_size = snapshot["room"]
+        parked = batches[1:] if snapshot["batch"] is not None else batches
+        self._parked = [b for b in parked if len(b)]
+        known = {i for b in batches for i in b.ids}
+        for i, (ended, steps, seconds, failure) in snapshot["outcomes"].items():
+            if i in self.outcomes:
+                o = self.outcomes[i]
+                o.ended, o.steps_done, o.seconds = ended, steps, seconds
+                o.failure = Failure(**failure) if failure else None
+                known |= {i} if ended else set()
+        waiting = [i for i in snapshot["waiting"] if i in self.outcomes]
+        self._waiting = deque([*waiting, *(i for i in self.outcomes if i not in known and i not in set(waiting))])
+        self._set_batch(batches[0].to(self.model.device) if snapshot["batch"] is not None else None)
+        self._vacancy = snapshot["vacancy"]
+
+    def _forces_of(self, batch: Batch) -> Forces:
+        if self._state is None or self._state[0] is not batch.ids:  # as long as the composition stays, so does it
+            self._state = batch.ids, model_state(batch, self.model.dtype)
+        state = self._state[1]
+
+        def forces(positions: torch.Tensor, cell: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+            positions, cell = self._guard.safe(batch, positions, cell)
+            state.positions = positions.to(self.model.dtype)
+            state.cell = cell.transpose(-2, -1).to(self.model.dtype).contiguous()
+            out = self.model(state)
+            energy, force, stress = (out[name].detach().to(DTYPE) for name in ("energy", "forces", "stress"))
+            return energy, force, stress
+
+        return forces
+
+    def _start(self, ids: Sequence[str]) -> Batch:
+        """Return systems at step 0 with their momenta and forces."""
+        batch = self._guard.start(initial_batch([self.outcomes[i].system for i in ids], self.model.device))
+        energy, forces, stress = self._forces_of(batch)(batch.atoms["positions"], batch.systems["cell"])
+        batch = self._integrator.start(batch.updated({"forces": forces}, {"energy": energy, "stress": stress}))
+        return self._guard.watch(batch)
+
+    def _fill(self) -> None:
+        """Let systems in, parked ones first, first fit; each only when its written steps fall on the batch's."""
+        stride = self.parameters.stride
+        if self._batch is None and not self.aligned and not self._parked:
+            self.tick += stride - self.tick % stride
+        if self._batch is None and self._parked:
+            self.tick += int(self._parked[0].steps[0] - self.tick) % stride
+        atoms = self._batch.n_atoms if self._batch else 0
+        size = self._size(self._batch.ids) if self._batch else 0.0
+        entering: list[Batch] = []
+        for parked in list(self._parked):
+            own = self._size(parked.ids)
+            ready = (self.tick - int(parked.steps[0])) % stride == 0
+            if ready and (not (atoms or entering) or self.room.fits(atoms + parked.n_atoms, size + own)):
+                self._parked.remove(parked)
+                entering.append(parked.to(self.model.device))
+                atoms, size = atoms + parked.n_atoms, size + own
+        fresh: list[str] = []
+        if self.aligned:
+            for i in list(self._waiting):
+                n, own = len(self.outcomes[i].system.atoms), self._size([i])
+                if not atoms or self.room.fits(atoms + n, size + own):
+                    fresh.append(i)
+                    atoms, size = atoms + n, size + own
+                if atoms >= self.room.max_atoms:
+                    break
+            self._vacancy = bool(self._parked)
+        for i in fresh:
+            self._waiting.remove(i)
+        started = self._try_start(fresh) if fresh else None
+        if started is not None:
+            entering.append(started)
+        if entering:
+            self._join(entering)
+
+    def _try_start(self, ids: list[str]) -> Batch | None:
+        """Return new systems with their forces; when memory runs out, fewer, and the others wait on."""
+        while ids:
+            try:
+                batch = self._start(ids)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                release_memory(self.model.device)
+                self._too_large(self._size(ids) + (self._size(self._batch.ids) if self._batch else 0.0))
+                if len(ids) == 1 and self._batch is None:
+                    self._end(ids[0], 0, _no_memory(error))
+                    return None
+                keep = len(ids) // 2
+                self._waiting.extendleft(reversed(ids[keep:]))
+                ids = ids[:keep]
+                continue
+            failures = self._guard.failures(batch)
+            for local, (_, failure) in failures.items():
+                self._end(batch.ids[local], 0, failure)
+            alive = [i for i in range(len(batch)) if i not in failures]
+            if not alive:
+                return None
+            batch = batch.select(alive) if failures else batch
+            self._recorder.flush()
+            self._recorder.record(batch)
+            self._recorder.flush()
+            return batch
+        return None
+
+    def _join(self, entering: list[Batch]) -> None:
+        self._share_time()
+        self._recorder.flush()
+        self._set_batch(concatenate([b for b in [self._batch, *entering] if b is not None]))
+
+    def _set_batch(self, batch: Batch | None) -> None:
+        self._batch = batch if batch is not None and len(batch) else None
+        if self._batch is not None:
+            self._noise.prepare(self._batch.seeds, [(3 * int(n) - 4) / 2 for n in self._batch.counts])
+
+    def _halve(self, error: BaseException) -> None:
+        """Memory ran out: half of the systems step aside as they are, and go on when there is room."""
+        assert self._batch is not None
+        release_memory(self.model.device)
+        self.flush()
+        if self._batch is None:
+            return
+        self._too_large(self._size(self._batch.ids))
+        if len(self._batch) == 1:
+            self._end(self._batch.ids[0], int(self._batch.steps[0]), _no_memory(error))
+            self._keep([])
+            return
+        middle = len(self._batch) // 2
+        rest = self._batch.select(range(middle, len(self._batch))).to("cpu")
+        self._parked += [rest.select([i]) for i in range(len(rest))]
+        self._keep(range(middle))
+        self._vacancy = False  # room is made by those that end
+
+    def _too_large(self, size: float) -> None:
+        self.room.shrink(size)
+        self._on_out_of_memory(size)
+
+    def _remove_failed(self) -> None:
+        """Take failed systems out of the batch; their frames before the failure stay, the others go on."""
+        assert self._batch is not None
+        failures = self._guard.failures(self._batch)
+        if not failures:
+            return
+        self._recorder.flush(self._batch)
+        for local, (step, failure) in failures.items():
+            self._end(self._batch.ids[local], step, failure)
+        self._keep([i for i in range(len(self._batch)) if i not in failures])
+
+    def _remove_finished(self) -> None:
+        if self._batch is None:
+            return
+        last = self._batch.steps >= self.parameters.n_steps
+        self._recorder.flush()
+        for local in np.flatnonzero(last):
+            self._end(self._batch.ids[local], int(self._batch.steps[local]), None)
+        self._keep(np.flatnonzero(~last))
+
+    def _keep(self, keep: Sequence[int] | NDArray[np.int64] | range) -> None:
+        assert self._batch is not None
+        self._share_time()
+        self._set_batch(self._batch.select([int(i) for i in keep]))
+        self._vacancy = True
+
+    def _end(self, trajectory_id: str, steps: int, failure: Failure | None) -> None:
+        outcome = self.outcomes[trajectory_id]
+        outcome.steps_done, outcome.failure, outcome.ended = steps, failure, True
+
+    def _size(self, ids: Sequence[str]) -> float:
+        """Return the ids' share of the memory, at their starting volumes."""
+        for i in ids:
+            if i not in self._sizes:
+                atoms = self.outcomes[i].system.atoms
+                self._sizes[i] = self.room.size(len(atoms), atoms.get_volume())
+        return sum(self._sizes[i] for i in ids)
+
+    def _share_time(self) -> None:
+        """Give the time since the last call to the running systems, by their atoms."""
+        now = time.monotonic()
+        if self._batch is not None:
+            each = (now - self._since) / self._batch.n_atoms
+            for i, n in zip(self._batch.ids, self._batch.counts.tolist(), strict=True):
+                self.outcomes[i].seconds += each * n
+        self._since = now
+
+
+class _Memory:
+    """A sink that keeps frames in the outcomes."""
+
+    def __init__(self, outcomes: dict[str, Outcome]) -> None:
+        self._outcomes = outcomes
+
+    def add(self, trajectory_id: str, table: pa.Table) -> None:
+        self._outcomes[trajectory_id].frames += from_table(table.combine_chunks())
+
+
+def _round_up(steps: int, stride: int) -> int:
+    return -(-steps // stride) * stride
+
+
+def _no_memory(error: BaseException) -> Failure:
+    said = " ".join(str(error).split())[:200]
+    return Failure(reason="out_of_memory", message=f"alone, it does not fit into the device's memory ({said})")

@@ -38,6 +38,25 @@ class Run:
     n_atoms: int
 
 
+#: Parameters that do not decide a trajectory.
+_NOT_PHYSICS = {
+    "temperatures_k",
+    "max_batch_atoms",
+    "max_job_atoms",
+    "checkpoint_steps",
+    "seed",
+    "compressibility_per_gpa",
+    "min_distance_factor",
+}
+#: Parameters added later: at these values the keys of earlier runs stand.
+_ADDED = {"lost_atom_cutoff_a": 6.0}
+
+
+def batch_key(trajectory_ids: Sequence[str]) -> str:
+    """Return the identity of a batch, whoever launches it: what its checkpoints are filed under."""
+    return content_key("explore-checkpoint/1", trajectories=sorted(trajectory_ids))
+
+
 def supercell_factors(structure: Structure, min_length_a: float) -> tuple[int, int, int]:
     """Return how often each vector is repeated so that every one is at least ``min_length_a`` Å long."""
     a, b, c = (max(1, math.ceil(min_length_a / length - 1e-9)) for length in structure.lattice.abc)
@@ -64,7 +83,10 @@ def plan_runs(
     model_hash
         Hash of the potential's weights.
     """
-    physics = parameters.model_dump(mode="json", exclude={"temperatures_k", "max_batch_atoms", "seed"})
+    physics = parameters.model_dump(mode="json", exclude=_NOT_PHYSICS | _ADDED.keys())
+    if parameters.ensemble != "npt_nose_hoover_isotropic":
+        physics |= {"compressibility_per_gpa": parameters.compressibility_per_gpa, "noise": "philox/1"}
+    physics |= {name: v for name, default in _ADDED.items() if (v := getattr(parameters, name)) != default}
     runs = []
     for candidate_id, structure in candidates:
         factors = supercell_factors(structure, parameters.min_length_a)
@@ -84,12 +106,12 @@ def plan_runs(
     return runs
 
 
-def group_runs(runs: Sequence[Run], max_batch_atoms: int) -> list[list[Run]]:
-    """Return consecutive groups of at most ``max_batch_atoms`` atoms (one run at least), largest cells first."""
+def group_runs(runs: Sequence[Run], max_atoms: int) -> list[list[Run]]:
+    """Return consecutive groups of at most ``max_atoms`` atoms (one run at least), largest cells first."""
     groups: list[list[Run]] = []
     atoms = 0
     for run in sorted(runs, key=lambda r: (-r.n_atoms, r.trajectory_id)):
-        if not groups or atoms + run.n_atoms > max_batch_atoms:
+        if not groups or atoms + run.n_atoms > max_atoms:
             groups.append([])
             atoms = 0
         groups[-1].append(run)

@@ -1,89 +1,155 @@
-"""The physics guard: when a run has left physics, and why."""
+"""The physics guard: when a run has left physics, and why.
+
+Flags are set where the batch is, at every step, and looked at from the host every few steps only: a GPU that is asked
+after each step waits for the answer. The step at which a run failed is kept with the flag, so that frames written
+meanwhile are dropped, and from then on the model is given the run's starting configuration: no NaN reaches it.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
+import torch
+from torch_sim.neighbors import torch_nl_linked_cell
 
+from aqvolt_flows.exploration.batch import Batch, volume_of
 from aqvolt_flows.schemas.parameters import ExplorationParameters
 from aqvolt_flows.schemas.provenance import Failure
+from aqvolt_flows.units import KB_EV_PER_K
 
 #: A run hotter than this many times its target, plus 1000 K, has exploded; fluctuations of small cells are far below.
 MAX_TEMPERATURE_RATIO = 10.0
+TEMPERATURE_MARGIN_K = 1000.0
+#: Steps between looks at the flags: on the CPU they cost nothing.
+GUARD_STEPS = {"cpu": 1}
+GUARD_STEPS_GPU = 10
+#: Steps between searches for lost atoms; each is a neighbour list.
+LOST_ATOM_STEPS = 100
+
+REASONS = ("", "not_finite", "force_limit", "volume_change", "temperature_limit", "lost_atoms")
+_NOT_FINITE, _FORCE, _VOLUME, _TEMPERATURE, _LOST = range(1, 6)
 
 
-@dataclass(frozen=True, eq=False)
-class Limits:
-    """Limits of one batch of systems; arrays are (n_systems,).
+def guard_steps(device: torch.device) -> int:
+    """Return after how many steps the flags are looked at on this device."""
+    return GUARD_STEPS.get(device.type, GUARD_STEPS_GPU)
+
+
+@dataclass(frozen=True)
+class Guard:
+    """The limits of a campaign.
 
     Attributes
     ----------
-    initial_volume
-        Å³.
-    temperature_k
-        Target temperatures.
+    max_volume_change
+        |ΔV|/V₀.
+    max_force
+        eV/Å.
+    lost_atom_cutoff
+        An atom with no other atom or image within this, Å, is lost; 0: not looked for.
     """
 
-    initial_volume: NDArray[np.float64]
-    temperature_k: NDArray[np.float64]
     max_volume_change: float
-    max_force_ev_per_a: float
+    max_force: float
+    lost_atom_cutoff: float
 
     @classmethod
-    def of(
-        cls, parameters: ExplorationParameters, initial_volume: NDArray[np.float64], temperature_k: NDArray[np.float64]
-    ) -> Limits:
+    def of(cls, parameters: ExplorationParameters) -> Guard:
         """Return the limits that a campaign sets."""
-        return cls(initial_volume, temperature_k, parameters.max_volume_change, parameters.max_force_ev_per_a)
+        return cls(parameters.max_volume_change, parameters.max_force_ev_per_a, parameters.lost_atom_cutoff_a)
 
+    def start(self, batch: Batch) -> Batch:
+        """Return the batch with its flags down, and with what the guard compares with."""
+        n, device = len(batch), batch.device
+        return batch.updated(
+            {"safe_positions": batch.atoms["positions"].clone()},
+            {
+                "safe_cell": batch.systems["cell"].clone(),
+                "initial_volume": batch.volume(),
+                "fail_code": torch.zeros(n, dtype=torch.long, device=device),
+                "fail_step": torch.full((n,), -1, dtype=torch.long, device=device),
+                "fail_value": torch.zeros(n, dtype=torch.float64, device=device),
+            },
+        )
 
-def check_batch(
-    limits: Limits,
-    energy: NDArray[np.float64],
-    volume: NDArray[np.float64],
-    temperature: NDArray[np.float64],
-    max_force: NDArray[np.float64],
-) -> dict[int, Failure]:
-    """Return the failed systems of a batch with their reasons; all arrays are (n_systems,).
+    def safe(self, batch: Batch, positions: torch.Tensor, cell: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return positions and cells fit for the model: those of failed or failing systems are the starting ones."""
+        change = torch.abs(volume_of(cell) / batch.systems["initial_volume"] - 1)
+        finite = torch.zeros(len(batch), dtype=positions.dtype, device=positions.device)
+        finite = torch.isfinite(finite.index_add(0, batch.index, positions.sum(1)))
+        good = finite & (change <= self.max_volume_change) & (batch.systems["fail_code"] == 0)
+        return (
+            torch.where(good[batch.index, None], positions, batch.atoms["safe_positions"]),
+            torch.where(good[:, None, None], cell, batch.systems["safe_cell"]),
+        )
 
-    Parameters
-    ----------
-    energy
-        Potential energy, eV.
-    volume
-        Å³.
-    temperature
-        Instantaneous temperature, K.
-    max_force
-        Largest |F|, eV/Å.
-    """
-    failures: dict[int, Failure] = {}
-    finite = np.isfinite(energy) & np.isfinite(volume) & np.isfinite(temperature) & np.isfinite(max_force)
-    change = np.abs(volume / limits.initial_volume - 1)
-    for i in np.flatnonzero(~finite):
-        failures[int(i)] = Failure(
-            reason="not_finite", message="energy, forces, volume or temperature became NaN or infinite"
+    def watch(self, batch: Batch) -> Batch:
+        """Return the batch with flags raised where a limit was passed."""
+        s = batch.systems
+        force = torch.linalg.vector_norm(batch.atoms["forces"], dim=1)
+        largest = torch.zeros_like(s["energy"]).scatter_reduce(0, batch.index, force, reduce="amax")
+        temperature = batch.temperature()
+        volume = batch.volume()
+        change = torch.abs(volume / s["initial_volume"] - 1)
+        summed = torch.zeros_like(s["energy"]).index_add(0, batch.index, batch.atoms["positions"].sum(1) + force)
+        finite = torch.isfinite(s["energy"] + summed + temperature + volume)
+        hot = MAX_TEMPERATURE_RATIO * s["kt"] / KB_EV_PER_K + TEMPERATURE_MARGIN_K
+        code = torch.zeros_like(s["fail_code"])
+        value = torch.zeros_like(s["fail_value"])
+        for number, passed, seen in (
+            (_TEMPERATURE, temperature > hot, temperature),
+            (_VOLUME, change > self.max_volume_change, change),
+            (_FORCE, largest > self.max_force, largest),
+            (_NOT_FINITE, ~finite, torch.zeros_like(value)),
+        ):
+            code = torch.where(passed, number, code)
+            value = torch.where(passed, seen, value)
+        return self._raised(batch, code, value)
+
+    def search_lost(self, batch: Batch) -> Batch:
+        """Return the batch with flags raised for systems in which an atom is alone."""
+        if self.lost_atom_cutoff <= 0:
+            return batch
+        positions, cell = self.safe(batch, batch.atoms["positions"], batch.systems["cell"])
+        pbc = torch.ones(3, dtype=torch.bool, device=batch.device)
+        cutoff = torch.tensor(self.lost_atom_cutoff, dtype=positions.dtype, device=batch.device)
+        pairs, _, _ = torch_nl_linked_cell(positions, cell, pbc, cutoff, batch.index)
+        alone = torch.bincount(pairs[0], minlength=batch.n_atoms) == 0
+        count = torch.zeros_like(batch.systems["fail_value"]).index_add(0, batch.index, alone.to(torch.float64))
+        return self._raised(batch, torch.where(count > 0, _LOST, 0), count)
+
+    @staticmethod
+    def _raised(batch: Batch, code: torch.Tensor, value: torch.Tensor) -> Batch:
+        s = batch.systems
+        new = (s["fail_code"] == 0) & (code > 0)
+        return batch.updated(
+            {},
+            {
+                "fail_code": torch.where(new, code, s["fail_code"]),
+                "fail_step": torch.where(new, s["step"], s["fail_step"]),
+                "fail_value": torch.where(new, value, s["fail_value"]),
+            },
         )
-    for i in np.flatnonzero(finite & (max_force > limits.max_force_ev_per_a)):
-        failures[int(i)] = Failure(
-            reason="force_limit",
-            message=f"|F| reached {max_force[i]:.3g} eV/Å; limit {limits.max_force_ev_per_a:g} eV/Å",
-        )
-    for i in np.flatnonzero(finite & (change > limits.max_volume_change)):
-        failures.setdefault(
-            int(i),
-            Failure(
-                reason="volume_change", message=f"|ΔV|/V₀ reached {change[i]:.2f}; limit {limits.max_volume_change:g}"
-            ),
-        )
-    for i in np.flatnonzero(finite & (temperature > MAX_TEMPERATURE_RATIO * limits.temperature_k + 1000)):
-        failures.setdefault(
-            int(i),
-            Failure(
-                reason="temperature_limit",
-                message=f"{temperature[i]:.0f} K at a target of {limits.temperature_k[i]:.0f} K",
-            ),
-        )
-    return failures
+
+    def failures(self, batch: Batch) -> dict[int, tuple[int, Failure]]:
+        """Return the failed systems of a batch: position → (step, reason); this is where the host waits."""
+        codes = batch.systems["fail_code"].cpu().numpy()
+        if not codes.any():
+            return {}
+        steps, values = batch.systems["fail_step"].cpu().numpy(), batch.systems["fail_value"].cpu().numpy()
+        targets = (batch.systems["kt"] / KB_EV_PER_K).cpu().numpy()
+        found = {}
+        for i in codes.nonzero()[0]:
+            said = self._sentence(int(codes[i]), float(values[i]), float(targets[i]))
+            failure = Failure(reason=REASONS[codes[i]], message=f"step {steps[i]}: {said}")
+            found[int(i)] = (int(steps[i]), failure)
+        return found
+
+    def _sentence(self, code: int, value: float, target: float) -> str:
+        return {
+            _NOT_FINITE: "energy, forces, positions, volume or temperature became NaN or infinite",
+            _FORCE: f"|F| reached {value:.3g} eV/Å; limit {self.max_force:g} eV/Å",
+            _VOLUME: f"|ΔV|/V₀ reached {value:.2f}; limit {self.max_volume_change:g}",
+            _TEMPERATURE: f"{value:.0f} K at a target of {target:.0f} K",
+            _LOST: f"{value:.0f} atoms have no other within {self.lost_atom_cutoff:g} Å",
+        }[code]

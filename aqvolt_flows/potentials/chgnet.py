@@ -2,83 +2,72 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+import torch
 
-from aqvolt_flows.errors import ResourceError
-from aqvolt_flows.potentials.registry import Evaluation, batches
-from aqvolt_flows.units import gpa_to_ev_per_a3, matrix_to_voigt
+from aqvolt_flows.potentials.neighbors import NeighborOptions
+from aqvolt_flows.potentials.registry import FAMILIES
+from aqvolt_flows.potentials.torchsim import TorchSimPotential
 
 if TYPE_CHECKING:
     from ase import Atoms
     from ase.calculators.calculator import Calculator
 
+#: Reference energies (eV/atom) below this in size are those of elements without training data.
+_NO_REFERENCE_EV = 1e-6
 
-class CHGNetPotential:
-    """CHGNet r2SCAN in float32.
 
-    Parameters
-    ----------
-    name
-        Model string, ``chgnet/r2scan``.
-    device
-        torch device.
-    """
-
-    def __init__(self, name: str, device: str) -> None:
-        self.name, self.device = name, device
+class CHGNetPotential(TorchSimPotential):
+    """CHGNet r2SCAN in float32, or float64 for checks."""
 
     @cached_property
     def model(self) -> Any:
-        """The loaded ``chgnet.model.CHGNet``."""
+        """The loaded ``chgnet.model.CHGNet``; its checkpoint holds tensors and numbers only."""
+        import chgnet
         from chgnet.model import CHGNet
 
-        return CHGNet.load(model_name=self.name.split("/")[1], use_device=self.device, verbose=False)
+        weights = Path(chgnet.__file__).parent / FAMILIES["chgnet"].known[self.name][0]
+        saved = torch.load(weights, map_location="cpu", weights_only=True)["model"]
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints its number of parameters
+            network = CHGNet.from_dict(saved, mlp_out_bias=False, version=self.name.split("/")[1])
+        return network.to(device=self.device, dtype=self.dtype).eval()
 
-    def torchsim_model(self) -> Any:
-        """Raise: CHGNet has no torch-sim model here."""
-        raise ResourceError(
-            f"Potential {self.name!r} has no torch-sim model; explore with 7net-mf-0/R2SCAN or fairchem:PATH."
-        )
+    @property
+    def elements(self) -> frozenset[int]:
+        """Atomic numbers with a fitted reference energy.
 
-    def calculator(self) -> Calculator:
+        MP-r2SCAN has no ytterbium, and neither it nor MPtrj has Po, At, Rn, Fr and Ra; chgnet computes with a reference
+        of 0 eV for them, and the energies mean nothing.
+        """
+        references = self.model.composition_model.fc.weight[0].tolist()
+        return frozenset(z + 1 for z, energy in enumerate(references) if abs(energy) > _NO_REFERENCE_EV)
+
+    def build(self, neighbors: NeighborOptions | None, max_atoms_per_call: int | None) -> Any:
+        """See :class:`TorchSimPotential`."""
+        from aqvolt_flows.potentials.chgnet_torchsim import CHGNetTorchSim
+
+        return CHGNetTorchSim(self.model, torch.device(self.device), self.dtype, neighbors, max_atoms_per_call)
+
+    def ase_calculator(self) -> Calculator:
         """Return CHGNet's own ASE calculator."""
         from chgnet.model.dynamics import CHGNetCalculator
 
-        return CHGNetCalculator(self.model, use_device=self.device)
+        with contextlib.redirect_stdout(io.StringIO()):
+            return CHGNetCalculator(self.model, use_device=self.device)
 
     def graphs(self, systems: Sequence[Atoms]) -> list[Any]:
-        """Return CHGNet's crystal graphs."""
+        """Return CHGNet's crystal graphs, made by its own converter."""
         from pymatgen.io.ase import AseAtomsAdaptor
 
         return [self.model.graph_converter(AseAtomsAdaptor.get_structure(atoms)) for atoms in systems]
 
-    def evaluate(self, systems: Sequence[Atoms], max_batch_atoms: int = 2048) -> list[Evaluation]:
-        """Return one evaluation per system, through CHGNet's batched prediction.
 
-        ``predict_graph`` gives energy per atom (eV), forces (eV/Å) and stress (GPa, tension positive).
-        """
-        results: list[Evaluation] = []
-        for group in batches([len(s) for s in systems], max_batch_atoms):
-            chosen = [systems[i] for i in group]
-            for atoms, out in zip(chosen, self._predict(chosen), strict=True):
-                results.append(
-                    Evaluation(
-                        energy=float(out["e"]) * len(atoms),
-                        forces=np.asarray(out["f"], dtype=float),
-                        stress=matrix_to_voigt(np.asarray(out["s"], dtype=float)) * gpa_to_ev_per_a3(1.0),
-                    )
-                )
-        return results
-
-    def _predict(self, systems: Sequence[Atoms]) -> list[dict[str, Any]]:
-        out = self.model.predict_graph(self.graphs(systems), task="efs", batch_size=len(systems))
-        return out if isinstance(out, list) else [out]
-
-
-def load(model: str, device: str) -> CHGNetPotential:
+def load(model: str, device: str, dtype: str = "float32") -> CHGNetPotential:
     """Return the potential for a model string."""
-    return CHGNetPotential(model, device)
+    return CHGNetPotential(model, device, dtype)

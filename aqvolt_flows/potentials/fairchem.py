@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aqvolt_flows.errors import InputError
-from aqvolt_flows.potentials.registry import Evaluation
-from aqvolt_flows.potentials.torchsim import evaluate_batched
+from aqvolt_flows.potentials.checkpoints import check_names, check_targets, split_pin
+from aqvolt_flows.potentials.neighbors import NeighborOptions
+from aqvolt_flows.potentials.torchsim import TorchSimPotential
 
 if TYPE_CHECKING:
-    from ase import Atoms
     from ase.calculators.calculator import Calculator
 
 #: The UMA task name that our training gives to its dataset.
@@ -20,36 +20,64 @@ TASK_NAME = "omat"
 NEEDED = {"energy", "forces", "stress"}
 
 
-class FairChemPotential:
-    """A conservative fairchem checkpoint in float32.
+#: What an inference checkpoint of fairchem-core 2.24 consists of, beyond tensors and Python's own containers.
+CONSISTS_OF = (
+    "fairchem.core.units.mlip_unit.api.inference.MLIPInferenceCheckpoint",
+    "omegaconf.base.ContainerMetadata",
+    "omegaconf.base.Metadata",
+    "omegaconf.dictconfig.DictConfig",
+    "omegaconf.listconfig.ListConfig",
+    "omegaconf.nodes.AnyNode",
+    "typing.Any",
+    "collections.defaultdict",
+    "builtins.dict",
+    "builtins.int",
+    "builtins.list",
+)
+#: What its configuration calls beside fairchem's classes: the tensors of its element references.
+CALLS = ("torch.DoubleTensor", "torch.FloatTensor")
 
-    Parameters
-    ----------
-    name
-        Model string, ``fairchem:PATH``.
-    device
-        torch device.
+
+class FairChemPotential(TorchSimPotential):
+    """A conservative fairchem checkpoint.
 
     Raises
     ------
     InputError
-        On first use, if the file is no inference checkpoint, or one without energy, forces and stress.
+        On first use, if the file is no inference checkpoint, one without energy, forces and stress, or one whose
+        loading would run anything else than fairchem's model and tasks.
     """
 
-    def __init__(self, name: str, device: str) -> None:
-        self.name, self.device = name, device
-        self._path = name.removeprefix("fairchem:")
+    def __init__(self, name: str, device: str, dtype: str = "float32") -> None:
+        super().__init__(name, device, dtype)
+        self._path, self._pinned = split_pin(name.removeprefix("fairchem:"))
 
     @cached_property
     def _model(self) -> Any:
+        return self.build(None, None)
+
+    @property
+    def elements(self) -> frozenset[int]:
+        """Atomic numbers with an element reference; all up to 100 where the checkpoint has none."""
+        task = next(t for t in self._model.predictor.dataset_to_tasks[TASK_NAME] if t.property == "energy")
+        references = task.element_references
+        if references is None:
+            return frozenset(range(1, 101))
+        values = references.element_references.tolist()
+        return frozenset(z for z, energy in enumerate(values) if z and energy != 0.0)
+
+    def build(self, _neighbors: NeighborOptions | None, _max_atoms_per_call: int | None) -> Any:
+        """See :class:`TorchSimPotential`; fairchem makes its own graphs."""
         import torch
         from torch_sim.models.fairchem import FairChemModel
 
+        if self._pinned is None:
+            check_contents(self._path)
         try:
             model = FairChemModel(
-                model=self._path,
+                model=str(self._path),
                 device=torch.device(self.device),
-                dtype=torch.float32,
+                dtype=self.dtype,
                 compute_stress=True,
                 task_name=TASK_NAME,
             )
@@ -64,10 +92,7 @@ class FairChemPotential:
             ValueError,
             pickle.UnpicklingError,
         ) as error:
-            why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            raise InputError(
-                f"{self._path} is not an inference checkpoint ({why}); give a conservative stage's inference_ckpt.pt."
-            ) from error
+            raise _no_checkpoint(self._path, error) from error
         properties = {task.property for task in model.predictor.dataset_to_tasks.get(TASK_NAME, [])}
         if not properties >= NEEDED:
             seen = ", ".join(sorted(properties)) or "nothing"
@@ -77,21 +102,46 @@ class FairChemPotential:
             )
         return model
 
-    def torchsim_model(self) -> Any:
-        """Return the torch-sim model."""
+    def torchsim_model(
+        self,
+        neighbors: NeighborOptions | None = None,  # noqa: ARG002 - fairchem finds neighbours itself
+        max_atoms_per_call: int | None = None,  # noqa: ARG002
+    ) -> Any:
+        """Return the torch-sim model, always the same one."""
         return self._model
 
-    def calculator(self) -> Calculator:
+    def ase_calculator(self) -> Calculator:
         """Return fairchem's ASE calculator, on the weights that are loaded already."""
         from fairchem.core import FAIRChemCalculator
 
         return FAIRChemCalculator(self._model.predictor, task_name=TASK_NAME)
 
-    def evaluate(self, systems: Sequence[Atoms], max_batch_atoms: int = 2048) -> list[Evaluation]:
-        """Return one evaluation per system, through torch-sim."""
-        return evaluate_batched(self._model, systems, max_batch_atoms)
+
+def check_contents(path: Path) -> None:
+    """Raise unless unpickling a checkpoint, and what hydra makes of it, run nothing but fairchem's own classes."""
+    import torch
+
+    check_names(path, CONSISTS_OF, "fairchem")
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=False, mmap=True)
+        configs = (loaded.model_config, loaded.tasks_config)
+    except (RuntimeError, AttributeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
+        raise _no_checkpoint(path, error) from error
+    for config in configs:
+        check_targets(path, _plain(config), "fairchem.core", CALLS)
 
 
-def load(model: str, device: str) -> FairChemPotential:
+def _plain(config: Any) -> Any:
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_container(config, resolve=False) if OmegaConf.is_config(config) else config
+
+
+def _no_checkpoint(path: Path, error: Exception) -> InputError:
+    why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return InputError(f"{path} is not an inference checkpoint ({why}); give a conservative stage's inference_ckpt.pt.")
+
+
+def load(model: str, device: str, dtype: str = "float32") -> FairChemPotential:
     """Return the potential for a model string."""
-    return FairChemPotential(model, device)
+    return FairChemPotential(model, device, dtype)

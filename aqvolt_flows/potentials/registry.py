@@ -6,7 +6,7 @@ import difflib
 import importlib
 import importlib.util
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from aqvolt_flows.chemistry import symbols_of
 from aqvolt_flows.errors import InputError, ResourceError
-from aqvolt_flows.identity import file_sha256
+from aqvolt_flows.potentials.checkpoints import check_pin, check_there, checkpoint_sha256, split_pin
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -39,16 +40,25 @@ class Potential(Protocol):
     name: str
     device: str
 
+    @property
+    def elements(self) -> frozenset[int]:
+        """Atomic numbers that the model was trained on."""
+        ...
+
     def evaluate(self, systems: Sequence[Atoms], max_batch_atoms: int = 2048) -> list[Evaluation]:
         """Return one :class:`Evaluation` per system, in order, computed in batches of at most so many atoms."""
         ...
 
-    def calculator(self) -> Calculator:
-        """Return an ASE calculator."""
+    def ase_calculator(self) -> Calculator:
+        """Return the ASE calculator of the family's own package."""
         ...
 
-    def torchsim_model(self) -> Any:
-        """Return a torch-sim ``ModelInterface``, or raise :class:`ResourceError` if the family has none."""
+    def calculator(self) -> Calculator:
+        """Return :meth:`ase_calculator`."""
+        ...
+
+    def torchsim_model(self, neighbors: Any = None, max_atoms_per_call: int | None = None) -> Any:
+        """Return a torch-sim ``ModelInterface`` with energy, forces and stress."""
         ...
 
 
@@ -61,27 +71,43 @@ class Family:
     pattern
         How its model strings look, for messages.
     module
-        Module with ``load(model, device)``; imported only on loading.
+        Module with ``load(model, device, dtype)``; imported only on loading.
     package
-        What must be installed, and with which extra.
+        What must be installed.
+    install
+        How to install it, for messages.
     known
         Model strings with weights inside the package → (package path of the weights, SHA-256).
+    members
+        For families named by a folder: the files of a model.
+    advice
+        What to give where a checkpoint is not there.
+    only_pinned
+        Checkpoints are arbitrary pickles: they load with a pinned hash only.
     """
 
     pattern: str
     module: str
     package: str
-    extra: str
-    known: dict[str, tuple[str, str]]
+    install: str
+    known: dict[str, tuple[str, str]] = field(default_factory=dict)
+    members: tuple[str, ...] = ()
+    advice: str = ""
+    only_pinned: bool = False
+
+    @property
+    def scheme(self) -> str | None:
+        """What stands before the colon, for families that are named by path."""
+        return self.pattern.split(":")[0] if ":" in self.pattern else None
 
 
-#: SHA-256 of weights are those of the files in sevenn 0.13.0 and chgnet 0.4.2 from PyPI.
+#: Hashes are those of the files in sevenn 0.13.0 and chgnet 0.4.2 from PyPI.
 FAMILIES: dict[str, Family] = {
     "sevennet": Family(
         pattern="7net-mf-0/R2SCAN",
         module="aqvolt_flows.potentials.sevennet",
         package="sevenn",
-        extra="mlip",
+        install="pip install 'aqvolt-flows[mlip]'",
         known={
             "7net-mf-0/R2SCAN": (
                 "pretrained_potentials/SevenNet_MF_0/checkpoint_sevennet_mf_0.pth",
@@ -93,7 +119,7 @@ FAMILIES: dict[str, Family] = {
         pattern="chgnet/r2scan",
         module="aqvolt_flows.potentials.chgnet",
         package="chgnet",
-        extra="mlip",
+        install="pip install 'aqvolt-flows[mlip]'",
         known={
             "chgnet/r2scan": (
                 "pretrained/r2scan/chgnet_r2scan_transfer_learning_e15f36s161m23.pth.tar",
@@ -105,8 +131,24 @@ FAMILIES: dict[str, Family] = {
         pattern="fairchem:PATH",
         module="aqvolt_flows.potentials.fairchem",
         package="fairchem.core",
-        extra="train",
-        known={},
+        install="pip install 'aqvolt-flows[train]'",
+        advice="give the path of an inference_ckpt.pt.",
+    ),
+    "mace": Family(
+        pattern="mace:PATH",
+        module="aqvolt_flows.potentials.mace",
+        package="mace",
+        install="pip install mace-torch, into an environment of its own: it pins e3nn 0.4.4, others here need 0.5 up",
+        advice="give the path of a .model file.",
+        only_pinned=True,
+    ),
+    "matgl": Family(
+        pattern="matgl:FOLDER",
+        module="aqvolt_flows.potentials.matgl",
+        package="matgl",
+        install="pip install matgl",
+        members=("model.json", "model.pt", "state.pt"),
+        advice="give a folder that matgl saved; 'hf download OWNER/NAME --local-dir FOLDER' fetches a published one.",
     ),
 }
 
@@ -118,10 +160,8 @@ def families() -> list[str]:
 
 def _family(model: str) -> Family:
     for family in FAMILIES.values():
-        if model in family.known:
+        if model in family.known or (family.scheme and model.startswith(f"{family.scheme}:") and model[-1] != ":"):
             return family
-    if model.startswith("fairchem:") and model != "fairchem:":
-        return FAMILIES["fairchem"]
     known = [m for f in FAMILIES.values() for m in f.known]
     close = difflib.get_close_matches(model, known, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}?" if close else "check the spelling."
@@ -130,19 +170,13 @@ def _family(model: str) -> Family:
 
 def _weights(family: Family, model: str) -> Path:
     """Return the weights' path, or raise if package or file is not there."""
-    if model.startswith("fairchem:"):
-        path = Path(model.removeprefix("fairchem:"))
-        if not path.is_file():
-            raise ResourceError(
-                f"Potential {model!r}: there is no checkpoint {path}; give the path of an inference_ckpt.pt."
-            )
+    if family.scheme:
+        path, _ = split_pin(model.removeprefix(f"{family.scheme}:"))
+        check_there(model, path, family.members, family.advice)
         return path
     spec = importlib.util.find_spec(family.package)
     if spec is None or not spec.submodule_search_locations:
-        raise ResourceError(
-            f"Potential {model!r} needs the package {family.package}; install it with pip install "
-            f"'aqvolt-flows[{family.extra}]'."
-        )
+        raise ResourceError(f"Potential {model!r} needs the package {family.package}; {family.install}.")
     return Path(next(iter(spec.submodule_search_locations))) / family.known[model][0]
 
 
@@ -159,12 +193,7 @@ def model_hash(model: str) -> str:
     family = _family(model)
     if model in family.known:
         return family.known[model][1]
-    return _cached_sha256(str(_weights(family, model).resolve()), _weights(family, model).stat().st_mtime_ns)
-
-
-@cache
-def _cached_sha256(path: str, _mtime_ns: int) -> str:
-    return file_sha256(path)
+    return checkpoint_sha256(_weights(family, model), family.members)
 
 
 def check_model(model: str) -> None:
@@ -179,25 +208,37 @@ def check_model(model: str) -> None:
     """
     family = _family(model)
     if importlib.util.find_spec(family.package.split(".")[0]) is None:
-        raise ResourceError(
-            f"Potential {model!r} needs {family.package}; install it with pip install 'aqvolt-flows[{family.extra}]'."
-        )
+        raise ResourceError(f"Potential {model!r} needs {family.package}; {family.install}.")
     path = _weights(family, model)
-    if model in family.known:
-        seen = _cached_sha256(str(path), path.stat().st_mtime_ns)
-        if seen != family.known[model][1]:
-            raise InputError(
-                f"The weights of {model!r} at {path.name} hash to {seen[:12]}…, expected "
-                f"{family.known[model][1][:12]}…; "
-                f"install the version of {family.package} that the lock file pins."
-            )
+    if family.scheme:
+        _check_path(family, model, path)
+        return
+    seen, known = checkpoint_sha256(path), family.known[model][1]
+    if seen != known:
+        raise InputError(
+            f"The weights of {model!r} at {path.name} hash to {seen[:12]}…, expected {known[:12]}…; install the "
+            f"version of {family.package} that the lock file pins."
+        )
 
 
-def load_potential(model: str, device: str = "cpu") -> Potential:
-    """Return a loaded potential; the same model and device are loaded once per process.
+def _check_path(family: Family, model: str, path: Path) -> None:
+    """Raise unless a checkpoint given by path is the pinned one, where it is pinned or has to be."""
+    pinned = split_pin(model.removeprefix(f"{family.scheme}:"))[1]
+    if pinned:
+        check_pin(model, pinned, checkpoint_sha256(path, family.members))
+    elif family.only_pinned:
+        raise InputError(
+            f"A {family.scheme} checkpoint runs code when it is loaded, and the hash of {path} is not known; if you "
+            f"trust whoever made it, name it as {model}@sha256:{checkpoint_sha256(path, family.members)}."
+        )
 
-    Weights inside packages are loaded only if their hash is the known one. A ``fairchem:`` checkpoint
-    is a pickle, and loading one runs code: load those you or people you trust made.
+
+def load_potential(model: str, device: str = "cpu", dtype: str = "float32") -> Potential:
+    """Return a loaded potential; the same model, device and precision are loaded once per process.
+
+    Weights inside packages are loaded only if their hash is the known one. A checkpoint named by path is loaded if
+    its pickle names only what its family's checkpoints consist of, or if its hash is pinned
+    (:mod:`aqvolt_flows.potentials.checkpoints`).
 
     Parameters
     ----------
@@ -205,15 +246,50 @@ def load_potential(model: str, device: str = "cpu") -> Potential:
         Model string.
     device
         torch device, e.g. ``cpu`` or ``cuda:0``.
+    dtype
+        ``float32``, or ``float64`` for checks.
+
+    Raises
+    ------
+    InputError, ResourceError
+        As :func:`check_model`.
     """
     check_model(model)
-    return _load(model, device, model_hash(model))
+    return _load(model, device, dtype, model_hash(model))
 
 
 @cache
-def _load(model: str, device: str, _hash: str) -> Potential:
-    loader: Callable[[str, str], Potential] = importlib.import_module(_family(model).module).load
-    return loader(model, device)
+def _load(model: str, device: str, dtype: str, _hash: str) -> Potential:
+    loader: Callable[[str, str, str], Potential] = importlib.import_module(_family(model).module).load
+    return loader(model, device, dtype)
+
+
+def check_elements(potential: Potential, systems: Sequence[Atoms], names: Sequence[str] | None = None) -> None:
+    """Raise unless a potential knows every element of every system.
+
+    Parameters
+    ----------
+    potential
+        A loaded potential.
+    systems
+        What it is to compute.
+    names
+        What the systems are called in the message; by default their formulas.
+
+    Raises
+    ------
+    InputError
+        Naming the first system with elements that the model was not trained on, and those.
+    """
+    known = potential.elements
+    for index, atoms in enumerate(systems):
+        strange = {int(z) for z in np.unique(atoms.numbers)} - known
+        if strange:
+            name = names[index] if names else str(atoms.symbols)
+            raise InputError(
+                f"{potential.name} was not trained on {', '.join(symbols_of(sorted(strange)))}, which {name} contains; "
+                "leave it out or choose another potential."
+            )
 
 
 def batches(sizes: Sequence[int], max_batch_atoms: int) -> list[list[int]]:

@@ -3,57 +3,51 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from aqvolt_flows.potentials.registry import Evaluation
-from aqvolt_flows.potentials.torchsim import evaluate_batched, neighbor_list
+import torch
+
+from aqvolt_flows.potentials.neighbors import NeighborOptions
+from aqvolt_flows.potentials.torchsim import TorchSimPotential
 
 if TYPE_CHECKING:
-    from ase import Atoms
     from ase.calculators.calculator import Calculator
 
 
-class SevenNetPotential:
-    """SevenNet-MF-0 in float32.
-
-    Parameters
-    ----------
-    name
-        Model string, ``7net-mf-0/R2SCAN``.
-    device
-        torch device.
-    """
-
-    def __init__(self, name: str, device: str) -> None:
-        self.name, self.device = name, device
-        self._checkpoint, self._modal = name.split("/")
+class SevenNetPotential(TorchSimPotential):
+    """SevenNet-MF-0 in float32, or float64 for checks."""
 
     @cached_property
-    def _model(self) -> Any:
-        from sevenn.torchsim import SevenNetModel
+    def _network(self) -> Any:
+        from sevenn.util import load_checkpoint
 
-        return SevenNetModel(self._checkpoint, modal=self._modal, device=self.device, neighbor_list_fn=neighbor_list)
+        return load_checkpoint(self.name.split("/")[0]).build_model()
 
-    def torchsim_model(self) -> Any:
-        """Return the torch-sim model."""
-        return self._model
+    @property
+    def elements(self) -> frozenset[int]:
+        """Atomic numbers of the network's type map."""
+        return frozenset(int(z) for z in self._network.type_map)
 
-    def calculator(self) -> Calculator:
+    def build(self, neighbors: NeighborOptions | None, max_atoms_per_call: int | None) -> Any:
+        """See :class:`TorchSimPotential`."""
+        from aqvolt_flows.potentials.sevennet_torchsim import SevenNetTorchSim
+
+        modal = self.name.split("/")[1]
+        device = torch.device(self.device)
+        return SevenNetTorchSim(self._network, modal, device, self.dtype, neighbors, max_atoms_per_call)
+
+    def ase_calculator(self) -> Calculator:
         """Return SevenNet's own ASE calculator."""
         from sevenn.calculator import SevenNetCalculator
 
+        checkpoint, modal = self.name.split("/")
         with warnings.catch_warnings():
             # It recommends GPU kernels on every CPU, too.
             warnings.filterwarnings("ignore", message="No tensor product accelerator", category=UserWarning)
-            return SevenNetCalculator(self._checkpoint, modal=self._modal, device=self.device)
-
-    def evaluate(self, systems: Sequence[Atoms], max_batch_atoms: int = 2048) -> list[Evaluation]:
-        """Return one evaluation per system, through torch-sim."""
-        return evaluate_batched(self._model, systems, max_batch_atoms)
+            return SevenNetCalculator(checkpoint, modal=modal, device=self.device)
 
 
-def load(model: str, device: str) -> SevenNetPotential:
+def load(model: str, device: str, dtype: str = "float32") -> SevenNetPotential:
     """Return the potential for a model string."""
-    return SevenNetPotential(model, device)
+    return SevenNetPotential(model, device, dtype)

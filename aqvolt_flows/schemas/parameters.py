@@ -88,11 +88,14 @@ class ExplorationParameters(Parameters):
     timestep_fs: float = Field(default=1.0, gt=0, le=10, strict=True, description="Above 10 fs light atoms blow up.")
     n_steps: PositiveInt = Field(default=50_000, description="50 ps at 1 fs.")
     stride: PositiveInt = Field(default=6, description="200 M frames of 1.23e9 steps: about every 6th is written.")
-    ensemble: Literal["npt_nose_hoover_isotropic", "npt_crescale_isotropic"] = Field(
+    ensemble: Literal["npt_nose_hoover_isotropic", "npt_crescale_isotropic", "npt_crescale_full"] = Field(
         default="npt_nose_hoover_isotropic", description="Silent in the paper."
     )
     thermostat_tau_fs: Strictly = Field(default=100.0, description="Thermostat time constant. Silent.")
     barostat_tau_fs: Strictly = Field(default=1000.0, description="Barostat time constant. Silent.")
+    compressibility_per_gpa: Strictly = Field(
+        default=0.04, description="C-rescale's estimate; halides have bulk moduli of 20-40 GPa."
+    )
     min_length_a: float = Field(
         default=0.0, ge=0, le=100, description="Supercells at least this long; 0: as given. Silent."
     )
@@ -101,7 +104,22 @@ class ExplorationParameters(Parameters):
         default=0.5, gt=0, description="|ΔV|/V₀ that ends a run (2.4, the stability test)."
     )
     max_force_ev_per_a: Strictly = Field(default=800.0, description="Forces above end a run; 2.3's label limit.")
-    max_batch_atoms: PositiveInt = Field(default=4096, description="Atoms integrated together in one Firework.")
+    lost_atom_cutoff_a: float = Field(
+        default=6.0, ge=0, le=20, description="An atom with no other within this ends a run; 0: not looked for. Silent."
+    )
+    min_distance_factor: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="Structures with a pair closer than this times the covalent radii are refused.",
+    )
+    max_batch_atoms: PositiveInt = Field(
+        default=4096, description="Atoms integrated together; fewer where the device's memory holds fewer."
+    )
+    max_job_atoms: PositiveInt | None = Field(
+        default=None, description="Atoms of one Firework, those beyond a batch wait for room; none: max_batch_atoms."
+    )
+    checkpoint_steps: PositiveInt = Field(default=500, description="Steps between checkpoints.")
 
 
 class SamplingParameters(Parameters):
@@ -144,6 +162,10 @@ class AIMDParameters(Parameters):
     lattice_friction_per_ps: Strictly = Field(default=1.0, description="LANGEVIN_GAMMA_L. Silent.")
     lattice_mass: Strictly = Field(default=10.0, description="PMASS, amu. Silent.")
     pressure_gpa: float = Field(default=1.01325e-4, strict=True, description="1 atm.")
+    segment_steps: PositiveInt | None = Field(
+        default=None, description="Steps of one launch; none: as many as are left. A walltime ends a launch earlier."
+    )
+    max_segments: PositiveInt = Field(default=20, description="Launches of one run, those that were killed included.")
 
 
 class ReleaseParameters(Parameters):

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from aqvolt_flows.schemas.base import Document
-from aqvolt_flows.schemas.provenance import ArtifactRef, Failure
+from aqvolt_flows.schemas.provenance import ArtifactRef, Failure, Protocol
 
 
 class TrajectoryDocument(Document):
@@ -36,5 +36,19 @@ class TrajectoryDocument(Document):
     frames: ArtifactRef | None = None
     mean_temperature_k: float | None = None
     mean_volume_per_atom: float | None = Field(default=None, description="Å³/atom over the written frames.")
+    mean_pressure_gpa: float | None = Field(
+        default=None, description="GPa over the written frames, kinetic part included."
+    )
     max_force: float | None = Field(default=None, description="Largest |F| of any frame, eV/Å.")
-    seconds: float | None = Field(default=None, description="Wall time of the whole batch times its share of atoms.")
+    seconds: float | None = Field(
+        default=None, description="Wall time of the batches it was in times its share of atoms."
+    )
+    segments: int = Field(default=1, description="Launches that it took: 1 and one for each walltime or kill.")
+    protocol: Protocol | None = Field(default=None, description="Theory level of every frame (AIMD): each is a label.")
+    protocol_id: str | None = Field(default=None, description="Identity of that theory level.")
+    steps_unconverged: list[int] = Field(
+        default_factory=list, description="AIMD steps that are no frames: their SCF did not converge."
+    )
+    corrections: list[str] = Field(default_factory=list, description="What custodian corrected in AIMD runs.")
+    core_hours: float | None = Field(default=None, description="Cores × time of the AIMD segments, as VASP counts.")
+    restart: ArtifactRef | None = Field(default=None, description="Where a running AIMD trajectory goes on from.")

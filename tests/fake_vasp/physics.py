@@ -64,19 +64,41 @@ class NpT:
     """
 
     def __init__(
-        self, cell, fractional, species, masses, radii, atom_energies, *, temperature, timestep, friction, seed
+        self,
+        cell,
+        fractional,
+        species,
+        masses,
+        radii,
+        atom_energies,
+        *,
+        temperature,
+        timestep,
+        friction,
+        seed,
+        calls=0,
+        velocities=None,
     ):
         self.cell, self.fractional = np.array(cell, float), np.array(fractional, float)
         self.species, self.radii, self.atom_energies = species, radii, atom_energies
         self.masses = np.asarray(masses, float)[:, None] * AMU_A2_FS2_IN_EV
         self.kt, self.dt, self.friction = KB * temperature, timestep, friction * 1e-3
-        self.rng = np.random.default_rng(seed)
-        self.velocities = self.rng.normal(size=self.fractional.shape) * np.sqrt(self.kt / self.masses)
-        self._remove_drift()
+        self.rng, self.calls = np.random.default_rng(seed), 0
+        for _ in range(calls):  # the state that REPORT of the run before gave
+            self._noise()
+        if velocities is None:
+            self.velocities = self._noise() * np.sqrt(self.kt / self.masses)
+            self._remove_drift()
+        else:
+            self.velocities = np.array(velocities, float)
         self.energy, self.forces, self.stress = self._evaluate()
 
     def _evaluate(self):
         return evaluate(self.cell, self.fractional, self.species, self.radii, self.atom_energies)
+
+    def _noise(self):
+        self.calls += 1
+        return self.rng.normal(size=self.fractional.shape)
 
     def _remove_drift(self):
         self.velocities -= (self.masses * self.velocities).sum(axis=0) / self.masses.sum()
@@ -90,12 +112,13 @@ class NpT:
         self.velocities += half * self.forces / self.masses
         positions = self.fractional @ self.cell + half * self.velocities
         c = np.exp(-self.friction * self.dt)
-        noise = self.rng.normal(size=positions.shape)
+        noise = self._noise()
         self.velocities = c * self.velocities + np.sqrt((1 - c**2) * self.kt / self.masses) * noise
         self._remove_drift()
         positions += half * self.velocities
         self.fractional = np.mod(positions @ np.linalg.inv(self.cell), 1.0)
         rate = -(self.stress + pressure * np.eye(3)) / (3 * 0.187 * 200.0)
+        self.rate = -self.cell @ np.clip(rate, -1e-3 / self.dt, 1e-3 / self.dt)
         self.cell = self.cell @ (np.eye(3) - np.clip(rate * self.dt, -1e-3, 1e-3))
         self.energy, self.forces, self.stress = self._evaluate()
         self.velocities += half * self.forces / self.masses

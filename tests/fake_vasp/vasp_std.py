@@ -25,6 +25,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from continuation import read_velocities, report_line, velocity_blocks
 from inputs import (
     Cell,
     Dataset,
@@ -154,7 +155,7 @@ class Run:
         return lattice, fractional
 
     def dynamics(self) -> tuple[np.ndarray, np.ndarray]:
-        seed = int((vector(self.tags, "RANDOM_SEED", 1) or [0.0])[0])
+        seed, calls = (int(x) for x in (vector(self.tags, "RANDOM_SEED", 2) or [0.0, 0.0]))
         friction = (vector(self.tags, "LANGEVIN_GAMMA", len(self.datasets)) or [10.0])[0]
         run = NpT(
             self.cell.lattice,
@@ -167,7 +168,10 @@ class Run:
             timestep=number(self.tags, "POTIM", 0.5),
             friction=friction,
             seed=seed,
+            calls=calls,
+            velocities=read_velocities(self.folder / "POSCAR", len(self.types)),
         )
+        report = Growing(self.folder / "REPORT")
         pressure = number(self.tags, "PSTRESS", 0.0) / EV_PER_A3_IN_KBAR
         for step in range(1, self.nsw + 1):
             temperature = run.temperature
@@ -177,9 +181,20 @@ class Run:
                 f"{step:7d} T={temperature:7.0f}. E= {run.energy:.8E} F= {run.energy:.8E} E0= {run.energy:.8E}  "
                 "EK= 0.00000E+00 SP= 0.00E+00 SK= 0.00E+00 mag=     0.0000\n"
             )
-            if not last:
-                run.step(pressure)
+            run.step(pressure)  # CONTCAR holds the configuration of the next step, as VASP's does
+            report(report_line(step, seed, run.calls))
+            self.blocks = velocity_blocks(run.cell, run.rate, run.velocities)
+            self.contcar(run.cell, run.fractional)
+            if (self.folder / "STOPCAR").is_file():
+                self.outcar("\n soft stop encountered!  aborting job ...\n")
+                break
         return run.cell, run.fractional
+
+    blocks = ""
+
+    def contcar(self, lattice: np.ndarray, fractional: np.ndarray) -> None:
+        text = poscar(self.cell.comment, lattice, self.cell.names, self.cell.counts, fractional)
+        (self.folder / "CONTCAR").write_text(text + self.blocks)
 
     def ionic_step(
         self,
@@ -251,8 +266,7 @@ class Run:
 
     def end(self, lattice: np.ndarray, fractional: np.ndarray) -> int:
         self.xml(xml_structure(lattice, fractional, "finalpos") + "</modeling>\n")
-        comment = self.cell.comment
-        (self.folder / "CONTCAR").write_text(poscar(comment, lattice, self.cell.names, self.cell.counts, fractional))
+        self.contcar(lattice, fractional)
         self.outcar(outcar_foot(max(time.perf_counter() - self.started, 0.001)))
         for file in (self.xml, self.outcar, self.oszicar):
             file.close()

@@ -6,13 +6,27 @@ import dataclasses
 import resource
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aqvolt_flows.errors import InputError
-from aqvolt_flows.frames import Frame, read_frame, read_frames, write_frames
+from aqvolt_flows.frames import (
+    REQUIRED,
+    SCHEMA,
+    Frame,
+    count_frames,
+    from_table,
+    read_frame,
+    read_frames,
+    read_thinned,
+    stacked_table,
+    thin,
+    to_table,
+    write_frames,
+)
 
 
 def frame(n: int, step: int = 0, seed: int = 0) -> Frame:
@@ -27,6 +41,7 @@ def frame(n: int, step: int = 0, seed: int = 0) -> Frame:
         cell=(np.eye(3) * 5 + rng.normal(size=(3, 3))).astype(np.float32),
         forces=rng.normal(size=(n, 3)).astype(np.float32),
         stress=rng.normal(size=6).astype(np.float32),
+        pressure=float(np.float32(rng.normal())) if seed % 2 == 0 else None,
     )
 
 
@@ -86,3 +101,59 @@ def test_memory_does_not_grow_with_the_number_of_frames(tmp_path):
     # 4,096 frames hold 4096·64·(3+3)·4 B = 6.3 MB of arrays and far more as Python objects (about 1 kB each array).
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 60_000
     assert pq.ParquetFile(path).num_row_groups == 64
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 3000), st.integers(1, 50), st.one_of(st.none(), st.integers(1, 400)))
+def test_thinning_takes_rows_in_order_evenly_and_within_the_limit(n, stride, limit):
+    rows = thin(n, stride, limit).tolist()
+    every = list(range(0, n, stride))
+    assert rows == sorted(set(rows))
+    assert set(rows) <= set(every)
+    assert len(rows) == min(len(every), limit or len(every))
+    if len(rows) > 1:
+        assert (rows[0], rows[-1]) == (every[0], every[-1])
+        gaps = np.diff(rows) // stride
+        assert gaps.max() - gaps.min() <= 1
+
+
+def test_a_paper_run_gives_about_346_frames():
+    """8.5 M encoded of 24,555 runs (section 2.1) are 346 each; a run of 50,000 steps writes every sixth."""
+    assert len(thin(50_000 // 6 + 1, stride=24)) == pytest.approx(8.5e6 / (4911 * 5), rel=0.01)
+
+
+def test_chosen_rows_are_read_from_their_row_groups(tmp_path):
+    frames = [frame(3, i) for i in range(25)]
+    path = tmp_path / "f.parquet"
+    write_frames(path, frames, row_group_rows=4)
+    assert count_frames(path) == 25
+    found = list(read_thinned(path, stride=9))
+    assert [row for row, _ in found] == [0, 9, 18]
+    assert all(same(f, frames[row]) for row, f in found)
+    assert [row for row, _ in read_thinned(path, max_frames=2)] == [0, 24]
+    with pytest.raises(InputError, match="expected numbers of 1 or more"):
+        list(read_thinned(path, stride=0))
+
+
+def test_files_from_before_pressure_and_volume_are_read(tmp_path):
+    frames = [frame(3, i) for i in range(5)]
+    pq.write_table(to_table(frames).select(list(REQUIRED)), tmp_path / "old.parquet")
+    back = list(read_frames(tmp_path / "old.parquet"))
+    assert [f.pressure for f in back] == [None] * 5
+    assert back[3].volume == pytest.approx(frames[3].volume)
+    assert read_frame(tmp_path / "old.parquet", 4).step == 4
+    assert [row for row, _ in read_thinned(tmp_path / "old.parquet", stride=2)] == [0, 2, 4]
+
+
+def test_stacked_columns_are_the_frames_one_by_one():
+    """The columns that a batch writes hold what a table of single frames holds."""
+    frames = [dataclasses.replace(frame(4, i), trajectory_id="t", atomic_numbers=frame(4).atomic_numbers)
+              for i in range(3)]  # fmt: skip
+    names = ("step", "temperature", "energy", "pressure", "volume", "positions", "forces", "cell", "stress")
+    columns = {name: np.stack([getattr(f, name) for f in frames]) for name in names}
+    table = stacked_table("t", frames[0].atomic_numbers, columns)
+    assert table.schema == SCHEMA
+    assert table.equals(pa.concat_tables([to_table(frames)]))
+    assert all(same(a, b) for a, b in zip(from_table(table), frames, strict=True))
+    none = stacked_table("t", frames[0].atomic_numbers, {name: column[:0] for name, column in columns.items()})
+    assert none.num_rows == 0

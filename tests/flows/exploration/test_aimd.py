@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
+
 import numpy as np
 import pytest
 from fake_vasp.fixtures import ELEMENTS, VASP_WARNINGS, rock_salt
 from fake_vasp.fixtures import stand_in as stand_in
+from jobflow import Response
 from pymatgen.core import Lattice, Structure
 from pymatgen.io.vasp.inputs import Incar
 
 from aqvolt_flows.chemistry import describe_structure
-from aqvolt_flows.exploration.aimd import AIMDMaker, aimd_incar, aimd_key, aimd_seed, md_maker, timestep_fs
+from aqvolt_flows.exploration.aimd import (
+    AIMDMaker,
+    aimd_incar,
+    aimd_key,
+    aimd_seed,
+    md_maker,
+    seconds_left,
+    timestep_fs,
+)
 from aqvolt_flows.frames import read_frames
 from aqvolt_flows.schemas.candidate import CandidateDocument
 from aqvolt_flows.schemas.parameters import AIMDParameters
@@ -128,7 +140,7 @@ def test_a_rerun_gives_the_same_document_and_no_second_one(candidate, database, 
 
 def test_a_killed_run_keeps_the_steps_that_it_made(candidate, database, stand_in):
     stand_in({"mode": "wall_time"})
-    output = run(candidate)
+    output = run(candidate, SHORT.model_copy(update={"max_segments": 1}))
     assert (output["status"], output["reason"]) == ("failed", "wall_time")
     assert output["n_frames"] == 2, "the stand-in dies in the third of six steps"
     (document,) = database.find_by_ids("trajectories", [output["trajectory_id"]])
@@ -154,6 +166,101 @@ def test_missing_potcars_are_a_document_with_a_reason(candidate, database, stand
     assert (output["status"], output["reason"]) == ("failed", "missing_resource")
     (document,) = database.find_by_ids("trajectories", [output["trajectory_id"]])
     assert "Li_sv" in document["failure"]["message"]
+
+
+def trajectory(database, output):
+    (document,) = database.find_by_ids("trajectories", [output["trajectory_id"]])
+    return document, list(read_frames(database.artifacts.local_path(ArtifactRef(**document["frames"]))))
+
+
+def test_segments_end_where_one_run_ends_and_no_step_is_made_twice(candidate, database, stand_in):
+    """Independent: the same run in one launch. The stand-in's random numbers and velocities go on where they stood."""
+    parameters = AIMDParameters(n_steps=7)
+    whole, expected = trajectory(database, run(candidate, parameters))
+    database["trajectories"].delete_many({})
+    cut = parameters.model_copy(update={"segment_steps": 3})
+    assert aimd_key(candidate, 600.0, cut) == aimd_key(candidate, 600.0, parameters)
+    launches = []
+    while not launches or isinstance(launches[-1], Response):
+        launches.append(run(candidate, cut))
+    assert [r.output["steps_done"] for r in launches[:-1]] == [3, 6]
+    document, frames = trajectory(database, launches[-1])
+    assert (document["status"], document["segments"], document["restart"]) == ("completed", 3, None)
+    assert [f.step for f in frames] == [1, 2, 3, 4, 5, 6, 7]
+    for a, b in zip(frames, expected, strict=True):
+        np.testing.assert_allclose(a.positions, b.positions, atol=2e-4)
+        np.testing.assert_allclose(a.cell, b.cell, atol=2e-5)
+        assert a.energy == pytest.approx(b.energy, abs=1e-4)
+        assert a.temperature == pytest.approx(b.temperature, abs=2)
+    assert document["protocol_id"] == whole["protocol_id"] == r2scan_protocol().protocol_id
+    assert document["protocol"]["version"].startswith("6.4.1")
+    assert set(document["protocol"]["potcar_hashes"]) == {"Li", "Cl"}
+    assert not list((database.settings.path(database.settings.checkpoint_dir) / "aimd").iterdir())
+
+
+def test_a_killed_segment_goes_on_from_its_last_step(candidate, database, stand_in):
+    _, expected = trajectory(database, run(candidate))
+    database["trajectories"].delete_many({})
+    stand_in({"mode": "killed"})
+    first = run(candidate)
+    assert first.output == first.output | {"status": "running", "steps_done": 2, "n_frames": 2, "segments": 2}
+    assert first.addition.function_args == (candidate, 600.0, first.output["trajectory_id"].removeprefix("trajectory-"))
+    stand_in({"mode": "ok"})
+    document, frames = trajectory(database, run(candidate))
+    assert (document["status"], document["segments"], document["steps_done"]) == ("completed", 2, 6)
+    assert [f.step for f in frames] == [1, 2, 3, 4, 5, 6]
+    np.testing.assert_allclose(frames[-1].positions, expected[-1].positions, atol=2e-4)
+
+
+def test_steps_of_a_worker_that_died_are_read_and_not_made_again(candidate, database, stand_in, monkeypatch):
+    """The folder of a segment stands in the project, so that another worker finds it."""
+    from aqvolt_flows.exploration import aimd_segments
+
+    stand_in({"mode": "killed"})
+    with monkeypatch.context() as died:
+        died.setattr(aimd_segments, "harvest", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run(candidate)
+    (document,) = database["trajectories"].find({})
+    assert (document["status"], document["steps_done"]) == ("running", 0)
+    monkeypatch.setattr("aqvolt_flows.vasp.run.run_maker", lambda *a: pytest.fail("VASP was started again"))
+    assert run(candidate).output["steps_done"] == 2
+
+
+def test_launches_have_a_limit(candidate, database, stand_in):
+    stand_in({"mode": "wall_time"})
+    limited = SHORT.model_copy(update={"max_segments": 2})
+    assert run(candidate, limited).output["segments"] == 2
+    output = run(candidate, limited)
+    assert (output["status"], output["reason"], output["n_frames"]) == ("failed", "wall_time", 3)
+    assert run(candidate, limited) == output, "what has ended is not repeated"
+
+
+def test_vasp_is_told_to_stop_before_the_walltime(monkeypatch):
+    monkeypatch.delenv("SLURM_JOB_END_TIME", raising=False)
+    assert seconds_left(None) is None
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + 1000))
+    assert seconds_left(5000.0) == pytest.approx(1000, abs=5)
+    maker = md_maker({}, "vasp", 1, 1.0, seconds_left(5000.0))
+    handler = maker.run_vasp_kwargs["handlers"][-1]
+    assert handler.wall_time == pytest.approx(1000, abs=5)
+    assert handler.buffer_time == pytest.approx(100, abs=1)
+
+
+def test_a_run_that_was_told_to_stop_goes_on(candidate, database, stand_in, monkeypatch):
+    """VASP looks for STOPCAR after every ionic step; here it is there from the start."""
+    from aqvolt_flows.vasp import run as module
+
+    real = module.run_maker
+
+    def with_stopcar(*arguments):
+        Path("STOPCAR").write_text("LSTOP = .TRUE.\n")
+        return real(*arguments)
+
+    monkeypatch.setattr(module, "run_maker", with_stopcar)
+    first = run(candidate)
+    assert isinstance(first, Response)
+    assert first.output["steps_done"] == 1
 
 
 def test_the_plain_static_set_is_not_touched_by_md(tmp_path):

@@ -9,7 +9,7 @@ from ase import Atoms
 from ase.build import bulk
 
 from aqvolt_flows.potentials import load_potential
-from aqvolt_flows.potentials.torchsim import NeighborOverflowError, neighbor_list
+from aqvolt_flows.potentials.neighbors import NeighborOverflowError, neighbor_list
 
 SEVENNET = "7net-mf-0/R2SCAN"
 

@@ -1,0 +1,159 @@
+"""Checkpoints by path: their hash, and what loading them would run.
+
+Most checkpoints are pickles, and unpickling can run code. Weights inside packages load by known hash. A file that is
+named by path loads if its pickle names nothing but the classes that its family's checkpoints consist of, found
+without unpickling it, or if its hash was written behind its path by someone who trusts it:
+``fairchem:PATH@sha256:HASH``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import re
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from aqvolt_flows.errors import InputError, ResourceError
+from aqvolt_flows.identity import file_sha256
+
+_PIN = re.compile(r"^(?P<path>.+)@sha256:(?P<sha256>[0-9a-f]{64})$")
+_ANY_PIN = re.compile(r"@sha256:")
+
+
+def split_pin(text: str) -> tuple[Path, str | None]:
+    """Return path and hash of ``PATH`` or ``PATH@sha256:HASH``.
+
+    Raises
+    ------
+    InputError
+        If what follows ``@sha256:`` is no hash.
+    """
+    found = _PIN.match(text)
+    if found is None and _ANY_PIN.search(text):
+        raise InputError(
+            f"{text} does not end in 64 hexadecimal digits; write PATH@sha256:HASH as 'sha256sum' gives it."
+        )
+    return (Path(found["path"]), found["sha256"]) if found else (Path(text), None)
+
+
+def checkpoint_sha256(path: Path, members: tuple[str, ...] = ()) -> str:
+    """Return the SHA-256 of a file, or of a folder's ``members`` (names and contents)."""
+    files = [path / name for name in members] if members else [path]
+    return _cached(tuple((str(f.resolve()), f.stat().st_mtime_ns, f.stat().st_size) for f in files), bool(members))
+
+
+@cache
+def _cached(files: tuple[tuple[str, int, int], ...], folder: bool) -> str:
+    hashes = [(Path(name).name, file_sha256(name)) for name, *_ in files]
+    if not folder:
+        return hashes[0][1]
+    return hashlib.sha256("\n".join(f"{name} {digest}" for name, digest in hashes).encode()).hexdigest()
+
+
+def check_there(model: str, path: Path, members: tuple[str, ...], advice: str) -> None:
+    """Raise :class:`ResourceError` with advice unless the file, or the folder's members, are there."""
+    if members:
+        missing = [name for name in members if not (path / name).is_file()]
+        if missing:
+            raise ResourceError(f"Potential {model!r}: {path} holds no {', '.join(missing)}; {advice}")
+    elif not path.is_file():
+        raise ResourceError(f"Potential {model!r}: there is no checkpoint {path}; {advice}")
+
+
+def check_pin(model: str, pinned: str, seen: str) -> None:
+    """Raise :class:`InputError` if a checkpoint is not the one that was pinned."""
+    if pinned != seen:
+        raise InputError(
+            f"Potential {model.partition('@sha256:')[0]!r} hashes to {seen[:12]}…, but {pinned[:12]}… was pinned; give "
+            "the file that was meant, or its hash as 'sha256sum' prints it."
+        )
+
+
+def unpickled_names(path: Path) -> set[str]:
+    """Return the classes and functions beyond torch's own that unpickling a file would import, e.g. ``posix.system``.
+
+    Nothing is unpickled: torch reads the names from the pickle's opcodes.
+
+    Raises
+    ------
+    InputError
+        If the file is no torch checkpoint.
+    """
+    import pickle
+    import zipfile
+
+    import torch
+
+    try:
+        return set(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
+    except (RuntimeError, ValueError, KeyError, EOFError, OSError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        why = f"{type(error).__name__}: {' '.join(str(error).split())[:150]}"
+        raise InputError(f"{path} is not a checkpoint that torch wrote ({why}); give the path of one.") from None
+
+
+def check_names(path: Path, allowed: Iterable[str], scheme: str) -> None:
+    """Raise :class:`InputError` if unpickling the file would import anything that is not in ``allowed``.
+
+    Parameters
+    ----------
+    path
+        A file that ``torch.save`` wrote.
+    allowed
+        Full names of classes.
+    scheme
+        The family's prefix, for the advice.
+    """
+    strange = sorted(unpickled_names(path) - set(allowed))
+    if strange:
+        raise InputError(
+            f"Loading {path} would import {', '.join(strange[:4])}, which a {scheme} checkpoint does not consist of; "
+            f"if you trust whoever made it, name it as {scheme}:PATH@sha256:{file_sha256(path)}."
+        )
+
+
+def check_targets(path: Path, config: Any, package: str, further: Iterable[str] = ()) -> None:
+    """Raise :class:`InputError` if a configuration would have hydra call anything but a package's own classes.
+
+    Parameters
+    ----------
+    path
+        Where the configuration comes from.
+    config
+        Mappings and sequences; what hydra calls stands under ``_target_``.
+    package
+        Its classes are allowed; what its modules merely import (``package.module.os.system``) is not.
+    further
+        Full names that are allowed, too.
+    """
+    for target in sorted(set(_targets(config)) - set(further)):
+        if not _is_class_of(target, package):
+            raise InputError(
+                f"The configuration inside {path} would call {target}; expected classes of {package} only: do not load "
+                "this file."
+            )
+
+
+def _is_class_of(target: str, package: str) -> bool:
+    module, _, name = target.rpartition(".")
+    if not module.startswith(f"{package}."):
+        return False
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError):
+        return False
+    return isinstance(found, type) and found.__module__.startswith(f"{package}.")
+
+
+def _targets(config: Any) -> Iterable[str]:
+    if isinstance(config, Mapping):
+        for name, value in config.items():
+            if name == "_target_":
+                yield str(value)
+            else:
+                yield from _targets(value)
+    elif isinstance(config, list | tuple):
+        for value in config:
+            yield from _targets(value)
