@@ -226,7 +226,7 @@ class Round:
     ) -> tuple[list[str], ArtifactRef | None, int]:
         """Copy the chosen frames into one Parquet file and write their documents.
 
-        Returns identities, the file, and how many are new. A frame that an earlier round chose keeps that round's document.
+        Returns identities, the file, and how many are new. A frame that an earlier round chose keeps its document.
         """
         places = sorted(zip(shards.addresses(selection.indices), selection.indices.tolist(), strict=True))
         if not places:

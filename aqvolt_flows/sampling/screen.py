@@ -17,7 +17,7 @@ Frames are judged in this order, and each is counted under the first reason that
     (first frames of runs at several temperatures, steps that a continued run wrote twice).
 
 Covalent radii are ASE's (Cordero et al., DOI 10.1039/b801115j). Distances use the exact periodic search of
-:func:`image_range`; compiled by numba, because a frame at a time through Python is slower than the encoder's graphs.
+:func:`reaches`; compiled by numba, because a frame at a time through Python is slower than the encoder's graphs.
 """
 
 from __future__ import annotations
@@ -108,38 +108,55 @@ class Block:
         )
 
 
-def image_range(cell: Array, cutoff: float) -> NDArray[np.int64]:
-    """Return how many periodic images along each axis a search within ``cutoff`` (Å) needs.
+def reaches(cells: Array, cutoff: float | Array) -> Array:
+    """Return how far ``cutoff`` (Å) reaches along each axis, in fractions of the cells, (n, 3).
 
-    A vector shorter than the cutoff has a fractional component below cutoff / h, with h the height of the cell
-    along that axis. Differences of positions wrapped to [-1/2, 1/2] therefore need images up to
+    A vector shorter than the cutoff has fractional components below cutoff / h, with h the heights of the cell.
+    Differences of positions wrapped to [-1/2, 1/2] therefore need periodic images up to
     ``ceil(cutoff / h + 1/2) - 1``: none for a cutoff of half the height.
+
+    Parameters
+    ----------
+    cells
+        (n, 3, 3), Å.
+    cutoff
+        Å, or (n,).
     """
-    volume = abs(np.linalg.det(cell))
-    areas = np.linalg.norm(np.cross(cell[[1, 2, 0]], cell[[2, 0, 1]]), axis=1)
-    heights = np.maximum(volume / np.maximum(areas, 1e-300), 1e-6)
-    return np.minimum(np.ceil(cutoff / heights + 0.5) - 1, _MAX_IMAGES).astype(np.int64)
+    volumes = np.abs(np.linalg.det(cells))
+    areas = np.linalg.norm(np.cross(cells[:, [1, 2, 0]], cells[:, [2, 0, 1]]), axis=2)
+    heights = np.maximum(volumes[:, None] / np.maximum(areas, 1e-300), 1e-6)
+    return np.asarray(np.reshape(cutoff, (-1, 1)) / heights, dtype=float)
 
 
 @compiled
-def _search(positions, cell, inverse, radii, images, nearest):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Return the smallest squared distance over squared sum of radii; fill ``nearest`` with squared distances."""
-    n = len(positions)
-    fractional = positions @ inverse
+def _search(fractional, cell, radii, reach, nearest):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Return the smallest squared distance over squared sum of radii; fill ``nearest`` with squared distances.
+
+    Only pairs within the reach are seen.
+    """
+    n = len(fractional)
     worst = np.inf
+    most = np.empty(3, np.int64)
+    for k in range(3):
+        most[k] = min(int(np.ceil(reach[k] + 0.5)) - 1, _MAX_IMAGES)
     for i in range(n):
         for j in range(i, n):
-            f = fractional[j] - fractional[i]
-            for k in range(3):
-                f[k] -= np.round(f[k])
-            for a in range(-images[0], images[0] + 1):
-                for b in range(-images[1], images[1] + 1):
-                    for c in range(-images[2], images[2] + 1):
-                        if i == j and a == 0 and b == 0 and c == 0:
+            f0 = fractional[j, 0] - fractional[i, 0]
+            f1 = fractional[j, 1] - fractional[i, 1]
+            f2 = fractional[j, 2] - fractional[i, 2]
+            f0, f1, f2 = f0 - np.rint(f0), f1 - np.rint(f1), f2 - np.rint(f2)
+            for a in range(-most[0], most[0] + 1):
+                if abs(f0 + a) > reach[0]:
+                    continue
+                for b in range(-most[1], most[1] + 1):
+                    if abs(f1 + b) > reach[1]:
+                        continue
+                    for c in range(-most[2], most[2] + 1):
+                        if abs(f2 + c) > reach[2] or (i == j and a == 0 and b == 0 and c == 0):
                             continue
                         square = 0.0
                         for k in range(3):
-                            x = (f[0] + a) * cell[0, k] + (f[1] + b) * cell[1, k] + (f[2] + c) * cell[2, k]
+                            x = (f0 + a) * cell[0, k] + (f1 + b) * cell[1, k] + (f2 + c) * cell[2, k]
                             square += x * x
                         nearest[i] = min(nearest[i], square)
                         nearest[j] = min(nearest[j], square)
@@ -163,19 +180,13 @@ def neighbourhood(positions: Array, cell: Array, cutoff: float) -> tuple[float, 
         return 0.0, np.inf
     nearest = np.full(len(positions), np.inf)
     matrix = np.ascontiguousarray(cell, dtype=float)
-    _search(
-        np.ascontiguousarray(positions, dtype=float),
-        matrix,
-        np.linalg.inv(matrix),
-        np.ones(len(positions)),
-        image_range(matrix, cutoff),
-        nearest,
-    )
+    fractional = np.ascontiguousarray(positions @ np.linalg.inv(matrix))
+    _search(fractional, matrix, np.ones(len(positions)), reaches(matrix[None], cutoff)[0], nearest)
     return float(np.sqrt(nearest.min())), float(np.sqrt(nearest.max()))
 
 
 @compiled
-def _overlaps(offsets, positions, cells, inverses, radii, images, candidates, factor):  # type: ignore[no-untyped-def]  # pragma: no cover
+def _overlaps(offsets, positions, cells, inverses, radii, reach, candidates, factor):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Return, for each candidate frame, whether a pair is closer than ``factor`` times the sum of its radii."""
     found = np.zeros(len(cells), np.bool_)
     for frame in range(len(cells)):
@@ -183,7 +194,8 @@ def _overlaps(offsets, positions, cells, inverses, radii, images, candidates, fa
             continue
         first, last = offsets[frame], offsets[frame + 1]
         nearest = np.full(last - first, np.inf)
-        worst = _search(positions[first:last], cells[frame], inverses[frame], radii[first:last], images[frame], nearest)
+        fractional = positions[first:last] @ inverses[frame]
+        worst = _search(fractional, cells[frame], radii[first:last], reach[frame], nearest)
         found[frame] = worst < factor * factor
     return found
 
@@ -247,10 +259,8 @@ class Screen:
         inverses = np.linalg.inv(cells)
         if p.min_distance_factor > 0:
             radii = covalent_radii[block.numbers]
-            images = np.stack([image_range(c, p.min_distance_factor * 2 * radii.max()) for c in cells])
-            hit = _overlaps(
-                block.offsets, block.positions, cells, inverses, radii, images, alive, p.min_distance_factor
-            )
+            reach = reaches(cells, p.min_distance_factor * 2 * radii.max())
+            hit = _overlaps(block.offsets, block.positions, cells, inverses, radii, reach, alive, p.min_distance_factor)
             codes[hit] = OVERLAPPING
         if p.duplicate_tolerance_a > 0:
             codes[self._repeated(block, codes == KEPT, inverses)] = DUPLICATE
