@@ -216,13 +216,16 @@ def density_map(
                 chosen[:, 1],
                 linestyle="none",
                 marker="o",
-                markersize=3.6 if len(chosen) < 1000 else 1.8,
+                markersize=float(np.clip(60 / np.sqrt(len(chosen)), 1.4, 3.6)),
                 color=style.color(1),
                 markeredgewidth=0,
                 label=f"selected ({n_selected:,})",
                 rasterized=len(chosen) > 3000,
             )
             _legend(axes)
+        for limits, edges in ((axes.set_xlim, x_edges), (axes.set_ylim, y_edges)):
+            low, high = float(np.min(edges)), float(np.max(edges))
+            limits(low - 0.03 * (high - low), high + 0.03 * (high - low))
         axes.set_xlabel(labels[0])
         axes.set_ylabel(labels[1])
         return render(figure, format)
