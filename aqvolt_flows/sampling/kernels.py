@@ -24,11 +24,15 @@ ROOT, NODES, CLUSTERS = 0, 1, 2
 
 
 def compiled(function: Callable[..., Any]) -> Any:
-    """Compile at first use, free of the interpreter's lock; keep the machine code on disk where that can be written."""
+    """Compile at first use, free of the interpreter's lock; keep the machine code on disk where that can be written.
+
+    Values are never NaN, and the sign of zero is of no interest: only so can the smallest of many be vectorised.
+    """
+    options = {"nogil": True, "fastmath": {"nnan", "nsz"}}
     try:
-        return numba.njit(nogil=True, cache=True)(function)
+        return numba.njit(cache=True, **options)(function)
     except RuntimeError:  # numba: no folder for the cache can be written
-        return numba.njit(nogil=True)(function)
+        return numba.njit(**options)(function)
 
 
 @compiled
@@ -44,12 +48,21 @@ def squared_distances(block, row, slots, out):  # type: ignore[no-untyped-def]
 
 
 @compiled
+def smallest(values, n):  # type: ignore[no-untyped-def]
+    """Return the smallest of the first ``n`` values."""
+    least = values[0]
+    for c in range(1, n):
+        least = values[c] if values[c] < least else least
+    return least
+
+
+@compiled
 def first_smallest(values, n):  # type: ignore[no-untyped-def]
     """Return the index of the smallest of the first ``n`` values, the first among equals."""
+    least = smallest(values, n)
     best = 0
-    for c in range(1, n):
-        if values[c] < values[best]:
-            best = c
+    while values[best] != least:
+        best += 1
     return best
 
 
@@ -121,7 +134,7 @@ def _enter_leaf(node, row, limit, distances, state, centres, sizes, counts, scat
     """Add a row to the nearest entry of a leaf, or as a new one if that entry's radius would exceed the threshold."""
     n = sizes[node]
     if n > 0:
-        squared_distances(centres[node], row, padded(n), distances)
+        squared_distances(centres[node], row, len(distances), distances)
         slot = first_smallest(distances, n)
         count = counts[node, slot]
         scatter = scatters[node, slot] + count / (count + 1) * distances[slot]
@@ -166,7 +179,7 @@ def insert(points, first, limit, branching, state, centres, sizes, leaf, counts,
         row = points[i]
         node, depth = state[ROOT], 0
         while not leaf[node]:
-            squared_distances(centres[node], row, padded(sizes[node]), distances)
+            squared_distances(centres[node], row, len(distances), distances)
             slot = first_smallest(distances, sizes[node])
             path[depth], taken[depth] = node, slot
             node = children[node, slot]
