@@ -91,7 +91,8 @@ def _covered_sources(p: SamplingParameters, database: Database) -> tuple[list[tu
 
     Files are paths here; they enter the artifact store when the round is submitted.
     """
-    found, problems = [], []
+    found: list[tuple[str, str, list[Any]]] = []
+    problems: list[str] = []
     for source in p.covered_by:
         if source.startswith("labels:"):
             name = source.removeprefix("labels:")

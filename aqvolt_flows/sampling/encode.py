@@ -233,8 +233,7 @@ class _Collector:
         counts |= {f"unencodable_{reason}": n for reason, n in sorted(self._failures.items())}
         if not self._parts:
             return Encoded(None, counts)
-        joined = Features(
-            *(np.concatenate([getattr(p, name) for p in self._parts]) for name in ("structures", "atoms", "n_atoms"))
-        )
+        names = ("structures", "atoms", "n_atoms")
+        joined = Features(*[np.concatenate([getattr(p, name) for p in self._parts]) for name in names], {})
         frames = EncodedFrames(self._names, np.concatenate(self._rows), np.concatenate(self._steps), joined)
         return Encoded(frames, counts)

@@ -156,7 +156,7 @@ class Shards:
                 path = Path(folder) / "features.arrow"
                 write_shard(path, encoded.frames, encoder)
                 reference = database.artifacts.put_file(path, "arrow")
-        n_atoms = encoded.frames.features.n_atoms if encoded.frames is not None else []
+        n_atoms = encoded.frames.features.n_atoms.tolist() if encoded.frames is not None else []
         document = FeatureDocument(
             key=key,
             shard_id=f"shard-{key}",
@@ -168,7 +168,7 @@ class Shards:
             counts=encoded.counts,
             artifact=reference,
             n_frames=len(n_atoms),
-            n_atoms=int(sum(n_atoms)),
+            n_atoms=sum(n_atoms),
             d_structure=encoder.d_structure,
             d_atom=encoder.d_atom,
             seconds=time.monotonic() - started,

@@ -218,7 +218,8 @@ class Round:
         drawn = picture(selection.components, selection.indices, bins=bins)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "picture.npz"
-            np.savez_compressed(path, **{k: np.asarray(v) for k, v in vars(drawn).items()})
+            arrays: dict[str, Any] = {k: np.asarray(v) for k, v in vars(drawn).items()}
+            np.savez_compressed(path, **arrays)
             return self.database.artifacts.put_file(path, "npz")
 
     def _write_frames(

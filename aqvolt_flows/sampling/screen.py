@@ -281,12 +281,12 @@ class Screen:
         seen = np.zeros(len(block), bool)
         digests = {}
         for i in np.flatnonzero(alive):
-            digests[int(i)] = digest = self._digest(block, int(i))
-            seen[i] = digest in self._seen
+            digests[int(i)] = self._digest(block, int(i))
+            seen[i] = digests[int(i)] in self._seen
         # a frame equal to an earlier one of this block
         fresh: set[bytes] = set()
-        for i, digest in digests.items():
-            seen[i] |= digest in fresh
+        for row, digest in digests.items():
+            seen[row] |= digest in fresh
             fresh.add(digest)
         joined = block if self._last is None else _join(self._last, block)
         extra = len(joined) - len(block)
@@ -342,8 +342,8 @@ def _one(block: Block, i: int) -> Block:
 
 def _join(first: Block, second: Block) -> Block:
     names = ("steps", "energies", "numbers", "positions", "forces", "cells")
-    joined = [np.concatenate([getattr(first, n), getattr(second, n)]) for n in names]
-    return Block(*joined, offsets=np.concatenate([first.offsets, second.offsets[1:] + first.offsets[-1]]))
+    joined = {n: np.concatenate([getattr(first, n), getattr(second, n)]) for n in names}
+    return Block(**joined, offsets=np.concatenate([first.offsets, second.offsets[1:] + first.offsets[-1]]))
 
 
 def volume_per_atom(block: Block) -> float | None:
