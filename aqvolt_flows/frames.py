@@ -171,16 +171,16 @@ def write_frames(path: str | Path, frames: Iterable[Frame], row_group_rows: int 
     return count
 
 
-def _open(path: str | Path) -> pq.ParquetFile:
+def _open(path: str | Path, columns: Sequence[str] = tuple(SCHEMA.names)) -> pq.ParquetFile:
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(
             f"{path} is not a readable Parquet file ({error}); it may be cut short, make it again."
         ) from None
-    missing = [name for name in SCHEMA.names if name not in file.schema_arrow.names]
+    missing = [name for name in columns if name not in file.schema_arrow.names]
     if missing:
-        raise InputError(f"{path} lacks the frame columns {', '.join(missing)}; expected {', '.join(SCHEMA.names)}.")
+        raise InputError(f"{path} lacks the frame columns {', '.join(missing)}; expected {', '.join(columns)}.")
     return file
 
 
@@ -214,7 +214,7 @@ def read_batches(
     InputError
         If the file is not Parquet or lacks a column.
     """
-    with _open(path) as file:
+    with _open(path, columns) as file:
         ends = np.cumsum([file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)], dtype=np.int64)
         end = int(ends[-1]) if stop is None and len(ends) else int(stop or 0)
         groups = [g for g, last in enumerate(ends) if last > start and (ends[g - 1] if g else 0) < end]

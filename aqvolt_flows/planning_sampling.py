@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from aqvolt_flows.errors import AqvoltError
-from aqvolt_flows.identity import content_key, file_sha256
-from aqvolt_flows.sampling.covered import describe_file, labels_fingerprint
+from aqvolt_flows.identity import content_key
+from aqvolt_flows.sampling.covered import CoveredSet, find_sets, store_files
 from aqvolt_flows.sampling.encoders import encoder_hash
 from aqvolt_flows.sampling.jobs import TwoStageSampleMaker
 from aqvolt_flows.sampling.rounds import offer_key, space_key
@@ -41,20 +40,20 @@ def plan_rounds(
     missing
         What stands in the way already.
     """
-    p = _with_local_encoder(parameters, database)
+    p = with_local_encoder(parameters, database)
     encoder = encoder_hash(p.encoder)
     ids = sorted(t for t, d in finished.items() if d["n_frames"])
     rounds = _rounds(database, space_key(encoder, p))
     offered = offer_key(p)
     sampled = {t for r in rounds if r["offer_key"] == offered for t in r["trajectory_ids"]}
     new = [t for t in ids if t not in sampled]
-    sources, problems = _covered_sources(p, database)
+    sources, problems = find_sets(database, p.covered_by)
     deciding = p.model_dump(mode="json", exclude=_WAYS)
-    covered = {source: fingerprint for source, fingerprint, _ in sources}
+    covered = {s.name: s.fingerprint for s in sources}
     key = content_key("sample/2", trajectories=ids, parameters=deciding, encoder=encoder, covered=covered)
     done = any(r["key"] == key for r in rounds)
     known = {(c["source"], c["fingerprint"]) for r in rounds for c in r["covered"]}
-    make = partial(_make, p, database, new, key, [s for s in sources if s[:2] not in known], rounds)
+    make = partial(_make, p, database, new, key, [s for s in sources if (s.name, s.fingerprint) not in known], rounds)
     item = WorkItem("sample", key, f"2DIRECT over {len(new)} trajectories", make, category="gpu", done=done)
     facts: dict[str, Any] = {
         "trajectories": len(ids),
@@ -69,7 +68,7 @@ def plan_rounds(
     return Plan("sample", [item] if ids and (new or done) else [], [*missing, *problems], facts)
 
 
-def _with_local_encoder(p: SamplingParameters, database: Database) -> SamplingParameters:
+def with_local_encoder(p: SamplingParameters, database: Database) -> SamplingParameters:
     """Return the parameters with the encoder's path relative to the project folder made absolute, if it is there."""
     for family in _BY_PATH:
         if p.encoder.startswith(family):
@@ -86,56 +85,16 @@ def _rounds(database: Database, space: str) -> list[dict[str, Any]]:
     return sorted(found, key=lambda r: (len(r["previous"]), r["sample_id"]))
 
 
-def _covered_sources(p: SamplingParameters, database: Database) -> tuple[list[tuple[str, str, list[Any]]], list[str]]:
-    """Return name, fingerprint and files of each set that is declared covered, and what is wrong with the others.
-
-    Files are paths here; they enter the artifact store when the round is submitted.
-    """
-    found: list[tuple[str, str, list[Any]]] = []
-    problems: list[str] = []
-    for source in p.covered_by:
-        if source.startswith("labels:"):
-            name = source.removeprefix("labels:")
-            if database["labels"].find_one({"status": "valid", "source": name}) is None:
-                problems.append(f"sampling.covered_by names {source}, but there is no valid label of that source")
-                continue
-            found.append((source, labels_fingerprint(database, source), []))
-            continue
-        if source.startswith("release:"):
-            release = database["releases"].find_one(
-                {"$or": [{"name": source.removeprefix("release:")}, {"release_id": source.removeprefix("release:")}]},
-                {"_id": 0, "path": 1, "content_hash": 1},
-                sort=[("last_updated", -1)],
-            )
-            folder = database.settings.path(database.settings.release_root) / release["path"] if release else None
-            paths = sorted((folder / "data").glob("*.parquet")) if folder else []
-        else:
-            path = database.settings.path(source)
-            paths = [path] if path.is_file() else []
-        if not paths:
-            problems.append(f"sampling.covered_by names {source}, but there is no such release or file")
-            continue
-        found.append((source, content_key("covered/1", files=[file_sha256(f) for f in paths]), paths))
-    return found, problems
-
-
 def _make(
     p: SamplingParameters,
     database: Database,
     new: Sequence[str],
     key: str,
-    sources: Sequence[tuple[str, str, list[Any]]],
+    sources: Sequence[CoveredSet],
     rounds: Sequence[Mapping[str, Any]],
 ) -> Any:
     """Return the flow; files that count as covered go into the artifact store, where every worker finds them."""
-    covered = []
-    for source, fingerprint, paths in sources:
-        files = []
-        for path in paths:
-            try:
-                files.append(describe_file(path, database.artifacts.put_file(path, "parquet")))
-            except AqvoltError:
-                if len(paths) == 1:
-                    raise  # an empty split of a release is no mistake, an empty file is
-        covered.append({"source": source, "fingerprint": fingerprint, "files": files})
+    covered = [
+        {"source": s.name, "fingerprint": s.fingerprint, "files": store_files(database, s.paths)} for s in sources
+    ]
     return TwoStageSampleMaker.from_parameters(p).make(new, key, covered, [r["sample_id"] for r in rounds])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 
 from aqvolt_flows.aside import written_aside
 from aqvolt_flows.errors import InputError
-from aqvolt_flows.identity import content_hash
+from aqvolt_flows.identity import content_hash, content_key, file_sha256
 from aqvolt_flows.schemas.provenance import ArtifactRef
 from aqvolt_flows.stores import Database
 
@@ -28,13 +29,76 @@ SCHEMA = pa.schema(
 _LABELS_PER_FILE = 50_000
 
 
+@dataclass(frozen=True)
+class CoveredSet:
+    """A set of configurations by name: files of this machine, or none for labels."""
+
+    name: str
+    fingerprint: str
+    paths: tuple[Path, ...]
+
+
+def find_sets(database: Database, names: Sequence[str]) -> tuple[list[CoveredSet], list[str]]:
+    """Return the sets that names stand for, and a sentence on each that is not there.
+
+    Parameters
+    ----------
+    database
+        Labels, releases, and the project folder that file names are relative to.
+    names
+        ``labels:SOURCE``, ``release:NAME`` (the newest of that name, or a release_id), or a Parquet file.
+    """
+    found: list[CoveredSet] = []
+    problems: list[str] = []
+    for name in names:
+        if name.startswith("labels:"):
+            if database["labels"].find_one({"status": "valid", "source": name.removeprefix("labels:")}) is None:
+                problems.append(f"{name} is to count as covered, but there is no valid label of that source")
+            else:
+                found.append(CoveredSet(name, labels_fingerprint(database, name), ()))
+            continue
+        paths = _release_files(database, name) if name.startswith("release:") else [database.settings.path(name)]
+        paths = [p for p in paths if p.is_file()]
+        if paths:
+            fingerprint = content_key("covered/1", files=[file_sha256(p) for p in paths])
+            found.append(CoveredSet(name, fingerprint, tuple(paths)))
+        else:
+            problems.append(f"{name} is to count as covered, but there is no such release or file")
+    return found, problems
+
+
+def _release_files(database: Database, name: str) -> list[Path]:
+    """Return the Parquet files of a release's splits."""
+    wanted = name.removeprefix("release:")
+    query = {"$or": [{"name": wanted}, {"release_id": wanted}]}
+    release = database["releases"].find_one(query, {"_id": 0, "path": 1}, sort=[("last_updated", -1)])
+    if release is None:
+        return []
+    return sorted((database.settings.path(database.settings.release_root) / release["path"] / "data").glob("*.parquet"))
+
+
+def store_files(database: Database, paths: Sequence[Path]) -> list[dict[str, Any]]:
+    """Put files into the artifact store, where every worker finds them, and describe those that are not empty.
+
+    Raises
+    ------
+    InputError
+        If a file is not one of configurations, or none of them holds any.
+    """
+    described = [describe_file(path, database.artifacts.put_file(path, "parquet")) for path in paths]
+    filled = [d for d in described if d["n_rows"]]
+    if paths and not filled:
+        raise InputError(f"{paths[0]} holds no configuration; give another file.")
+    return filled
+
+
 def describe_file(path: Path, artifact: ArtifactRef) -> dict[str, Any]:
     """Return pointer, rows and atoms a row (on average) of a Parquet file of configurations.
 
     Raises
     ------
     InputError
-        If it is not Parquet, lacks a column, or has no row.
+        If it is not Parquet or lacks a column.
     """
     try:
         with pq.ParquetFile(path) as file:
@@ -46,9 +110,7 @@ def describe_file(path: Path, artifact: ArtifactRef) -> dict[str, Any]:
                 rows, atoms = rows + batch.num_rows, atoms + len(batch.column(0).flatten())
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{path} is not a readable Parquet file ({error}); give another for covered_by.") from None
-    if not rows:
-        raise InputError(f"{path} holds no configuration; take it out of covered_by.")
-    return {"artifact": artifact.model_dump(mode="json"), "n_rows": rows, "n_atoms": -(-atoms // rows)}
+    return {"artifact": artifact.model_dump(mode="json"), "n_rows": rows, "n_atoms": -(-atoms // max(rows, 1))}
 
 
 def label_files(database: Database, source: str) -> list[dict[str, Any]]:

@@ -146,9 +146,9 @@ def encode_trajectories(
     return collector.result(counts)
 
 
-def encode_configurations(piece: Piece, path: Path, encoder: Encoder, parameters: SamplingParameters) -> Encoded:
+def encode_configurations(piece: Piece, path: Path, encoder: Encoder, max_batch_atoms: int) -> Encoded:
     """Encode rows of any Parquet file with ``atomic_numbers``, ``positions`` and ``cell``; nothing is filtered."""
-    collector, seen = _Collector(encoder, parameters.max_batch_atoms), 0
+    collector, seen = _Collector(encoder, max_batch_atoms), 0
     for rows, group in configurations(path, piece.start, piece.stop):
         collector.add(piece.source, rows, np.zeros(len(rows), np.int64), group)
         seen += len(rows)
@@ -171,26 +171,9 @@ def configurations(
     InputError
         If the file is not Parquet or lacks a column.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    names = ["atomic_numbers", "positions", "cell"]
-    try:
-        file = pq.ParquetFile(path)
-        missing = [n for n in names if n not in file.schema_arrow.names]
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(
-            f"{path} is not a readable Parquet file ({error}); give one with {', '.join(names)}."
-        ) from None
-    if missing:
-        raise InputError(f"{path} lacks the columns {', '.join(missing)}; expected {', '.join(names)}.")
-    first = 0
-    with file:
-        for batch in file.iter_batches(batch_size=batch_rows, columns=names):
-            rows = np.arange(max(first, start), min(first + batch.num_rows, stop if stop is not None else 1 << 62))
-            if len(rows):
-                yield rows, [_atoms(*(batch.column(n)[int(r) - first] for n in names)) for r in rows]
-            first += batch.num_rows
+    names = ("atomic_numbers", "positions", "cell")
+    for rows, batch in read_batches(path, names, start, stop, 1, batch_rows):
+        yield rows, [_atoms(*(batch.column(n)[i] for n in names)) for i in range(len(rows))]
 
 
 def _atoms(numbers: Any, positions: Any, cell: Any) -> Atoms:

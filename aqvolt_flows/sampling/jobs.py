@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-import tempfile
-import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jobflow import Flow, Job, Maker, job
 
-from aqvolt_flows.sampling.encode import (
-    Encoded,
-    Source,
-    encode_configurations,
-    encode_trajectories,
-    shard_key,
-    shard_pieces,
-)
-from aqvolt_flows.schemas.feature import FeatureDocument, Piece
+from aqvolt_flows.sampling.encode import Source
+from aqvolt_flows.sampling.shard_documents import ShardDocuments
 from aqvolt_flows.schemas.parameters import SamplingParameters
 from aqvolt_flows.schemas.provenance import ArtifactRef
 from aqvolt_flows.stores import Database
-
-if TYPE_CHECKING:
-    from aqvolt_flows.sampling.encoders import Encoder
 
 
 @dataclass
@@ -62,7 +48,7 @@ class EncodeMaker(Maker):
             for d in database.find_by_ids("trajectories", trajectory_ids)
             if d["frames"] and d["n_frames"]
         ]
-        shards = Shards(database, parameters)
+        shards = ShardDocuments(database, parameters)
         return shards.report([shards.of_trajectories(pieces) for pieces in shards.plan(sources)])
 
 
@@ -98,96 +84,11 @@ class CoverMaker(Maker):
         """
         from aqvolt_flows.sampling.covered import label_files
 
-        parameters = SamplingParameters(**self.parameters)
         database = Database.connect()
         described = label_files(database, source) if source.startswith("labels:") else files
-        sources = [Source(source, ArtifactRef(**f["artifact"]), int(f["n_rows"]), int(f["n_atoms"])) for f in described]
-        shards = Shards(database, parameters.model_copy(update={"encode_stride": 1}))
-        made = [shards.of_configurations(piece) for pieces in shards.plan(sources) for piece in pieces]
+        shards = ShardDocuments(database, SamplingParameters(**self.parameters))
+        made = shards.of_set(source, described)
         return {"source": source, "fingerprint": fingerprint} | shards.report(made)
-
-
-class Shards:
-    """Makes the shards that are missing, and finds those that are there.
-
-    Parameters
-    ----------
-    database
-        Where documents and artifacts are.
-    parameters
-        Encoder, stride, filters, sizes.
-    """
-
-    def __init__(self, database: Database, parameters: SamplingParameters) -> None:
-        from aqvolt_flows.sampling.encoders import load_encoder
-
-        self._database, self._parameters = database, parameters
-        self._encoder: Encoder = load_encoder(parameters.encoder, database.settings.resolve_device())
-
-    def plan(self, sources: Sequence[Source]) -> list[list[Piece]]:
-        """Return the pieces of each shard."""
-        return shard_pieces(sources, self._parameters.encode_stride, self._parameters.shard_atoms)
-
-    def of_trajectories(self, pieces: list[Piece]) -> FeatureDocument:
-        """Return the shard of pieces of trajectories, made now unless it is there."""
-        return self._make(pieces, lambda paths: encode_trajectories(pieces, paths, self._encoder, self._parameters))
-
-    def of_configurations(self, piece: Piece) -> FeatureDocument:
-        """Return the shard of rows of a covered set, made now unless it is there."""
-        return self._make(
-            [piece], lambda paths: encode_configurations(piece, paths[0], self._encoder, self._parameters)
-        )
-
-    def _make(self, pieces: list[Piece], encode: Any) -> FeatureDocument:
-        from aqvolt_flows.sampling.features import write_shard
-
-        database, encoder = self._database, self._encoder
-        key = shard_key(pieces, encoder.sha256, encoder.layer, self._parameters)
-        stored = database["features"].find_one({"shard_id": f"shard-{key}"}, {"_id": 0})
-        if stored is not None:
-            document = FeatureDocument(**stored)
-            if document.artifact is None or database.artifacts.exists(document.artifact):
-                return document
-        started = time.monotonic()
-        encoded: Encoded = encode([database.artifacts.local_path(p.file) for p in pieces])
-        reference = None
-        if encoded.frames is not None:
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / "features.arrow"
-                write_shard(path, encoded.frames, encoder)
-                reference = database.artifacts.put_file(path, "arrow")
-        n_atoms = encoded.frames.features.n_atoms.tolist() if encoded.frames is not None else []
-        document = FeatureDocument(
-            key=key,
-            shard_id=f"shard-{key}",
-            encoder=encoder.name,
-            encoder_sha256=encoder.sha256,
-            layer=encoder.layer,
-            pieces=pieces,
-            stride=self._parameters.encode_stride,
-            counts=encoded.counts,
-            artifact=reference,
-            n_frames=len(n_atoms),
-            n_atoms=sum(n_atoms),
-            d_structure=encoder.d_structure,
-            d_atom=encoder.d_atom,
-            seconds=time.monotonic() - started,
-        )
-        database.upsert("features", [document])
-        return document
-
-    def report(self, documents: Sequence[FeatureDocument]) -> dict[str, Any]:
-        """Return identities and summed counts, as a job's output."""
-        counts: Counter[str] = Counter()
-        for document in documents:
-            counts.update(document.counts)
-        return {
-            "shards": [d.shard_id for d in documents],
-            "encoder": self._encoder.name,
-            "encoder_sha256": self._encoder.sha256,
-            "layer": self._encoder.layer,
-            **dict(counts),
-        }
 
 
 @dataclass

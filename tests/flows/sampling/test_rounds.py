@@ -19,6 +19,7 @@ from aqvolt_flows.frames import Frame, read_frame, write_frames
 from aqvolt_flows.identity import content_key
 from aqvolt_flows.planning_sampling import plan_rounds
 from aqvolt_flows.sampling import encoders
+from aqvolt_flows.sampling.compare import compare_sets
 from aqvolt_flows.sampling.encode import Source, shard_pieces
 from aqvolt_flows.sampling.encoders import BatchedEncoder
 from aqvolt_flows.sampling.jobs import EncodeMaker
@@ -287,3 +288,33 @@ def test_shards_are_bounded_and_lose_nothing():
     size = {"a": 30, "b": 500, "c": 20}
     atoms = [sum(size[p.source] * len(range(p.start, p.stop, 2)) for p in pieces) for pieces in shards]
     assert all(a <= 100 or len(pieces) == 1 for a, pieces in zip(atoms, shards, strict=True))
+
+
+def test_sets_are_compared_in_the_space_of_the_newest_round(
+    database, explored, encoder, tmp_path, project, monkeypatch
+):
+    monkeypatch.setattr(encoders, "encoder_hash", lambda name: encoder.sha256)
+    with pytest.raises(InputError, match="No round of sampling"):
+        compare_sets(database, PARAMETERS, "encoded", "chosen")
+    explored("a", run_of("LiCl", 5.13, 0))
+    explored("far", run_of("LiI", 6.0, 1))
+    document = sample(database)
+    shutil.copy(tmp_path / "a.parquet", project / "a-copy.parquet")
+    chosen = compare_sets(database, PARAMETERS, "encoded", "chosen")
+    assert (chosen["n_rows"], chosen["n_reference"]) == (24, document["funnel"]["selected"])
+    assert chosen["mean"] == pytest.approx(document["comparison"]["chosen"]["mean"])
+    half = compare_sets(database, PARAMETERS, "encoded", "a-copy.parquet")
+    assert 0.5 <= half["fraction"] < 1
+    assert half["max"] > 10 * chosen["max"] or chosen["max"] < 1e-6
+    itself = compare_sets(database, PARAMETERS, "a-copy.parquet", "encoded")
+    assert (itself["fraction"], itself["n_rows"]) == (1, 12)
+    assert itself["max"] < 1e-3
+    made = encoder.frames
+    compare_sets(database, PARAMETERS, "a-copy.parquet", "chosen")
+    assert encoder.frames == made, "encoded once"
+    for covered, by, said in (
+        ("nothing", "chosen", "no set 'nothing'"),
+        ("chosen", "encoded", "give it as the second"),
+    ):
+        with pytest.raises(InputError, match=said):
+            compare_sets(database, PARAMETERS, covered, by)
