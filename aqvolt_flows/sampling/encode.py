@@ -216,7 +216,10 @@ class _Collector:
         counts |= {f"unencodable_{reason}": n for reason, n in sorted(self._failures.items())}
         if not self._parts:
             return Encoded(None, counts)
-        names = ("structures", "atoms", "n_atoms")
-        joined = Features(*[np.concatenate([getattr(p, name) for p in self._parts]) for name in names], {})
+        joined = Features(
+            np.concatenate([p.structures for p in self._parts]),
+            np.concatenate([p.atoms for p in self._parts]),
+            np.concatenate([p.n_atoms for p in self._parts]),
+        )
         frames = EncodedFrames(self._names, np.concatenate(self._rows), np.concatenate(self._steps), joined)
         return Encoded(frames, counts)

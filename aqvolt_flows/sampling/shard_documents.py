@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,11 +65,14 @@ class ShardDocuments:
         plain = SamplingParameters(encoder=self._parameters.encoder)
         sources = [Source(name, ArtifactRef(**f["artifact"]), int(f["n_rows"]), int(f["n_atoms"])) for f in files]
         pieces = [p for shard in shard_pieces(sources, 1, self._parameters.shard_atoms) for p in shard]
-        size = self._parameters.max_batch_atoms
-        return [
-            self._make([p], lambda paths, p=p: encode_configurations(p, paths[0], self._encoder, size), plain)
-            for p in pieces
-        ]
+        made = []
+        for piece in pieces:
+            encode = partial(self._encode_configurations, piece)
+            made.append(self._make([piece], encode, plain))
+        return made
+
+    def _encode_configurations(self, piece: Piece, paths: list[Path]) -> Encoded:
+        return encode_configurations(piece, paths[0], self._encoder, self._parameters.max_batch_atoms)
 
     def _make(
         self, pieces: list[Piece], encode: Callable[[list[Path]], Encoded], parameters: SamplingParameters | None = None
