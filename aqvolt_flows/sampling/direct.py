@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from aqvolt_flows.errors import InputError, ResourceError
 from aqvolt_flows.sampling.birch import BRANCHING, SubClusters
@@ -48,10 +49,11 @@ def _check_name(what: str, value: str, allowed: tuple[str, ...]) -> None:
 
 @contextmanager
 def _scratch(folder: str | Path | None) -> Iterator[Path]:
-    """Yield a temporary folder that is gone afterwards, also after an error."""
+    """Yield a temporary folder that is gone afterwards, also after an error; BLAS has one thread meanwhile."""
     if folder is not None and not Path(folder).is_dir():
         raise ResourceError(f"The scratch folder {folder} is not there; make it or name another.")
-    with tempfile.TemporaryDirectory(prefix="aqvolt-sampling-", dir=folder) as name:
+    # Blocks and parts run in threads of their own; BLAS threads on top would only wait for each other.
+    with threadpool_limits(1, "blas"), tempfile.TemporaryDirectory(prefix="aqvolt-sampling-", dir=folder) as name:
         yield Path(name)
 
 

@@ -28,7 +28,7 @@ def compiled(function: Callable[..., Any]) -> Any:
 
     Values are never NaN, and the sign of zero is of no interest: only so can the smallest of many be vectorised.
     """
-    options = {"nogil": True, "fastmath": {"nnan", "nsz"}}
+    options: dict[str, Any] = {"nogil": True, "fastmath": {"nnan", "nsz"}}
     try:
         return numba.njit(cache=True, **options)(function)
     except RuntimeError:  # numba: no folder for the cache can be written

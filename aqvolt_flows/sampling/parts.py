@@ -14,7 +14,6 @@ from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from aqvolt_flows.sampling.birch import BRANCHING, tree_arrays
 from aqvolt_flows.sampling.grouping import Bucket
@@ -248,13 +247,12 @@ def choose_in_bucket(
             )
 
     pairs = list(pairwise(cuts.tolist()))
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         list(pool.map(run, pairs))
     for part in np.flatnonzero(counts < 0):
-        rows = slice(int(bucket.starts[part]), int(bucket.starts[part + 1]))
-        found, clusters, counts[part] = large(atoms[rows], sizes[rows])
-        chosen[rows.start + found] = True
-        labels[rows.start + found] = clusters
+        begin, end = int(bucket.starts[part]), int(bucket.starts[part + 1])
+        found, clusters, counts[part] = large(atoms[begin:end], sizes[begin:end])
+        chosen[begin + found], labels[begin + found] = True, clusters
     offsets = np.cumsum([0, *counts])
     rows = np.flatnonzero(chosen)
     part_of = np.searchsorted(bucket.starts, rows, side="right") - 1

@@ -119,7 +119,7 @@ class Spool:
         self._dtype: np.dtype = np.dtype(np.float32)
         self._handle = path.open("wb")
 
-    def append(self, rows: Rows) -> None:
+    def append(self, rows: NDArray) -> None:
         """Write rows behind those before."""
         if not self.dimensions:
             self.dimensions, self._dtype = rows.shape[1], rows.dtype
@@ -211,10 +211,13 @@ class Shards:
 
     def _shards(self) -> Iterable[Rows]:
         rows = self.source
-        whole = isinstance(rows, np.memmap) and isinstance(rows.base, mmap.mmap)
-        if whole and rows.ndim == 2 and rows.filename and rows.flags.c_contiguous:
-            return _read_file(Path(rows.filename), rows.offset, len(rows), rows.shape[1], rows.dtype)
-        return [rows] if isinstance(rows, np.ndarray) else rows
+        if not isinstance(rows, np.ndarray):
+            return rows
+        if not isinstance(rows, np.memmap) or not isinstance(rows.base, mmap.mmap) or rows.ndim != 2:
+            return [rows]
+        if not rows.filename or not rows.flags.c_contiguous:
+            return [rows]
+        return _read_file(Path(rows.filename), rows.offset, len(rows), rows.shape[1], rows.dtype)
 
     def _check_columns(self, block: Rows, seen: int) -> None:
         if self.dimensions is None:

@@ -18,6 +18,9 @@ from aqvolt_flows.identity import content_hash
 
 Array = NDArray[np.float64]
 
+#: Rows whose moments are summed at a time.
+_PIECE = 2048
+
 
 @dataclass(frozen=True, eq=False)
 class Moments:
@@ -37,11 +40,20 @@ class Moments:
 
     @classmethod
     def of(cls, rows: NDArray[np.floating]) -> Self:
-        """Return the moments of rows (n, d), in double precision."""
-        values = np.asarray(rows, dtype=np.float64)
-        mean = values.mean(axis=0)
-        centred = values - mean
-        return cls(len(values), mean, centred.T @ centred)
+        """Return the moments of rows (n, d), in double precision.
+
+        Deviations are summed from the mean of the first rows, a shift near enough that little cancels, and in pieces
+        that stay in the cache.
+        """
+        n, d = rows.shape
+        shift = np.asarray(rows[:_PIECE], dtype=np.float64).mean(axis=0)
+        total, products = np.zeros(d), np.zeros((d, d))
+        for first in range(0, n, _PIECE):
+            piece = rows[first : first + _PIECE] - shift
+            total += piece.sum(axis=0)
+            products += piece.T @ piece
+        offset = total / n
+        return cls(n, shift + offset, products - n * np.outer(offset, offset))
 
     @property
     def variance(self) -> Array:

@@ -87,8 +87,9 @@ class SampledSpace:
     def save(self, path: str | Path) -> str:
         """Write an ``.npz`` without pickles and return the hash that it holds."""
         digest = self.hash
+        stored: dict[str, Any] = {"header": np.array(_header(self)), "hash": np.array(digest), **_arrays(self)}
         with written_aside(path) as aside, aside.open("wb") as handle:
-            np.savez(handle, header=np.array(_header(self)), hash=np.array(digest), **_arrays(self))
+            np.savez(handle, **stored)
         return digest
 
     @classmethod
@@ -115,7 +116,8 @@ class SampledSpace:
         if known.get("format") != _FORMAT:
             raise InputError(f"{path} has format {known.get('format')!r}; expected {_FORMAT!r}.")
         space = Space(**{name: arrays[name] for name in _SPACE})
-        found = cls(space, known["threshold"], *(arrays[n] for n in _ARRAYS), parameters=known["parameters"])
+        covered: dict[str, Any] = {name: arrays[name] for name in _ARRAYS}
+        found = cls(space, known["threshold"], **covered, parameters=known["parameters"])
         if found.hash != digest:
             raise InputError(f"{path} was changed: its arrays hash to {found.hash[:12]}…, it says {digest[:12]}….")
         return found

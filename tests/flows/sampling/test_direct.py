@@ -15,7 +15,7 @@ from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
 from aqvolt_flows.errors import InputError, ResourceError
-from aqvolt_flows.sampling import TwoStageDirect, direct_select, two_stage
+from aqvolt_flows.sampling import TwoStageDirect, direct_select, parts, two_stage
 from aqvolt_flows.sampling.space import Moments, Space
 from aqvolt_flows.sampling.stage import Chooser
 
@@ -188,6 +188,40 @@ def test_parts_are_clustered_like_whole_stages(monkeypatch):
     assert loop.coverage["atom_clusters"] == stages.coverage["atom_clusters"] > 20
     assert loop.indices.tolist() == stages.indices.tolist()
     assert loop.atom_clusters == stages.atom_clusters
+
+
+def test_a_part_too_large_for_the_loop_is_chosen_the_same(monkeypatch):
+    """With 65 nodes a thread's tree is full after one split; those parts go through the passes of a whole stage."""
+    rng = np.random.default_rng(6)
+    n_atoms = rng.integers(1, 9, 120)
+    features = np.repeat(rng.normal(scale=10, size=(3, 5)), [1, 19, 100], axis=0)
+    features += rng.normal(scale=1e-4, size=(120, 5))
+    atoms = rng.normal(size=(n_atoms.sum(), 4)) @ rng.normal(size=(4, 12))
+    loop = TwoStageDirect(0.01, 0.1).select(features, atoms, n_atoms)
+    called = []
+    monkeypatch.setattr(parts, "_NODES", 65)
+    whole_stage = two_stage._whole_stage
+    monkeypatch.setattr(two_stage, "_whole_stage", lambda *a: called.append(1) or whole_stage(*a))
+    full = TwoStageDirect(0.01, 0.1).select(features, atoms, n_atoms)
+    assert called
+    assert loop.indices.tolist() == full.indices.tolist()
+    assert loop.atom_clusters == full.atom_clusters
+
+
+@pytest.mark.parametrize("stage2", ["per_cluster", "global"])
+def test_engines_choose_the_same(stage2):
+    """Stated: at least 98 % of the chosen rows are the same, and coverage agrees to 1 %."""
+    rng = np.random.default_rng(8)
+    n_atoms = rng.integers(2, 9, 1500)
+    centres, shapes = rng.normal(size=(30, 12)), rng.normal(size=(12, 32))
+    features = np.float32((centres[rng.integers(30, size=1500)] + rng.normal(scale=0.3, size=(1500, 12))) @ shapes)
+    atoms = np.float32((rng.normal(size=(n_atoms.sum(), 6))) @ rng.normal(size=(6, 16)))
+    cpu, torch = (
+        TwoStageDirect(0.15, 0.2, stage2=stage2, engine=engine, device="cpu").select(features, atoms, n_atoms)
+        for engine in ("cpu", "torch")
+    )
+    assert len(np.intersect1d(cpu.indices, torch.indices)) >= 0.98 * len(cpu.indices)
+    assert cpu.coverage == pytest.approx(torch.coverage, rel=0.01, abs=1e-6)
 
 
 def whole_stages(choose, bucket, n_atoms, choices, large):
