@@ -2,12 +2,15 @@
 
 Salts and one ternary are heated from 300 to 1500 K under Langevin dynamics at three volumes; every step that is kept
 is a frame. ``python tests/performance/real_features.py OUT.npz --frames 1500`` writes ``structures`` (n, 64),
-``atoms`` (sum n_atoms, 64), ``n_atoms`` (n,) and ``system`` (n,), and says how long MD and encoding took.
+``atoms`` (sum n_atoms, 64), ``n_atoms`` (n,) and ``system`` (n,), and says how long MD and encoding took; with
+``--compare`` it also prints gaps of our selection, of maml's, and of random ones of our size (mean of 20 draws).
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
+import tempfile
 import time
 import warnings
 from pathlib import Path
@@ -102,10 +105,72 @@ def real_features(
     return features.structures, features.atoms, features.n_atoms
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("out", type=Path)
+def select_maml(rows: np.ndarray, threshold: float, folder: str) -> np.ndarray:
+    """Return the rows that maml's DIRECT selects, one of each cluster."""
+    import logging
+
+    logging.disable(logging.INFO)
+    sys.path.insert(0, folder)
+    from maml.sampling.clustering import BirchClustering
+    from maml.sampling.pca import PrincipalComponentAnalysis
+    from maml.sampling.stratified_sampling import SelectKFromClusters
+    from sklearn.preprocessing import StandardScaler
+
+    scaled = StandardScaler().fit_transform(rows)
+    points = PrincipalComponentAnalysis().fit(scaled).transform(scaled)
+    clustered = BirchClustering(n=None, threshold_init=threshold).transform(points)
+    return np.sort(SelectKFromClusters(k=1).transform(clustered)["selected_indexes"])
+
+
+def compare(what: str, rows: np.ndarray, threshold: float, maml: str | None, draws: int = 20) -> None:
+    """Print one line each for ours, maml and random selections of our size, over the same rows and space."""
+    from aqvolt_flows.sampling import direct_select
+    from aqvolt_flows.sampling.coverage import coverage
+    from aqvolt_flows.sampling.space import Moments, Space
+
+    space = Space.fit(Moments.of(rows))
+    ours = direct_select(rows, threshold)
+    rng = np.random.default_rng(0)
+    sets = {"ours": [ours]}
+    if maml:
+        sets["maml"] = [select_maml(rows, threshold, maml)]
+    sets["random"] = [rng.choice(len(rows), len(ours), replace=False) for _ in range(draws)]
+    found = {
+        name: np.mean([[len(s), c.mean, c.p99, c.max, 100 * c.fraction] for s in chosen
+                       for c in [coverage(rows, rows[np.sort(s)], space, threshold)]], axis=0)
+        for name, chosen in sets.items()
+    }  # fmt: skip
+    for name, (size, *values) in found.items():
+        ratios = " / ".join(f"{v / o:.3f}" if o else "–" for v, o in zip(values[:2], found["ours"][1:3], strict=True))
+        cells = [f"{what}, {len(rows):,} x {rows.shape[1]}", f"{threshold:g}", name, f"{size:,.0f}"]
+        print(" | ".join([*cells, *(f"{v:.5f}" for v in values[:3]), f"{values[3]:.1f}", ratios]))
+
+
+def main() -> None:
+    """Make the features, and compare if asked to."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, help="an .npz; read if it is there")
     parser.add_argument("--frames", type=int, default=1500)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--compare", action="store_true", help="ours, maml and random selections of the same size")
+    parser.add_argument("--thresholds", type=float, nargs="*", default=[0.1, 0.05, 0.02])
+    parser.add_argument("--maml", help="a folder that maml 2025.4.3 is installed in; else it is installed for the run")
+    parser.add_argument("--without-maml", action="store_true")
     given = parser.parse_args()
-    real_features(given.frames, given.seed, given.out)
+    structures, atoms, _ = real_features(given.frames, given.seed, given.out)
+    if not given.compare:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        maml = None
+        if not given.without_maml:
+            from sampling import install_maml  # the benchmark beside this script
+
+            maml = given.maml or install_maml(Path(folder))
+        print("rows | threshold | selection | chosen | mean gap | p99 gap | max gap | covered % | mean / p99 to ours")
+        for threshold in given.thresholds:
+            compare("structures", structures, threshold, maml)
+            compare("atoms", atoms, threshold, maml)
+
+
+if __name__ == "__main__":
+    main()
