@@ -144,7 +144,7 @@ def _no_input(found: Sequence[Any], what: str, command: str) -> list[str]:
     return [] if found else [f"there is no {what} yet; run '{command}' and 'aqvolt work'"]
 
 
-def plan_sample(campaign: Campaign, database: Database, _claimed: frozenset[str] = frozenset()) -> Plan:
+def plan_sample(campaign: Campaign, database: Database, claimed: frozenset[str] = frozenset()) -> Plan:
     """Return one round of encoding and choosing over those finished trajectories that no earlier round saw."""
     runs = _wanted_runs(campaign, database)
     finished = _finished(database, runs)
@@ -154,7 +154,7 @@ def plan_sample(campaign: Campaign, database: Database, _claimed: frozenset[str]
             f"{len(runs) - len(finished)} of {len(runs)} trajectories are not finished; run 'aqvolt submit "
             "explore' and 'aqvolt work'"
         ]
-    return plan_rounds(campaign.sampling, database, finished, missing)
+    return plan_rounds(campaign.sampling, database, finished, missing, claimed)
 
 
 def plan_label(campaign: Campaign, database: Database, _claimed: frozenset[str] = frozenset()) -> Plan:

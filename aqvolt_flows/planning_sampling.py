@@ -26,6 +26,7 @@ def plan_rounds(
     database: Database,
     finished: Mapping[str, Mapping[str, Any]],
     missing: Sequence[str] = (),
+    claimed: frozenset[str] = frozenset(),
 ) -> Plan:
     """Return the next round of sampling over finished trajectories: what earlier rounds did not see.
 
@@ -39,27 +40,37 @@ def plan_rounds(
         ``trajectories`` documents by identity.
     missing
         What stands in the way already.
+    claimed
+        Units of queued work. A round that is queued must run before one that adds trajectories to it: the next
+        one builds on its state.
     """
     p = with_local_encoder(parameters, database)
     encoder = encoder_hash(p.encoder)
     ids = sorted(t for t, d in finished.items() if d["n_frames"])
-    rounds = _rounds(database, space_key(encoder, p))
-    offered = offer_key(p)
+    space, offered = space_key(encoder, p), offer_key(p)
+    rounds = _rounds(database, space)
     sampled = {t for r in rounds if r["offer_key"] == offered for t in r["trajectory_ids"]}
     new = [t for t in ids if t not in sampled]
+    units = [content_key("sample-unit/1", space=space, offer=offered, trajectory=t) for t in new]
+    queued = sum(unit in claimed for unit in units)
     sources, problems = find_sets(database, p.covered_by)
+    if 0 < queued < len(new):
+        problems.append(f"a round over {queued} trajectories is queued, run 'aqvolt work'; the next builds on it")
     deciding = p.model_dump(mode="json", exclude=_WAYS)
     covered = {s.name: s.fingerprint for s in sources}
     key = content_key("sample/2", trajectories=ids, parameters=deciding, encoder=encoder, covered=covered)
     done = any(r["key"] == key for r in rounds)
     known = {(c["source"], c["fingerprint"]) for r in rounds for c in r["covered"]}
     make = partial(_make, p, database, new, key, [s for s in sources if (s.name, s.fingerprint) not in known], rounds)
-    item = WorkItem("sample", key, f"2DIRECT over {len(new)} trajectories", make, category="gpu", done=done)
+    item = WorkItem(
+        "sample", key, f"2DIRECT over {len(new)} trajectories", make, category="gpu", done=done, units=tuple(units)
+    )
     facts: dict[str, Any] = {
         "trajectories": len(ids),
         "frames": sum(d["n_frames"] for d in finished.values()),
         "already_sampled": len(ids) - len(new),
         "new_trajectories": len(new),
+        "queued": queued,
         "frames_to_encode": sum(-(-finished[t]["n_frames"] // p.encode_stride) for t in new),
         "earlier_rounds": len(rounds),
         "covered_sets": len(sources),

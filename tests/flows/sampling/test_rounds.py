@@ -108,9 +108,9 @@ def explored(database: Database, tmp_path: Path) -> Callable[..., str]:
     return store
 
 
-def plan(database: Database, parameters: SamplingParameters = PARAMETERS):
+def plan(database: Database, parameters: SamplingParameters = PARAMETERS, claimed: frozenset[str] = frozenset()):
     finished = {d["trajectory_id"]: d for d in database["trajectories"].find({}, {"_id": 0})}
-    return plan_rounds(parameters, database, finished)
+    return plan_rounds(parameters, database, finished, claimed=claimed)
 
 
 def sample(database: Database, parameters: SamplingParameters = PARAMETERS) -> dict:
@@ -214,6 +214,18 @@ def test_a_second_round_chooses_only_what_the_first_does_not_cover(database, exp
     assert second["comparison"]["before"]["fraction"] <= second["comparison"]["chosen"]["fraction"]
     assert {i: database["frames"].find_one({"frame_id": i}, {"_id": 0}) for i in frames} == frames
     assert plan(database).todo == []
+
+
+def test_a_queued_round_comes_before_one_that_adds_to_it(database, explored, encoder):
+    explored("a", run_of("LiCl", 5.13, 0))
+    [item] = plan(database).todo
+    claimed = frozenset(item.units)
+    again = plan(database, claimed=claimed)
+    assert [i.key for i in again.items] == [item.key], "submitting it again finds it queued"
+    assert (again.missing, again.facts["queued"]) == ([], 1)
+    explored("b", run_of("LiF", 4.02, 1))
+    assert "a round over 1 trajectories is queued" in plan(database, claimed=claimed).missing[0]
+    assert plan(database).missing == []
 
 
 def test_thinning_and_filters_offer_a_trajectory_again_and_what_is_covered_stays_out(database, explored, encoder):
