@@ -23,7 +23,7 @@ from aqvolt_flows.errors import InputError, ResourceError
 from aqvolt_flows.sampling.birch import BRANCHING, SubClusters
 from aqvolt_flows.sampling.coverage import gaps_summary
 from aqvolt_flows.sampling.engines import load_engine
-from aqvolt_flows.sampling.shards import PointStore, Rows, Shards
+from aqvolt_flows.sampling.shards import PointStore, Rows, Shards, coalesced
 from aqvolt_flows.sampling.space import Space
 from aqvolt_flows.sampling.stage import Chooser, Order, Pick, Running, fit, rotate, sub_clusters
 from aqvolt_flows.sampling.state import SampledSpace
@@ -115,7 +115,7 @@ def direct_select(
         _, points, clusters = fit(shards, threshold, weight_components, running)
         chooser = Chooser(len(clusters.centres), k, threshold)
         index = running.engine.index(clusters.centres)
-        for block in points.blocks():
+        for block in coalesced(points.blocks(), running.engine.rows_per_query):
             chooser.add(*index.query(block))
         points.close()
         shards.close()
@@ -365,7 +365,7 @@ class TwoStageDirect:
         within = running.engine.index(before.reference) if len(before.reference) else None
         index = running.engine.index(clusters.centres) if m else None
         first = 0
-        for block in points.blocks():
+        for block in coalesced(points.blocks(), running.engine.rows_per_query):
             rows = slice(first, first + len(block))
             first += len(block)
             components[rows, : min(2, block.shape[1])] = block[:, :2]
@@ -398,4 +398,5 @@ def _check_counts(n_atoms: NDArray[np.integer]) -> Index:
 def _distances(points: PointStore, reference: Points, running: Running) -> Points:
     """Return the distance of every stored row to the nearest one of a reference."""
     index = running.engine.index(reference)
-    return np.concatenate([index.query(block)[1] for block in points.blocks()])
+    blocks = coalesced(points.blocks(), running.engine.rows_per_query)
+    return np.concatenate([index.query(block)[1] for block in blocks])

@@ -93,6 +93,18 @@ def ahead[T](items: Iterable[T]) -> Iterator[T]:
         thread.join()
 
 
+def coalesced(blocks: Iterable[Rows], rows: int) -> Iterator[Rows]:
+    """Yield blocks joined until they have so many rows, the last one as it comes: a search likes many at once."""
+    held: list[Rows] = []
+    for block in blocks:
+        held.append(block)
+        if sum(len(b) for b in held) >= rows:
+            yield held[0] if len(held) == 1 else np.concatenate(held)
+            held = []
+    if held:
+        yield held[0] if len(held) == 1 else np.concatenate(held)
+
+
 def _read_file(path: Path, offset: int, count: int, d: int, dtype: np.dtype) -> Iterator[Rows]:
     """Yield the rows of a raw file in blocks."""
     with path.open("rb") as handle:

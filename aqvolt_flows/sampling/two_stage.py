@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from aqvolt_flows.sampling.grouping import Parents, buckets
 from aqvolt_flows.sampling.parts import PartChoices, choose_in_bucket
-from aqvolt_flows.sampling.shards import Rows, Shards
+from aqvolt_flows.sampling.shards import Rows, Shards, coalesced
 from aqvolt_flows.sampling.space import Moments
 from aqvolt_flows.sampling.stage import Chooser, Pick, Running, fit
 
@@ -131,7 +131,7 @@ def _whole_stage(
     chooser = Chooser(len(clusters.centres), choice.k, choice.threshold, choice.pick)
     index = running.engine.index(clusters.centres)
     seen = 0
-    for block in points.blocks():
+    for block in coalesced(points.blocks(), running.engine.rows_per_query):
         rows = slice(seen, seen + len(block))
         chooser.add(*index.query(block), sizes[rows] if parents is None else sizes[parents.of(seen, len(block))])
         seen += len(block)

@@ -28,6 +28,7 @@ class Engine(Protocol):
     """What an engine computes."""
 
     name: str
+    rows_per_query: int
 
     def moments(self, blocks: Iterable[NDArray[np.floating]]) -> Moments:
         """Return count, mean and scatter of all rows in one pass, in double precision."""

@@ -25,6 +25,8 @@ class CpuEngine:
     """
 
     name = "cpu"
+    #: Enough that rows sorted by their place in the tree find its leaves in the cache.
+    rows_per_query = 2**18
 
     def __init__(self, threads: int | None = None) -> None:
         self.threads = threads or n_threads()

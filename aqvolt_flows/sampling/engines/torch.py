@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 #: Centres of a box; below eight boxes all pairs are compared.
 _BOX, _FEW = 512, 4096
-#: Numbers of a temporary matrix: 1 GiB of float32 on a GPU, 64 MiB on a CPU.
-_GPU_NUMBERS, _CPU_NUMBERS = 2**28, 2**24
+#: Numbers of the largest temporary matrix: 8 GiB of float32 on a GPU, a 32nd of its free memory at most (there are
+#: about five of them at a time); 64 MiB on a CPU.
+_GPU_NUMBERS, _CPU_NUMBERS = 2**31, 2**24
 #: Bounds are lowered by this share of a box's squared size, for rounding in single precision.
 _SLACK = 1e-5
 
@@ -42,6 +43,8 @@ class TorchEngine:
     """
 
     name = "torch"
+    #: Every box costs a few kernel launches per query, whatever the number of rows.
+    rows_per_query = 2**20
 
     def __init__(self, device: str = "cuda") -> None:
         try:
@@ -97,7 +100,9 @@ class TorchIndex:
 
         points = np.ascontiguousarray(centres, np.float32)
         self.device, m = device, len(points)
-        self._numbers = _CPU_NUMBERS if device.type == "cpu" else _GPU_NUMBERS
+        self._numbers = _CPU_NUMBERS
+        if device.type == "cuda":
+            self._numbers = min(_GPU_NUMBERS, torch.cuda.mem_get_info(device)[0] // 32)
         depth = 0 if m <= _FEW else int(np.ceil(np.log2(m / _BOX)))
         order, bounds = halved(points, depth)
         self._bounds = bounds.tolist()
