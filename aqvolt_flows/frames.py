@@ -237,16 +237,16 @@ def write_frames(path: str | Path, frames: Iterable[Frame], row_group_rows: int 
     return count
 
 
-def _open(path: str | Path) -> pq.ParquetFile:
+def _open(path: str | Path, columns: Sequence[str] = REQUIRED) -> pq.ParquetFile:
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(
             f"{path} is not a readable Parquet file ({error}); it may be cut short, make it again."
         ) from None
-    missing = [name for name in REQUIRED if name not in file.schema_arrow.names]
+    missing = [name for name in columns if name not in file.schema_arrow.names]
     if missing:
-        raise InputError(f"{path} lacks the frame columns {', '.join(missing)}; expected {', '.join(SCHEMA.names)}.")
+        raise InputError(f"{path} lacks the frame columns {', '.join(missing)}; expected {', '.join(columns)}.")
     return file
 
 
@@ -293,6 +293,38 @@ def read_thinned(path: str | Path, stride: int = 1, max_frames: int | None = Non
                 table = file.read_row_group(group, columns=_columns(file)).take(pa.array(inside - first))
                 yield from zip(inside.tolist(), from_table(table.combine_chunks()), strict=True)
             first += size
+
+
+def read_batches(
+    path: str | Path,
+    columns: Sequence[str],
+    start: int = 0,
+    stop: int | None = None,
+    step: int = 1,
+    batch_rows: int = ROW_GROUP_ROWS,
+) -> Iterator[tuple[NDArray[np.int64], pa.RecordBatch]]:
+    """Yield rows ``start, start + step, …`` below ``stop`` as Arrow batches, each with its rows' numbers.
+
+    Only the row groups that hold them and the columns asked for are read; memory is that of ``batch_rows`` rows.
+
+    Raises
+    ------
+    InputError
+        If the file is not Parquet or lacks a column.
+    """
+    with _open(path, columns) as file:
+        ends = np.cumsum([file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)], dtype=np.int64)
+        end = int(ends[-1]) if stop is None and len(ends) else int(stop or 0)
+        groups = [g for g, last in enumerate(ends) if last > start and (ends[g - 1] if g else 0) < end]
+        if not groups:
+            return
+        first = int(ends[groups[0] - 1]) if groups[0] else 0
+        for batch in file.iter_batches(batch_size=batch_rows, row_groups=groups, columns=list(columns)):
+            skip = max(start - first, 0) if first <= start else (start - first) % step
+            rows = np.arange(first + skip, min(first + batch.num_rows, end), step, dtype=np.int64)
+            if len(rows):
+                yield rows, batch if len(rows) == batch.num_rows else batch.take(pa.array(rows - first))
+            first += batch.num_rows
 
 
 def read_frame(path: str | Path, row: int) -> Frame:

@@ -26,9 +26,8 @@ from aqvolt_flows.labeling.labelers import labeler_maker
 from aqvolt_flows.labeling.protocols import label_key, protocol_for
 from aqvolt_flows.models import resolve_model
 from aqvolt_flows.planning_generation import plan_lithiate, plan_substitute
+from aqvolt_flows.planning_sampling import plan_rounds
 from aqvolt_flows.potentials import model_hash
-from aqvolt_flows.sampling.encoders import encoder_hash
-from aqvolt_flows.sampling.jobs import TwoStageSampleMaker
 from aqvolt_flows.schemas.candidate import ACCEPTED
 from aqvolt_flows.stores import Database
 from aqvolt_flows.training.jobs import TwoStageTrainMaker, train_key
@@ -145,31 +144,17 @@ def _no_input(found: Sequence[Any], what: str, command: str) -> list[str]:
     return [] if found else [f"there is no {what} yet; run '{command}' and 'aqvolt work'"]
 
 
-def plan_sample(campaign: Campaign, database: Database, _claimed: frozenset[str] = frozenset()) -> Plan:
-    """Return one round of encoding and choosing over the campaign's finished trajectories."""
-    p = campaign.sampling
+def plan_sample(campaign: Campaign, database: Database, claimed: frozenset[str] = frozenset()) -> Plan:
+    """Return one round of encoding and choosing over those finished trajectories that no earlier round saw."""
     runs = _wanted_runs(campaign, database)
     finished = _finished(database, runs)
-    ids = sorted(t for t, d in finished.items() if d["n_frames"])
     missing = _no_input(runs, "trajectory", "aqvolt submit explore")
     if len(finished) < len(runs):
         missing = [
             f"{len(runs) - len(finished)} of {len(runs)} trajectories are not finished; run 'aqvolt submit "
             "explore' and 'aqvolt work'"
         ]
-    parameters = p.model_dump(mode="json", exclude={"trajectories_per_job"})
-    key = content_key("sample/1", trajectories=ids, parameters=parameters, encoder=encoder_hash(p.encoder))
-    maker = TwoStageSampleMaker.from_parameters(p)
-    item = WorkItem(
-        "sample",
-        key,
-        f"2DIRECT over {len(ids)} trajectories",
-        _bind(maker.make, ids, key),
-        category="gpu",
-        done=database["frames"].find_one({"sample_key": key}) is not None,
-    )
-    facts = {"trajectories": len(ids), "frames": sum(d["n_frames"] for d in finished.values())}
-    return Plan("sample", [item] if ids else [], missing, facts)
+    return plan_rounds(campaign.sampling, database, finished, missing, claimed)
 
 
 def plan_label(campaign: Campaign, database: Database, _claimed: frozenset[str] = frozenset()) -> Plan:

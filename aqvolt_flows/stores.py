@@ -39,6 +39,8 @@ _DUPLICATE_KEY = 11000
 IDENTITIES = {
     "candidates": "candidate_id",
     "trajectories": "trajectory_id",
+    "features": "shard_id",
+    "samples": "sample_id",
     "frames": "frame_id",
     "labels": "label_id",
     "releases": "release_id",
@@ -51,6 +53,8 @@ _STRUCTURE_FIELDS = ("chemsys", "formula", "elements", "n_atoms", "last_updated"
 INDEXES: dict[str, tuple[str, ...]] = {
     "candidates": (*_STRUCTURE_FIELDS, "source", "role", "status", "parent_id"),
     "trajectories": (*_STRUCTURE_FIELDS, "candidate_id", "status", "temperature_k"),
+    "features": ("encoder", "encoder_sha256", "last_updated"),
+    "samples": ("space_key", "encoder", "last_updated"),
     "frames": (*_STRUCTURE_FIELDS, "candidate_id", "trajectory_id", "sample_key"),
     "labels": (
         *_STRUCTURE_FIELDS,

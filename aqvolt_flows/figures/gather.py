@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -33,6 +34,8 @@ OUTCOMES: dict[str, tuple[tuple[str, ...], str]] = {
     "models": (("failed",), "failure"),
     "benchmarks": (("failed",), "failure"),
 }
+#: Reasons in the funnel of a sampling round for which frames were not encoded.
+LEFT_OUT = ("not_finite", "exploded", "overlapping", "duplicate", "unencodable")
 #: Packages whose versions decide numbers.
 PACKAGES = (
     "aqvolt-flows",
@@ -140,25 +143,30 @@ def labels(database: Database) -> Row:
     }
 
 
-def sampling_round(database: Database) -> Row | None:
-    """Return the funnel, the coverage and the map's pointer of the newest sampling round, or None."""
-    query = {"output.funnel": {"$exists": True}, "output.map": {"$exists": True}}
-    found = list(database["outputs"].find(query, {"_id": 0, "output": 1, "completed_at": 1, "uuid": 1}))
-    if not found:
-        return None
-    newest = max(found, key=lambda d: (str(d.get("completed_at")), str(d.get("uuid"))))
-    return dict(newest["output"])
+def sampling_rounds(database: Database) -> list[Row]:
+    """Return the rounds of sampling, oldest first, each with how many frames its filters left out."""
+    fields = (
+        *("sample_id", "encoder", "encoder_sha256", "funnel", "coverage", "comparison", "picture", "previous"),
+        *("parameters", "covered", "new_frames", "last_updated"),
+    )
+    rows = _find(database, "samples", fields)
+    for row in rows:
+        kept = row["funnel"]
+        row["left_out"] = {name: kept[name] for name in LEFT_OUT if kept.get(name)}
+    return sorted(rows, key=lambda r: (r["last_updated"], r["sample_id"]))
 
 
 def funnel(
-    database: Database, sampling: Row | None, labelled: int, release: Row | None
+    database: Database, rounds: Sequence[Row], labelled: int, release: Row | None
 ) -> list[tuple[str, int | None]]:
     """Return how many sampled configurations each stage kept, from ML molecular dynamics to the newest release."""
     frames = _find(database, "trajectories", ("n_frames",), {"engine": "mlmd"})
-    kept = (sampling or {}).get("funnel", {})
+    generated = sum(int(t["n_frames"]) for t in frames)
+    read, encoded = (sum(int(r["funnel"].get(name, 0)) for r in rounds) for name in ("generated", "encoded"))
     return [
-        ("generated", sum(int(t["n_frames"]) for t in frames)),
-        ("encoded", int(kept["encoded"]) if "encoded" in kept else None),
+        ("generated", generated),
+        *([("thinned", read)] if rounds and read < generated else []),
+        ("encoded", encoded if rounds else None),
         ("selected", database["frames"].count_documents({})),
         ("labelled", labelled),
         ("released", _sampled(release) if release else 0),
@@ -171,17 +179,23 @@ def _sampled(release: Row) -> int:
     return sum(int(pc.sum(pc.equal(column, "sampled")).as_py() or 0) for column in columns)
 
 
-def feature_map(database: Database, sampling: Row | None) -> tuple[Array, Array] | None:
-    """Return two components of all encoded frames and of the selected ones, or None without a picture."""
-    if not sampling:
-        return None
-    try:
-        path = database.artifacts.local_path(ArtifactRef(**sampling["map"]))
-    except ResourceError:
-        return None
-    table = pq.read_table(path, columns=["x", "y", "chosen"])
-    points = np.column_stack([table["x"].to_numpy(), table["y"].to_numpy()]).astype(float)
-    return points, points[table["chosen"].to_numpy(zero_copy_only=False).astype(bool)]
+def feature_map(database: Database, rounds: Sequence[Row]) -> dict[str, Any] | None:
+    """Return density, edges and chosen places of the newest round with a picture, or None."""
+    for row in reversed(rounds):
+        if not row["picture"]:
+            continue
+        try:
+            with np.load(database.artifacts.local_path(ArtifactRef(**row["picture"])), allow_pickle=False) as stored:
+                return {
+                    "density": stored["density"],
+                    "x_edges": stored["x_edges"],
+                    "y_edges": stored["y_edges"],
+                    "selected": stored["chosen"],
+                    "n_selected": int(stored["n_chosen"]),
+                }
+        except (ResourceError, OSError, ValueError, KeyError, zipfile.BadZipFile):
+            return None
+    return None
 
 
 def releases(database: Database) -> list[Row]:

@@ -159,18 +159,53 @@ def feature_map(
         Axis labels.
     """
     everything, chosen = np.asarray(encoded, dtype=float), np.asarray(selected, dtype=float)
+    if not len(everything):
+        return density_map(np.zeros((1, 1)), [0, 1], [0, 1], chosen, 0, labels, format)
+    bins = int(np.clip(np.sqrt(len(everything)) * 1.2, 16, 90))
+    counts, xs, ys = np.histogram2d(everything[:, 0], everything[:, 1], bins=bins)
+    return density_map(counts, xs, ys, chosen, len(chosen), labels, format)
+
+
+def density_map(
+    density: ArrayLike,
+    x_edges: ArrayLike,
+    y_edges: ArrayLike,
+    selected: ArrayLike,
+    n_selected: int,
+    labels: tuple[str, str] = ("PC 1", "PC 2"),
+    format: Format = "svg",
+) -> bytes:
+    """Return the map of :func:`feature_map` from a histogram, which is small however many frames there are.
+
+    Parameters
+    ----------
+    density
+        (bins, bins), frames per cell; the first axis is the horizontal one.
+    x_edges, y_edges
+        (bins + 1,).
+    selected
+        (m, 2), places of the selected frames, or of a part of them.
+    n_selected
+        How many were selected in all.
+    labels
+        Axis labels.
+    """
+    counts, chosen = np.asarray(density, dtype=float), np.asarray(selected, dtype=float)
     with canvas(height=3.9) as (figure, axes):
-        if not len(everything):
+        if not counts.any():
             empty(axes, "nothing encoded yet")
             return render(figure, format)
         from matplotlib.colors import LinearSegmentedColormap, LogNorm, to_rgb
 
-        bins = int(np.clip(np.sqrt(len(everything)) * 1.2, 16, 90))
-        counts, xs, ys = np.histogram2d(everything[:, 0], everything[:, 1], bins=bins)
         blue = to_rgb(style.DENSITY)
         ramp = LinearSegmentedColormap.from_list("aqvolt", [(*blue, 0.18), (*blue, 1.0)])
         mesh = axes.pcolormesh(
-            xs, ys, np.ma.masked_less(counts.T, 1), cmap=ramp, norm=LogNorm(1, max(2.0, counts.max())), rasterized=True
+            np.asarray(x_edges, dtype=float),
+            np.asarray(y_edges, dtype=float),
+            np.ma.masked_less(counts.T, 1),
+            cmap=ramp,
+            norm=LogNorm(1, max(2.0, counts.max())),
+            rasterized=True,
         )
         bar = figure.colorbar(mesh, ax=axes, label="encoded frames per cell", fraction=0.05, pad=0.02)
         _plain_log(bar.ax.yaxis, 1, counts.max())
@@ -181,13 +216,16 @@ def feature_map(
                 chosen[:, 1],
                 linestyle="none",
                 marker="o",
-                markersize=3.6,
+                markersize=float(np.clip(60 / np.sqrt(len(chosen)), 1.4, 3.6)),
                 color=style.color(1),
                 markeredgewidth=0,
-                label=f"selected ({len(chosen):,})",
+                label=f"selected ({n_selected:,})",
                 rasterized=len(chosen) > 3000,
             )
             _legend(axes)
+        for limits, edges in ((axes.set_xlim, x_edges), (axes.set_ylim, y_edges)):
+            low, high = float(np.min(edges)), float(np.max(edges))
+            limits(low - 0.03 * (high - low), high + 0.03 * (high - low))
         axes.set_xlabel(labels[0])
         axes.set_ylabel(labels[1])
         return render(figure, format)

@@ -99,7 +99,7 @@ def collect(database: Database) -> dict[str, Any]:
             "The report needs matplotlib; install it with pip install 'aqvolt-flows[report]'."
         ) from None
     labels = gather.labels(database)
-    sampling = gather.sampling_round(database)
+    sampling = gather.sampling_rounds(database)
     releases = gather.releases(database)
     scans, bins = gather.benchmarks(database, "ev_scan"), gather.benchmarks(database, "force_bins")
     models = gather.models(database)
@@ -136,9 +136,9 @@ def _figures(
     newest: Any = releases[0] if releases else None
     stages = gather.funnel(database, sampling, labels["sampled"], newest)
     figures = {"funnel": inline_svg(plots.funnel(stages), "funnel", "Configurations kept by each stage")}
-    points = gather.feature_map(database, sampling)
-    if points:
-        figures["map"] = inline_svg(plots.feature_map(*points), "map", "Feature space: encoded and selected frames")
+    places = gather.feature_map(database, sampling)
+    if places:
+        figures["map"] = inline_svg(plots.density_map(**places), "map", "Feature space: encoded and selected frames")
     if newest:
         for name, column, xlabel, logarithmic in (
             ("cohesive", "cohesive_energy_per_atom", "cohesive energy (eV/atom)", False),

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from aqvolt_flows.sampling.coverage import Coverage
     from aqvolt_flows.sampling.direct import Selection, TwoStageDirect, direct_select
+    from aqvolt_flows.sampling.state import SampledSpace
 
-__all__ = ["Selection", "TwoStageDirect", "direct_select"]
+__all__ = ["Coverage", "SampledSpace", "Selection", "TwoStageDirect", "direct_select"]
+
+_MODULES = {
+    "Coverage": "coverage",
+    "SampledSpace": "state",
+    "Selection": "direct",
+    "TwoStageDirect": "direct",
+    "direct_select": "direct",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Import scikit-learn only when a selection is asked for; the makers' module stays light."""
-    if name in __all__:
-        from aqvolt_flows.sampling import direct
-
-        return getattr(direct, name)
+    """Import numba only when a selection is asked for; the makers' module stays light."""
+    if name in _MODULES:
+        return getattr(import_module(f"aqvolt_flows.sampling.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

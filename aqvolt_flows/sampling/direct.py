@@ -1,73 +1,36 @@
 """DIRECT in one stage, and 2DIRECT in two: structures first, then atomic environments.
 
-The papers leave open how the two stages join. The default follows the one public reading of it: stage 1
-partitions the structures; within each part all atoms are clustered in a space of their own, the atom
-nearest to each centre is taken, and its structure is selected.
+DIRECT is Qi et al., DOI 10.1038/s41524-024-01227-4; two stages are AQVolt26's (section 2.1). The papers leave open
+how the two join. The default follows the one public reading of it: stage 1 partitions the structures; within each
+part all atoms are clustered in a space of their own, the atom nearest to each centre is taken, and its structure is
+selected. Every choice that is left open is a parameter.
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.cluster import Birch
+from threadpoolctl import threadpool_limits
 
-from aqvolt_flows.errors import InputError
-from aqvolt_flows.sampling.space import Moments, Space, check_rows
+from aqvolt_flows.errors import InputError, ResourceError
+from aqvolt_flows.sampling.birch import BRANCHING, SubClusters
+from aqvolt_flows.sampling.coverage import gaps_summary
+from aqvolt_flows.sampling.engines import load_engine
+from aqvolt_flows.sampling.shards import PointStore, Rows, Shards, coalesced
+from aqvolt_flows.sampling.space import Space
+from aqvolt_flows.sampling.stage import Chooser, Order, Pick, Running, fit, rotate, sub_clusters
+from aqvolt_flows.sampling.state import SampledSpace
+from aqvolt_flows.sampling.two_stage import AtomChoice, choose_atoms
 
-Array = NDArray[np.float64]
 Index = NDArray[np.int64]
-Rows = NDArray[np.floating]
-
-#: Rows of a point set that are compared with all centres at a time.
-_CHUNK_BYTES = 64 * 1024 * 1024
-
-
-def nearest(points: Array, centres: Array) -> tuple[Index, Array]:
-    """Return for each point (n, d) the index of its nearest centre (m, d) and the distance, in bounded memory."""
-    rows = max(1, _CHUNK_BYTES // (8 * max(1, len(centres))))
-    labels = np.empty(len(points), np.int64)
-    distances = np.empty(len(points))
-    centre_norms = (centres**2).sum(axis=1)
-    for first in range(0, len(points), rows):
-        chunk = points[first : first + rows]
-        squared = centre_norms - 2 * chunk @ centres.T
-        best = squared.argmin(axis=1)
-        labels[first : first + rows] = best
-        distances[first : first + rows] = np.linalg.norm(chunk - centres[best], axis=1)
-    return labels, distances
-
-
-def birch_centres(points: Array, threshold: float) -> Array:
-    """Return the sub-cluster centres (m, d) of a BIRCH tree (Zhang et al., DOI 10.1145/233269.233324).
-
-    Each sub-cluster's radius stays at or below ``threshold``.
-    """
-    tree = Birch(threshold=threshold, branching_factor=50, n_clusters=None).fit(points)
-    return np.asarray(tree.subcluster_centers_, dtype=np.float64)
-
-
-def pick_nearest(labels: Index, distances: Array, k: int, tie_break: Rows | Index | None = None) -> Index:
-    """Return the sorted rows that are among the ``k`` nearest to the centre of their cluster.
-
-    Parameters
-    ----------
-    labels, distances
-        (n,), cluster of each row and its distance to that cluster's centre.
-    k
-        How many per cluster.
-    tie_break
-        (n,), the smaller wins among equal distances, then the lower row.
-    """
-    keys = (np.arange(len(labels)), tie_break if tie_break is not None else np.zeros(len(labels)), distances, labels)
-    order = np.lexsort(keys)
-    ordered = labels[order]
-    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
-    rank = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)]))
-    return np.sort(order[rank < k])
+Points = NDArray[np.float32]
 
 
 def _check_choice(threshold: float, k: int) -> None:
@@ -79,42 +42,54 @@ def _check_choice(threshold: float, k: int) -> None:
         raise InputError(f"k is {k}; expected at least one row per cluster.")
 
 
-@dataclass(frozen=True, eq=False)
-class Clustering:
-    """Rows clustered in a space: labels (n,), distances (n,) to the centres (m, d), and the space."""
-
-    space: Space
-    centres: Array
-    labels: Index
-    distances: Array
+def _check_name(what: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise InputError(f"{what} is {value!r}; expected {' or '.join(allowed)}.")
 
 
-def cluster(features: Rows, threshold: float, weight_components: bool = True) -> Clustering:
-    """Standardise, rotate, weight and cluster rows (n, d)."""
-    space = Space.fit(Moments.of(features), weight_components)
-    points = space.transform(features)
-    centres = birch_centres(points, threshold)
-    labels, distances = nearest(points, centres)
-    return Clustering(space, centres, labels, distances)
+@contextmanager
+def _scratch(folder: str | Path | None) -> Iterator[Path]:
+    """Yield a temporary folder that is gone afterwards, also after an error; BLAS has one thread meanwhile."""
+    if folder is not None and not Path(folder).is_dir():
+        raise ResourceError(f"The scratch folder {folder} is not there; make it or name another.")
+    # Blocks and parts run in threads of their own; BLAS threads on top would only wait for each other.
+    with threadpool_limits(1, "blas"), tempfile.TemporaryDirectory(prefix="aqvolt-sampling-", dir=folder) as name:
+        yield Path(name)
 
 
 def direct_select(
-    features: Rows, threshold: float = 0.1, k: int = 1, weight_components: bool = True, seed: int = 0
+    features: Rows | Iterable[Rows],
+    threshold: float = 0.1,
+    k: int = 1,
+    weight_components: bool = True,
+    seed: int = 0,
+    *,
+    order: Order = "given",
+    engine: Literal["cpu", "torch"] = "cpu",
+    device: str = "cuda",
+    threads: int | None = None,
+    scratch: str | Path | None = None,
 ) -> Index:
     """Select rows that cover a feature space, one stage.
 
     Parameters
     ----------
     features
-        (n, d), finite.
+        (n, d), finite; or shards of it.
     threshold
         BIRCH radius in the weighted space.
     k
-        Rows per cluster, those nearest to its centre.
+        Rows per cluster, those nearest to its centre; among equals the lower row.
     weight_components
         Multiply each principal component by its share of the explained variance.
     seed
-        Kept in the interface; the selection is deterministic and does not use it.
+        Of a shuffled order; the given order uses none.
+    order
+        ``given`` or ``shuffled``: how rows enter the CF tree.
+    engine, device, threads
+        As in :func:`aqvolt_flows.sampling.engines.load_engine`.
+    scratch
+        Folder for temporary files; default: the system's.
 
     Returns
     -------
@@ -125,12 +100,26 @@ def direct_select(
     ------
     InputError
         If features are not finite, empty or constant, or threshold or k are not positive.
+
+    Examples
+    --------
+    >>> rows = np.repeat(np.eye(3), 5, axis=0)
+    >>> direct_select(rows, threshold=0.01).tolist()
+    [0, 5, 10]
     """
-    del seed
     _check_choice(threshold, k)
-    rows = check_rows(features)
-    found = cluster(rows, threshold, weight_components)
-    return pick_nearest(found.labels, found.distances, k)
+    _check_name("order", order, ("given", "shuffled"))
+    with _scratch(scratch) as folder:
+        running = Running(load_engine(engine, device, threads), folder, order=order, seed=seed)
+        shards = Shards(features, "features", folder)
+        _, points, clusters = fit(shards, threshold, weight_components, running)
+        chooser = Chooser(len(clusters.centres), k, threshold)
+        index = running.engine.index(clusters.centres)
+        for block in coalesced(points.blocks(), running.engine.rows_per_query):
+            chooser.add(*index.query(block))
+        points.close()
+        shards.close()
+    return chooser.chosen()[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,26 +131,30 @@ class Selection:
     indices
         Sorted rows of the chosen structures.
     structure_clusters
-        (n,), stage-1 cluster of every structure.
+        (n,), stage-1 cluster of every structure; −1: covered before this round.
     structure_distances
-        (n,), distance of every structure to the centre of its cluster.
+        (n,), float32, distance of every structure to the centre of its cluster, or to what covers it.
     atom_clusters
         For each chosen row, the stage-2 clusters that chose it; numbered over all parts.
     coverage
-        Distances of all structures to the nearest chosen one: mean, p99, max; and the number of clusters.
+        Distances of all structures to the nearest chosen one (of any round): mean, p99, max; the number of clusters
+        of both stages; how many structures were covered before.
     parameters
         All choices, and the identity of the space.
     components
-        (n, 2), the first two components of every structure, for the picture.
+        (n, 2), float32, the first two components of every structure, for the picture.
+    state
+        What the next round needs.
     """
 
     indices: Index
     structure_clusters: Index
-    structure_distances: Array
+    structure_distances: Points
     atom_clusters: dict[int, list[int]]
     coverage: dict[str, float]
     parameters: dict[str, Any]
-    components: Array
+    components: Points
+    state: SampledSpace
 
 
 @dataclass(frozen=True)
@@ -175,12 +168,29 @@ class TwoStageDirect:
     k
         Atoms per atomic cluster.
     weight_components
-        As in :func:`direct_select`.
+        As in :func:`direct_select`, in both stages.
     seed
-        Kept for engines that need one; this one is deterministic.
+        Of a shuffled order.
     stage1
         ``partition``: every structure takes part in stage 2. ``selection``: only the structures that stage 1
         would choose by themselves do.
+    stage2
+        ``per_cluster``: the atoms of each structural cluster have a space and clusters of their own. ``global``: all
+        atoms share one.
+    pick
+        ``nearest``: the atom nearest to the centre, among equals that of the smaller structure. ``smallest``: the
+        atom of the smallest structure, among equals the nearest.
+    order
+        How rows enter the CF tree of stage 1 and of a global stage 2; parts are clustered in the order of rows.
+    branching
+        Of the CF trees (maml: 50).
+    engine, device, threads
+        As in :func:`aqvolt_flows.sampling.engines.load_engine`; parts are clustered on the CPU in any case.
+    scratch
+        Folder for temporary files, default the system's: the rotated structures beyond ``memory_bytes``, atoms by
+        structural cluster (once their size), and copies of one-shot iterators.
+    memory_bytes
+        How much of the rotated rows stays in memory.
     """
 
     structure_threshold: float = 0.1
@@ -188,13 +198,23 @@ class TwoStageDirect:
     k: int = 1
     weight_components: bool = True
     seed: int = 0
-    stage1: Literal["partition", "selection"] = field(default="partition")
+    stage1: Literal["partition", "selection"] = "partition"
+    stage2: Literal["per_cluster", "global"] = "per_cluster"
+    pick: Pick = "nearest"
+    order: Order = "given"
+    branching: int = BRANCHING
+    engine: Literal["cpu", "torch"] = "cpu"
+    device: str = "cuda"
+    threads: int | None = None
+    scratch: str | Path | None = None
+    memory_bytes: int = 512 * 1024**2
 
     def select(
         self,
         structure_features: Rows | Iterable[Rows],
         atom_features: Rows | Iterable[Rows],
         n_atoms: NDArray[np.integer],
+        covered: Rows | Iterable[Rows] | None = None,
     ) -> Selection:
         """Select structures.
 
@@ -206,90 +226,177 @@ class TwoStageDirect:
             (sum of n_atoms, d_atom) in the order of the structures, or shards of it.
         n_atoms
             (n,), atoms of each structure.
+        covered
+            (m, d_structure), structure features of a dataset that is there already; structures within the threshold
+            of one of them take no part.
 
         Raises
         ------
         InputError
             If shapes do not fit together, values are not finite, or a threshold is not positive.
         """
+        return self._select(structure_features, atom_features, n_atoms, None, covered)
+
+    def extend(
+        self,
+        state: SampledSpace,
+        structure_features: Rows | Iterable[Rows],
+        atom_features: Rows | Iterable[Rows],
+        n_atoms: NDArray[np.integer],
+        covered: Rows | Iterable[Rows] | None = None,
+    ) -> Selection:
+        """Select from new structures only what earlier rounds do not cover, in their space.
+
+        Parameters
+        ----------
+        state
+            ``Selection.state`` of the round before, or a loaded one.
+        structure_features, atom_features, n_atoms, covered
+            As in :meth:`select`; the new structures alone.
+
+        Raises
+        ------
+        InputError
+            As :meth:`select`; or if the state was made with another threshold or another encoder.
+        """
+        if state.threshold != self.structure_threshold:
+            raise InputError(
+                f"The state was sampled at threshold {state.threshold}, this round asks for "
+                f"{self.structure_threshold}; rounds of one space share a threshold."
+            )
+        return self._select(structure_features, atom_features, n_atoms, state, covered)
+
+    def _check(self) -> None:
         for threshold in (self.structure_threshold, self.atom_threshold):
             _check_choice(threshold, self.k)
-        structures = check_rows(_gather(structure_features), "structure_features")
-        atoms = check_rows(_gather(atom_features), "atom_features")
-        counts = np.asarray(n_atoms, dtype=np.int64)
-        if counts.shape != (len(structures),) or (counts < 1).any():
-            raise InputError(
-                f"n_atoms has shape {counts.shape}; expected one positive count for each of {len(structures)} "
-                "structures."
+        _check_name("stage1", self.stage1, ("partition", "selection"))
+        _check_name("stage2", self.stage2, ("per_cluster", "global"))
+        _check_name("pick", self.pick, ("nearest", "smallest"))
+        _check_name("order", self.order, ("given", "shuffled"))
+        if self.branching < 2:
+            raise InputError(f"branching is {self.branching}; expected at least two entries per node.")
+
+    def _select(
+        self,
+        structure_features: Rows | Iterable[Rows],
+        atom_features: Rows | Iterable[Rows],
+        n_atoms: NDArray[np.integer],
+        state: SampledSpace | None,
+        covered: Rows | Iterable[Rows] | None,
+    ) -> Selection:
+        self._check()
+        counts = _check_counts(n_atoms)
+        with _scratch(self.scratch) as folder:
+            running = Running(
+                *(load_engine(self.engine, self.device, self.threads), folder, self.memory_bytes),
+                *(self.order, self.seed, self.branching),
             )
-        if counts.sum() != len(atoms):
-            raise InputError(
-                f"n_atoms add up to {counts.sum()}, but atom_features has {len(atoms)} rows; a shard may be missing."
+            structures = Shards(structure_features, "structure_features", folder)
+            atoms = Shards(atom_features, "atom_features", folder)
+            space, points, clusters, before = self._stage1(structures, running, state, covered)
+            if len(counts) != points.count:
+                raise InputError(
+                    f"n_atoms has shape {counts.shape}; expected one positive count for each of {points.count} "
+                    "structures."
+                )
+            labels, distances, components, eligible = self._assign(points, clusters, before, counts, running)
+            choice = AtomChoice(
+                *(self.atom_threshold, self.k, self.weight_components, self.pick),
+                *(self.stage2 == "global", self.threads, running),
             )
-        stage1 = cluster(structures, self.structure_threshold, self.weight_components)
-        eligible = (
-            np.arange(len(structures))
-            if self.stage1 == "partition"
-            else pick_nearest(stage1.labels, stage1.distances, self.k, counts)
+            chosen, n_clusters = choose_atoms(atoms, counts, np.where(eligible, labels, -1), choice)
+            indices = np.array(sorted(chosen), dtype=np.int64)
+            after = replace(
+                before,
+                centres=np.concatenate([before.centres, clusters.centres]),
+                radii=np.concatenate([before.radii, clusters.radii]),
+                counts=np.concatenate([before.counts, clusters.counts]),
+                chosen=np.concatenate([before.chosen, points.take(indices)]),
+            )
+            gaps = _distances(points, after.chosen if len(after.chosen) else after.reference, running)
+            for source in (points, structures, atoms):
+                source.close()
+        summary = gaps_summary(gaps) | {
+            "structure_clusters": float(len(clusters.centres)),
+            "atom_clusters": float(n_clusters),
+            "covered_before": float((labels < 0).sum()),
+        }
+        parameters = self.parameters | {"space": space.hash, "components": len(space.weights)}
+        return Selection(indices, labels, distances, chosen, summary, parameters, components, after)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The choices that decide the result, as plain values."""
+        ways = {"engine", "device", "threads", "scratch", "memory_bytes"}
+        return {name: value for name, value in asdict(self).items() if name not in ways}
+
+    def _stage1(
+        self,
+        structures: Shards,
+        running: Running,
+        state: SampledSpace | None,
+        covered: Rows | Iterable[Rows] | None,
+    ) -> tuple[Space, PointStore, SubClusters, SampledSpace]:
+        """Return the space, the structures in it, the clusters of what is not covered, and what covers."""
+        if state is None and covered is None:
+            space, points, clusters = fit(structures, self.structure_threshold, self.weight_components, running)
+            return space, points, clusters, SampledSpace.empty(space, self.structure_threshold, self.parameters)
+        if state is None:
+            space = Space.fit(running.engine.moments(structures.blocks()), self.weight_components)
+            state = SampledSpace.empty(space, self.structure_threshold, self.parameters)
+        if covered is not None:
+            state = state.with_covered(covered)
+        points = rotate(structures.with_columns(len(state.space.mean)), state.space, running)
+        within = running.engine.index(state.reference) if len(state.reference) else None
+        new = PointStore(running.scratch, "new", running.memory_bytes)
+        for block in points.blocks():
+            new.append(block if within is None else block[within.query(block)[1] > state.threshold])
+        clusters = sub_clusters(new, len(state.space.weights), self.structure_threshold, running)
+        new.close()
+        return state.space, points, clusters, state
+
+    def _assign(
+        self, points: PointStore, clusters: SubClusters, before: SampledSpace, counts: Index, running: Running
+    ) -> tuple[Index, Points, Points, NDArray[np.bool_]]:
+        """Return label, distance and two components of every structure, and which take part in stage 2."""
+        n, m = points.count, len(clusters.centres)
+        labels, distances = np.full(n, -1, np.int64), np.empty(n, np.float32)
+        components = np.zeros((n, 2), np.float32)
+        within = running.engine.index(before.reference) if len(before.reference) else None
+        index = running.engine.index(clusters.centres) if m else None
+        first = 0
+        for block in coalesced(points.blocks(), running.engine.rows_per_query):
+            rows = slice(first, first + len(block))
+            first += len(block)
+            components[rows, : min(2, block.shape[1])] = block[:, :2]
+            new = np.ones(len(block), np.bool_)
+            if within is not None:
+                distances[rows] = within.query(block)[1]
+                new = distances[rows] > before.threshold
+            if index is not None and new.any():
+                where = rows.start + np.flatnonzero(new)
+                labels[where], distances[where] = index.query(block[new])
+        eligible = labels >= 0
+        if self.stage1 == "selection":
+            chooser = Chooser(m, self.k, self.structure_threshold, self.pick)
+            part = np.flatnonzero(eligible)
+            chooser.add(labels[part], distances[part], counts[part])
+            eligible = np.zeros(n, np.bool_)
+            eligible[part[chooser.chosen()[0]]] = True
+        return labels, distances, components, eligible
+
+
+def _check_counts(n_atoms: NDArray[np.integer]) -> Index:
+    counts = np.asarray(n_atoms)
+    if counts.ndim != 1 or counts.dtype.kind not in "iu" or (counts < 1).any():
+        raise InputError(
+            f"n_atoms has shape {counts.shape} and type {counts.dtype}; expected one positive count for each structure."
         )
-        chosen: dict[int, list[int]] = {}
-        first_atom = np.r_[0, np.cumsum(counts)]
-        offset = 0
-        for part in _parts(stage1.labels, eligible):
-            parents = np.repeat(part, counts[part])
-            rows = np.concatenate([np.arange(first_atom[i], first_atom[i + 1]) for i in part])
-            n_clusters = self._choose(atoms[rows], parents, counts, offset, chosen)
-            offset += n_clusters
-        indices = np.array(sorted(chosen), dtype=np.int64)
-        points = stage1.space.transform(structures)
-        _, gaps = nearest(points, points[indices])
-        return Selection(
-            indices=indices,
-            structure_clusters=stage1.labels,
-            structure_distances=stage1.distances,
-            atom_clusters=chosen,
-            coverage={
-                "mean": float(gaps.mean()),
-                "p99": float(np.quantile(gaps, 0.99)),
-                "max": float(gaps.max()),
-                "structure_clusters": float(len(stage1.centres)),
-                "atom_clusters": float(offset),
-            },
-            parameters={
-                "structure_threshold": self.structure_threshold,
-                "atom_threshold": self.atom_threshold,
-                "k": self.k,
-                "weight_components": self.weight_components,
-                "stage1": self.stage1,
-                "space": stage1.space.hash,
-                "components": len(stage1.space.weights),
-            },
-            components=points[:, :2] if points.shape[1] > 1 else np.c_[points[:, 0], np.zeros(len(points))],
-        )
-
-    def _choose(self, atoms: Rows, parents: Index, counts: Index, offset: int, chosen: dict[int, list[int]]) -> int:
-        """Cluster the atoms of one part, add the parents of the chosen atoms, return the number of clusters."""
-        moments = Moments.of(atoms)
-        if len(atoms) == 1 or np.ptp(np.asarray(atoms, float), axis=0).max() == 0:
-            smallest = int(parents[np.argmin(counts[parents])])
-            chosen.setdefault(smallest, []).append(offset)
-            return 1
-        space = Space.fit(moments, self.weight_components)
-        points = space.transform(atoms)
-        centres = birch_centres(points, self.atom_threshold)
-        labels, distances = nearest(points, centres)
-        for row in pick_nearest(labels, distances, self.k, counts[parents]):
-            clusters = chosen.setdefault(int(parents[row]), [])
-            clusters.append(int(labels[row]) + offset)
-        return len(centres)
+    return counts.astype(np.int64)
 
 
-def _gather(rows: Rows | Iterable[Rows]) -> Rows:
-    return rows if isinstance(rows, np.ndarray) else np.concatenate(list(rows))
-
-
-def _parts(labels: Index, eligible: Index) -> Iterator[Index]:
-    """Yield the eligible rows of each structural cluster, clusters in order."""
-    order = eligible[np.argsort(labels[eligible], kind="stable")]
-    bounds = np.flatnonzero(np.diff(labels[order])) + 1
-    yield from np.split(order, bounds)
+def _distances(points: PointStore, reference: Points, running: Running) -> Points:
+    """Return the distance of every stored row to the nearest one of a reference."""
+    index = running.engine.index(reference)
+    blocks = coalesced(points.blocks(), running.engine.rows_per_query)
+    return np.concatenate([index.query(block)[1] for block in blocks])

@@ -18,6 +18,9 @@ from aqvolt_flows.identity import content_hash
 
 Array = NDArray[np.float64]
 
+#: Rows whose moments are summed at a time.
+_PIECE = 2048
+
 
 @dataclass(frozen=True, eq=False)
 class Moments:
@@ -37,11 +40,32 @@ class Moments:
 
     @classmethod
     def of(cls, rows: NDArray[np.floating]) -> Self:
-        """Return the moments of rows (n, d), in double precision."""
-        values = np.asarray(rows, dtype=np.float64)
-        mean = values.mean(axis=0)
-        centred = values - mean
-        return cls(len(values), mean, centred.T @ centred)
+        """Return the moments of rows (n, d), in double precision.
+
+        Deviations are summed from the mean of the first rows, a shift near enough that little cancels, and in pieces
+        that stay in the cache.
+        """
+        n, d = rows.shape
+        shift = np.asarray(rows[:_PIECE], dtype=np.float64).mean(axis=0)
+        total, products = np.zeros(d), np.zeros((d, d))
+        for first in range(0, n, _PIECE):
+            piece = rows[first : first + _PIECE] - shift
+            total += piece.sum(axis=0)
+            products += piece.T @ piece
+        offset = total / n
+        return cls(n, shift + offset, products - n * np.outer(offset, offset))
+
+    @property
+    def variance(self) -> Array:
+        """Population variance of each column, (d,)."""
+        return np.asarray(np.diag(self.scatter) / self.count)
+
+    @property
+    def constant(self) -> NDArray[np.bool_]:
+        """Which columns are constant to rounding, (d,); as scikit-learn's StandardScaler, they are left unscaled."""
+        return np.asarray(
+            self.variance <= 10 * np.finfo(float).eps * np.maximum(self.mean**2, np.finfo(float).tiny), np.bool_
+        )
 
     def __add__(self, other: Moments) -> Moments:
         """Return the moments of both sets of rows together."""
@@ -52,24 +76,6 @@ class Moments:
             self.mean + delta * (other.count / count),
             self.scatter + other.scatter + np.outer(delta, delta) * (self.count * other.count / count),
         )
-
-
-def check_rows(rows: NDArray[np.floating], what: str = "features") -> NDArray[np.floating]:
-    """Return ``rows`` if it is a finite (n, d) array with n ≥ 1, else raise :class:`InputError`."""
-    values = np.asarray(rows)
-    if values.ndim != 2:
-        raise InputError(f"{what} has shape {values.shape}; expected (rows, columns).")
-    if not len(values):
-        raise InputError(f"{what} has no rows; there is nothing to select from.")
-    if not values.shape[1]:
-        raise InputError(f"{what} has no columns; expected at least one feature.")
-    finite = np.isfinite(values).all(axis=1)
-    if not finite.all():
-        raise InputError(
-            f"{what} has {int((~finite).sum())} rows with NaN or infinity, first row {int(np.argmin(finite))}; "
-            "drop them."
-        )
-    return values
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,9 +118,7 @@ class Space:
             If every feature is constant while there are several rows: nothing tells the rows apart.
         """
         n = moments.count
-        variance = np.diag(moments.scatter) / n
-        # As scikit-learn's StandardScaler: a constant column is left unscaled.
-        constant = variance <= 10 * np.finfo(float).eps * np.maximum(moments.mean**2, np.finfo(float).tiny)
+        variance, constant = moments.variance, moments.constant
         if constant.all() and n > 1:
             raise InputError(f"All {len(variance)} features are constant over {n} rows; nothing tells the rows apart.")
         scale = np.where(constant, 1.0, np.sqrt(np.maximum(variance, 0)))
@@ -139,8 +143,17 @@ class Space:
 
     def transform(self, rows: NDArray[np.floating]) -> Array:
         """Return rows (n, d) in this space, (n, n_components)."""
-        projection = self.components * self.weights
-        return np.asarray((np.asarray(rows, dtype=np.float64) - self.mean) / self.scale @ projection, dtype=np.float64)
+        return np.asarray((np.asarray(rows, dtype=np.float64) - self.mean) @ self.projection, dtype=np.float64)
+
+    @property
+    def projection(self) -> Array:
+        """Matrix (d, n_components) that takes deviations from the mean into this space."""
+        return self.components * self.weights / self.scale[:, None]
+
+    def project(self, rows: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Return rows (n, d) in this space in single precision, (n, n_components); single stays single on the way."""
+        kind = np.float32 if rows.dtype == np.float32 else np.float64
+        return ((rows - self.mean.astype(kind)) @ self.projection.astype(kind)).astype(np.float32, copy=False)
 
     @property
     def hash(self) -> str:

@@ -28,3 +28,6 @@ class FrameDocument(Document):
     structure_cluster: int = Field(description="Cluster of stage 1.")
     structure_distance: float = Field(description="Distance to that cluster's centre, in weighted PC units.")
     atom_clusters: list[int] = Field(description="Clusters of stage 2 that chose this frame.")
+    source_row: int | None = Field(default=None, description="Row of the trajectory's own Parquet file.")
+    n_atom_clusters: int | None = Field(default=None, description="How many clusters of stage 2 chose it.")
+    encoder_sha256: str | None = Field(default=None, description="Hash of the encoder that the clusters belong to.")

@@ -125,14 +125,44 @@ class ExplorationParameters(Parameters):
 class SamplingParameters(Parameters):
     """Encoding and 2DIRECT (section 2.1)."""
 
-    encoder: str = Field(default="chgnet/r2scan", description="The paper's is a pre-trained M3GNet.")
+    encoder: str = Field(
+        default="chgnet/r2scan", description="Or m3gnet:PATH, fairchem:PATH. The paper's is a pre-trained M3GNet."
+    )
+    encode_stride: PositiveInt = Field(default=1, description="Encode every n-th written frame. Paper: about 24th.")
     structure_threshold: Strictly = Field(default=0.1, description="BIRCH threshold, structural space (2.1).")
     atom_threshold: Strictly = Field(default=0.1, description="BIRCH threshold, atomic space (2.1).")
     k: PositiveInt = Field(default=1, description="Rows per cluster. Silent; maml's default.")
     weight_components: bool = Field(default=True, description="Weight PCs by explained variance ratio, as maml does.")
     seed: int = Field(default=0, ge=0)
+    stage1: Literal["partition", "selection"] = Field(
+        default="partition", description="Silent. partition: every structure takes part in stage 2."
+    )
+    stage2: Literal["per_cluster", "global"] = Field(
+        default="per_cluster",
+        description="Silent. Atoms of each structural cluster by themselves, or all in one space.",
+    )
+    pick: Literal["nearest", "smallest"] = Field(default="nearest", description="Silent. Which atom of a cluster wins.")
+    order: Literal["given", "shuffled"] = Field(default="given", description="Silent. How rows enter the CF tree.")
+    engine: Literal["auto", "cpu", "torch"] = Field(
+        default="cpu", description="What selects; the same within a tolerance. auto: torch where there is a GPU."
+    )
     min_distance_factor: float = Field(
         default=0.5, ge=0, le=1, description="Frames with a pair closer than this times the covalent radii are dropped."
+    )
+    max_volume_ratio: float = Field(
+        default=2.0, ge=0, description="Volume per atom over that of the first frame, or its inverse, above: dropped."
+    )
+    min_packing: float = Field(
+        default=0.05, ge=0, lt=1, description="Cells with a smaller share in covalent spheres are dropped."
+    )
+    duplicate_tolerance_a: float = Field(
+        default=1e-3, ge=0, description="Å. Frames nearer than this to the one kept before are dropped; 0: keep them."
+    )
+    max_batch_atoms: PositiveInt = Field(default=4096, description="Atoms encoded together; halved where memory ends.")
+    shard_atoms: PositiveInt = Field(default=500_000, description="Atoms of one feature shard (64 features: 128 MB).")
+    covered_by: list[str] = Field(
+        default_factory=list,
+        description="Already covered: labels:SOURCE, release:NAME, or a Parquet file of configurations.",
     )
     trajectories_per_job: PositiveInt = Field(default=64, description="Trajectories encoded by one Firework.")
 

@@ -128,17 +128,21 @@ def _campaign(settings: AqvoltSettings) -> tuple[Campaign | None, Check]:
 def _potentials(campaign: Campaign) -> Iterator[Check]:
     """Weights of every model that the campaign names, by hash."""
     from aqvolt_flows.potentials import check_model, model_hash
+    from aqvolt_flows.sampling.encoders import check_encoder, encoder_hash
 
-    wanted = {"exploration": campaign.exploration.potential, "encoder": campaign.sampling.encoder}
+    wanted: list[tuple[str, str, Callable[[str], None], Callable[[str], str]]] = [
+        ("exploration", campaign.exploration.potential, check_model, model_hash)
+    ]
+    wanted.append(("encoder", campaign.sampling.encoder, check_encoder, encoder_hash))
     if campaign.labeling.labeler == "surrogate":
-        wanted["surrogate"] = campaign.labeling.surrogate
-    for use, model in wanted.items():
+        wanted.append(("surrogate", campaign.labeling.surrogate, check_model, model_hash))
+    for use, model, check, digest in wanted:
         try:
-            check_model(model)
+            check(model)
         except AqvoltError as error:
             yield _problem(f"model: {use}", "fail", error)
         else:
-            yield Check(f"model: {use}", "ok", f"{model}, weights {model_hash(model)[:12]}…")
+            yield Check(f"model: {use}", "ok", f"{model}, weights {digest(model)[:12]}…")
 
 
 def campaign_elements(settings: AqvoltSettings, campaign: Campaign) -> list[str]:

@@ -12,6 +12,7 @@ MODULES = (
     "candidates",
     "generation",
     "stages",
+    "coverage",
     "workers",
     "query",
     "build",

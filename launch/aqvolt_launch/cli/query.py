@@ -14,6 +14,8 @@ from aqvolt_launch.cli import output
 COLUMNS = {
     "candidates": ("candidate_id", "name", "formula", "n_atoms", "source", "status"),
     "trajectories": ("trajectory_id", "formula", "temperature_k", "n_frames", "status"),
+    "features": ("shard_id", "encoder", "n_frames", "n_atoms", "stride", "seconds"),
+    "samples": ("sample_id", "encoder", "funnel.generated", "funnel.encoded", "funnel.selected", "coverage.p99"),
     "frames": ("frame_id", "formula", "n_atoms", "temperature_k", "step", "surrogate_max_force"),
     "labels": ("label_id", "formula", "energy_per_atom", "max_force", "pressure_gpa", "status", "protocol_name"),
     "releases": ("release_id", "counts.total", "counts.by_split", "path", "last_updated"),

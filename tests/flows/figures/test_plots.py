@@ -36,6 +36,7 @@ FULL: dict[str, Callable[..., bytes]] = {
     "logarithmic": lambda **k: plots.distribution({"train": np.abs(POINTS[:, 0])}, "x (eV)", logarithmic=True, **k),
     "one value": lambda **k: plots.distribution({"train": [1.0]}, "x (eV)", logarithmic=True, **k),
     "map": lambda **k: plots.feature_map(POINTS, POINTS[:20], **k),
+    "density": lambda **k: plots.density_map(np.eye(3) * 2e6, range(4), range(4), POINTS[:2], 186627, **k),
     "one point": lambda **k: plots.feature_map(POINTS[:1], POINTS[:1], **k),
     "curves": lambda **k: plots.ev_curves({"a": (VOLUMES, VOLUMES**2), "b": (VOLUMES, -VOLUMES)}, "LiCl", ["a"], **k),
     "bars": lambda **k: plots.force_bars({"a": [1.0, None, 900.0], "b": [0.0, 2.0, 3.0]}, ["x", "y", "z"], "MAE", **k),

@@ -27,6 +27,7 @@ from aqvolt_flows.schemas.label import LabelDocument
 from aqvolt_flows.schemas.model import ModelDocument
 from aqvolt_flows.schemas.provenance import Failure, Protocol
 from aqvolt_flows.schemas.release import ReleaseDocument
+from aqvolt_flows.schemas.sample import SampleDocument
 from aqvolt_flows.schemas.trajectory import TrajectoryDocument
 from aqvolt_flows.stores import Database
 
@@ -174,6 +175,31 @@ def force_bins(model: str) -> BenchmarkDocument:
     )
 
 
+def sampling_round(database: Database) -> SampleDocument:
+    """A round whose picture has one dense cell and two chosen frames."""
+    path, density = database.settings.path("picture.npz"), np.zeros((4, 4), int)
+    density[1, 2] = 70
+    edges, chosen = np.linspace(-1, 1, 5), np.array([[0.1, 0.2], [-0.4, 0.3]], np.float32)
+    np.savez(path, density=density, x_edges=edges, y_edges=edges, chosen=chosen, n_chosen=np.array(2))
+    covers = {"mean": 0.0123, "p99": 0.0456, "max": 0.1, "fraction": 0.987, "n_rows": 70.0, "n_reference": 2.0}
+    return SampleDocument(
+        key="ks",
+        sample_id="sample-1",
+        encoder="chgnet/r2scan",
+        encoder_sha256="0" * 64,
+        layer="l",
+        space_key="s",
+        offer_key="o",
+        parameters={},
+        trajectory_ids=[],
+        shards=[],
+        funnel={"generated": 90, "overlapping": 17, "duplicate": 3, "encoded": 70, "selected": 2},
+        new_frames=2,
+        comparison={"chosen": covers, "random": covers | {"fraction": 0.5}},
+        picture=database.artifacts.put_file(path, "npz"),
+    )
+
+
 def fill(database: Database, code: str = "surrogate") -> None:
     folder = database.settings.path("releases") / "demo"
     (folder / "data").mkdir(parents=True)
@@ -187,6 +213,7 @@ def fill(database: Database, code: str = "surrogate") -> None:
     lost = trajectory(900.0, status="failed", failure=Failure(reason="lost_atoms"), steps_done=4, n_frames=4)
     database.upsert("candidates", [candidate("LiCl"), rejected])
     database.upsert("trajectories", [trajectory(300.0), lost])
+    database.upsert("samples", [sampling_round(database)])
     database.upsert("labels", [label(1, code), label(2, code), label(3, code, "rejected")])
     release = ReleaseDocument(
         key="kr",
@@ -251,14 +278,17 @@ def test_a_campaign_is_told_whole(database: Database) -> None:
         "1,234",
         "LiCl <rock salt>",
         "chgnet/r2scan made labels",
+        "overlapping × 17",
+        "0.0456",
+        "98.7",
     ):
         assert text in page.text, text
     for row in TABLE_1:
         assert row.model in page.text
     assert "They are not computed here" in page.text
     assert "−0.123" in page.text
-    # funnel, three distributions, elements, training, one E–V panel, three force panels
-    assert html.count("<svg ") == 10
+    # funnel, map, three distributions, elements, training, one E–V panel, three force panels
+    assert html.count("<svg ") == 11
 
 
 def test_the_same_documents_give_the_same_page_which_is_kept(database: Database) -> None:
@@ -288,6 +318,8 @@ def test_missing_files_do_not_hide_the_rest(database: Database) -> None:
     fill(database)
     for path in Path(database.settings.path("artifacts")).rglob("*.parquet"):
         path.unlink()
+    for path in Path(database.settings.path("artifacts")).rglob("*.npz"):
+        path.write_bytes(b"PK cut short")
     (database.settings.path("releases") / "demo" / "data" / "train.parquet").write_bytes(b"PAR1 cut short")
     html, page = build(database)
     check_self_contained(html, page)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
+from sklearn.cluster import Birch
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
-from aqvolt_flows.errors import InputError
-from aqvolt_flows.sampling import TwoStageDirect, direct_select
-from aqvolt_flows.sampling.direct import birch_centres, cluster, nearest, pick_nearest
+from aqvolt_flows.errors import InputError, ResourceError
+from aqvolt_flows.sampling import TwoStageDirect, direct_select, parts, two_stage
 from aqvolt_flows.sampling.space import Moments, Space
+from aqvolt_flows.sampling.stage import Chooser
 
 
 def blobs(n_blobs: int, per_blob: int, d: int = 8, spread: float = 1e-3, seed: int = 0) -> np.ndarray:
@@ -54,38 +58,59 @@ def test_moments_of_parts_add_up(n, cut, seed):
     np.testing.assert_allclose(parts.scatter, whole.scatter, rtol=1e-8, atol=1e-9)
 
 
-def test_nearest_agrees_with_all_pairs():
-    rng = np.random.default_rng(2)
-    points, centres = rng.normal(size=(500, 5)), rng.normal(size=(40, 5))
-    labels, distances = nearest(points, centres)
-    every = cdist(points, centres)
-    np.testing.assert_array_equal(labels, every.argmin(axis=1))
-    np.testing.assert_allclose(distances, every.min(axis=1), rtol=1e-10)
+def choose(labels, distances, k=1, sizes=None, pick="nearest", threshold=1.0) -> list[int]:
+    chooser = Chooser(int(max(labels)) + 1, k, threshold, pick)
+    half = len(labels) // 2  # rows come in pieces
+    for piece in (slice(0, half), slice(half, None)):
+        cells = None if sizes is None else np.asarray(sizes)[piece]
+        chooser.add(np.asarray(labels)[piece], np.asarray(distances, float)[piece], cells)
+    return chooser.chosen()[0].tolist()
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 5)), min_size=1, max_size=40), st.integers(1, 3))
-def test_pick_nearest_is_a_loop_over_clusters(rows, k):
-    labels, distances = np.array([r[0] for r in rows]), np.array([r[1] for r in rows], float)
-    expected = [
-        i for c in set(labels) for i in sorted(np.flatnonzero(labels == c), key=lambda i: (distances[i], i))[:k]
-    ]
-    assert pick_nearest(labels, distances, k).tolist() == sorted(expected)
+@given(
+    st.lists(st.tuples(st.integers(0, 4), st.integers(0, 5), st.integers(1, 3)), min_size=1, max_size=40),
+    st.integers(1, 3),
+)
+def test_choosing_is_a_loop_over_clusters(rows, k):
+    labels, distances, sizes = ([r[i] for r in rows] for i in range(3))
+    ways = {"nearest": lambda i: (distances[i], sizes[i], i), "smallest": lambda i: (sizes[i], distances[i], i)}
+    for pick, key in ways.items():
+        expected = [i for c in set(labels) for i in sorted(np.flatnonzero(np.array(labels) == c).tolist(), key=key)[:k]]
+        assert choose(labels, distances, k, sizes, pick) == sorted(expected)
 
 
-def test_ties_go_to_the_smaller_cell():
-    assert pick_nearest(np.zeros(3, int), np.ones(3), 1, np.array([9, 2, 5])).tolist() == [1]
+def test_a_pair_is_a_tie_and_goes_to_the_smaller_cell_whatever_rounding_says():
+    assert choose([0, 0, 0], [0.05 * (1 + 1e-6), 0.05, 0.09], sizes=[2, 9, 5], threshold=0.1) == [0]
+    assert choose([0, 0], [0.05 * (1 + 1e-6), 0.05], threshold=0.1) == [0]
 
 
-def test_every_row_is_near_a_chosen_one():
-    """A BIRCH sub-cluster's RMS radius is at most the threshold, so its chosen row covers it within a few radii."""
-    rows = np.random.default_rng(3).normal(size=(2000, 6))
-    found = cluster(rows, 0.1)
-    chosen = direct_select(rows, 0.1)
-    points = found.space.transform(rows)
-    gaps = nearest(points, points[chosen])[1]
-    assert np.sqrt((gaps**2).mean()) < 2 * 0.1
-    assert len(chosen) == len(np.unique(found.labels)) <= len(birch_centres(points, 0.1))
+def test_the_choice_is_mamls():
+    """Independent computation of maml 2025.4.3's steps with scikit-learn: Birch, predict, nearest to the centre."""
+    rng = np.random.default_rng(3)
+    rows = np.repeat(rng.normal(size=(40, 6)), 50, axis=0) + rng.normal(scale=0.25, size=(2000, 6))
+    scaled = StandardScaler().fit_transform(rows)
+    pca = PCA().fit(scaled)
+    kept = pca.explained_variance_ > 1
+    points = (pca.transform(scaled) * pca.explained_variance_ratio_)[:, kept]
+    birch = Birch(threshold=0.06, n_clusters=None).fit(points)
+    labels = birch.predict(points)
+    distances = np.linalg.norm(points - birch.subcluster_centers_[labels], axis=1)
+    theirs = [np.flatnonzero(labels == c)[distances[labels == c].argmin()] for c in np.unique(labels)]
+    ours = direct_select(rows, 0.06)
+    assert len(ours) == len(theirs) > 100
+    gaps = [cdist(points, points[chosen]).min(axis=1) for chosen in (ours, theirs)]
+    assert gaps[0].mean() == pytest.approx(gaps[1].mean(), rel=0.02)
+    assert np.quantile(gaps[0], 0.99) == pytest.approx(np.quantile(gaps[1], 0.99), rel=0.02)
+    assert len(np.intersect1d(ours, theirs)) > 0.75 * len(ours)  # all but ties within pairs
+
+
+@pytest.mark.parametrize("order", ["given", "shuffled"])
+def test_order_and_seed(order):
+    rows = np.random.default_rng(4).normal(size=(600, 5))
+    first, again, other = (direct_select(rows, 0.2, order=order, seed=seed).tolist() for seed in (0, 0, 1))
+    assert first == again
+    assert (first == other) == (order == "given")
 
 
 def structures(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -118,12 +143,96 @@ def test_stage_one_as_selection_chooses_among_fewer():
     assert len(selection.indices) <= 3 <= len(partition.indices)
 
 
-def test_shards_give_what_arrays_give_and_twice_is_the_same():
+@pytest.mark.parametrize("stage2", ["per_cluster", "global"])
+@pytest.mark.parametrize("source", ["generator", "list", "file"])
+def test_shards_give_what_arrays_give_and_twice_is_the_same(stage2, source, tmp_path):
     features, atoms, n_atoms = structures()
-    method = TwoStageDirect(0.01, 0.01)
-    whole = method.select(features, atoms, n_atoms)
-    shards = method.select(iter([features[:4], features[4:]]), iter([atoms[:11], atoms[11:]]), n_atoms)
-    assert whole.indices.tolist() == shards.indices.tolist() == method.select(features, atoms, n_atoms).indices.tolist()
+    method = TwoStageDirect(0.01, 0.01, stage2=stage2, scratch=tmp_path, memory_bytes=64)
+    whole = TwoStageDirect(0.01, 0.01, stage2=stage2).select(features, atoms, n_atoms)
+    pieces = [features[:4], features[4:]], [atoms[:11], atoms[11:]]
+    if source == "generator":
+        pieces = tuple(iter(p) for p in pieces)
+    elif source == "file":
+        for name, rows in (("f", features), ("a", atoms)):
+            np.save(tmp_path / f"{name}.npy", rows)
+        pieces = tuple(np.load(tmp_path / f"{n}.npy", mmap_mode="r") for n in "fa")
+    shards = method.select(*pieces, n_atoms)
+    assert whole.indices.tolist() == shards.indices.tolist()
+    assert whole.atom_clusters == shards.atom_clusters
+    assert whole.coverage == shards.coverage
+    assert not [p for p in tmp_path.iterdir() if p.is_dir()]  # nothing temporary stays
+
+
+def test_one_space_for_all_atoms_chooses_one_of_each_kind():
+    features, atoms, n_atoms = structures()
+    selection = TwoStageDirect(0.01, 0.01, stage2="global").select(features, atoms, n_atoms)
+    assert selection.coverage["atom_clusters"] == 3
+    assert 14 in selection.indices  # the only one with the third kind
+    assert len(selection.indices) <= 3
+    fewer = TwoStageDirect(0.01, 0.01, stage2="global", stage1="selection").select(features, atoms, n_atoms)
+    assert 1 <= len(fewer.indices) <= 3
+
+
+def test_parts_are_clustered_like_whole_stages(monkeypatch):
+    """The compiled loop over parts against the passes of a whole stage; more and fewer atoms than features."""
+    rng = np.random.default_rng(5)
+    n_atoms = rng.integers(1, 9, 60)
+    features = np.repeat(rng.normal(scale=10, size=(4, 5)), [3, 7, 20, 30], axis=0) + rng.normal(
+        scale=1e-4, size=(60, 5)
+    )
+    atoms = rng.normal(size=(n_atoms.sum(), 3)) @ rng.normal(size=(3, 24))
+    loop = TwoStageDirect(0.01, 0.3).select(features, atoms, n_atoms)
+    monkeypatch.setattr(two_stage, "choose_in_bucket", partial(whole_stages, two_stage.choose_in_bucket))
+    stages = TwoStageDirect(0.01, 0.3).select(features, atoms, n_atoms)
+    assert len(set(loop.structure_clusters)) == 4
+    assert loop.coverage["atom_clusters"] == stages.coverage["atom_clusters"] > 20
+    assert loop.indices.tolist() == stages.indices.tolist()
+    assert loop.atom_clusters == stages.atom_clusters
+
+
+def test_a_part_too_large_for_the_loop_is_chosen_the_same(monkeypatch):
+    """With 65 nodes a thread's tree is full after one split; those parts go through the passes of a whole stage."""
+    rng = np.random.default_rng(6)
+    n_atoms = rng.integers(1, 9, 120)
+    features = np.repeat(rng.normal(scale=10, size=(3, 5)), [1, 19, 100], axis=0)
+    features += rng.normal(scale=1e-4, size=(120, 5))
+    atoms = rng.normal(size=(n_atoms.sum(), 4)) @ rng.normal(size=(4, 12))
+    loop = TwoStageDirect(0.01, 0.1).select(features, atoms, n_atoms)
+    called = []
+    monkeypatch.setattr(parts, "_NODES", 65)
+    whole_stage = two_stage._whole_stage
+    monkeypatch.setattr(two_stage, "_whole_stage", lambda *a: called.append(1) or whole_stage(*a))
+    full = TwoStageDirect(0.01, 0.1).select(features, atoms, n_atoms)
+    assert called
+    assert loop.indices.tolist() == full.indices.tolist()
+    assert loop.atom_clusters == full.atom_clusters
+
+
+@pytest.mark.parametrize("stage2", ["per_cluster", "global"])
+def test_engines_choose_the_same(stage2):
+    """Stated: at least 98 % of the chosen rows are the same, and coverage agrees to 1 %."""
+    rng = np.random.default_rng(8)
+    n_atoms = rng.integers(2, 9, 1500)
+    centres, shapes = rng.normal(size=(30, 12)), rng.normal(size=(12, 32))
+    features = np.float32((centres[rng.integers(30, size=1500)] + rng.normal(scale=0.3, size=(1500, 12))) @ shapes)
+    atoms = np.float32((rng.normal(size=(n_atoms.sum(), 6))) @ rng.normal(size=(6, 16)))
+    cpu, torch = (
+        TwoStageDirect(0.15, 0.2, stage2=stage2, engine=engine, device="cpu").select(features, atoms, n_atoms)
+        for engine in ("cpu", "torch")
+    )
+    assert len(np.intersect1d(cpu.indices, torch.indices)) >= 0.98 * len(cpu.indices)
+    assert cpu.coverage == pytest.approx(torch.coverage, rel=0.01, abs=1e-6)
+
+
+def whole_stages(choose, bucket, n_atoms, choices, large):
+    """Every part goes the way of one too large for the loop."""
+    sizes, found, clusters, total = n_atoms[bucket.structures], [], [], 0
+    for first, last in pairwise(bucket.starts.tolist()):
+        rows, names, count = large(bucket.atoms[first:last], sizes[first:last])
+        found.append(bucket.structures[first:last][rows])
+        clusters.append(names + total)
+        total += count
+    return np.concatenate(found), np.concatenate(clusters), total
 
 
 def test_one_structure_is_selected():
@@ -138,12 +247,45 @@ def test_one_structure_is_selected():
         (lambda f, a, n: (np.ones_like(f), a, n), "constant"),
         (lambda f, a, n: (f[:0], a, n), "no rows"),
         (lambda f, a, n: (f, a[:-1], n), "a shard may be missing"),
+        (lambda f, a, n: (f, np.r_[a, a[:1]], n), "more rows"),
+        (lambda f, a, n: (f, [a[:5], a[5:, :3]], n), "3 columns from row 5 on; expected 5"),
+        (lambda f, a, n: (f, np.where(np.arange(len(a))[:, None] == 70, np.inf, a), n), "atom_features.*first row 70"),
         (lambda f, a, n: (f, a, n[:-1]), "one positive count for each of 15"),
+        (lambda f, a, n: (f, a, n * 0), "one positive count"),
+        (lambda f, a, n: (f.astype(str), a, n), "expected numbers"),
+        (lambda f, a, n: (f[:, :0], a, n), "no columns"),
+        (lambda f, a, n: (f[0], a, n), "expected .rows, columns."),
     ],
 )
-def test_bad_input_is_named(change, said):
-    with pytest.raises(InputError, match=said):
-        TwoStageDirect().select(*change(*structures()))
+def test_bad_input_is_named_and_nothing_is_left(change, said, tmp_path):
+    for stage2 in ("per_cluster", "global"):
+        with pytest.raises(InputError, match=said):
+            TwoStageDirect(stage2=stage2, scratch=tmp_path).select(*change(*structures()))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_shard_that_shrinks_between_passes_is_noticed():
+    class Shrinking:
+        passes = 0
+
+        def __iter__(self):
+            self.passes += 1
+            yield structures()[0][: 16 - self.passes]
+
+    _, atoms, n_atoms = structures()
+    with pytest.raises(InputError, match="gave 15 rows when read first and 14 when read again"):
+        TwoStageDirect().select(Shrinking(), atoms, n_atoms)
+
+
+@pytest.mark.parametrize("name", ["stage1", "stage2", "pick", "order", "engine"])
+def test_a_choice_that_does_not_exist_is_named(name):
+    with pytest.raises(InputError, match="'best'"):
+        TwoStageDirect(**{name: "best"}).select(*structures())
+
+
+def test_a_scratch_folder_must_be_there(tmp_path):
+    with pytest.raises(ResourceError, match="not there"):
+        direct_select(blobs(2, 3), scratch=tmp_path / "no")
 
 
 @pytest.mark.parametrize("threshold", [0, -1, np.nan, np.inf])

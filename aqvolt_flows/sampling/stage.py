@@ -1,0 +1,163 @@
+"""One stage of DIRECT over any number of rows: space, sub-clusters, assignment, choice; each a pass in blocks.
+
+Rows are read twice when they must be standardised (moments; rotation) and once when the space is given. The rotated
+rows are kept, in memory or in a temporary file, for the passes after that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aqvolt_flows.sampling.birch import BRANCHING, CFTree, SubClusters
+from aqvolt_flows.sampling.engines import Engine
+from aqvolt_flows.sampling.kernels import compiled
+from aqvolt_flows.sampling.shards import PointStore, Shards, ahead
+from aqvolt_flows.sampling.space import Space
+
+Points = NDArray[np.float32]
+Numbers = NDArray[np.int64]
+Order = Literal["given", "shuffled"]
+Pick = Literal["nearest", "smallest"]
+
+#: Distances to a centre are compared in steps of this share of the threshold: both rows of a pair are as far from
+#: their mean, and rounding should not decide between them before the smaller cell or the lower row does.
+TICK = 1e-3
+
+
+@dataclass(frozen=True)
+class Running:
+    """How a stage runs; none of it changes what is chosen, but order and seed.
+
+    Attributes
+    ----------
+    engine
+        Linear algebra and search.
+    scratch
+        Folder for temporary files.
+    memory_bytes
+        How much of the rotated rows may stay in memory.
+    order
+        ``given``: rows enter the CF tree as they come. ``shuffled``: block after block in a seeded order, rows of a
+        block in a seeded order.
+    seed
+        Of the shuffled order.
+    branching
+        Of the CF tree.
+    """
+
+    engine: Engine
+    scratch: Path
+    memory_bytes: int = 512 * 1024**2
+    order: Order = "given"
+    seed: int = 0
+    branching: int = BRANCHING
+
+
+def rotate(rows: Shards, space: Space, running: Running, tree: CFTree | None = None) -> PointStore:
+    """Return the rows in a space; put them into a tree on the way if there is one, while the next block is read."""
+    store = PointStore(running.scratch, rows.what, running.memory_bytes)
+    for points in ahead(running.engine.project(space, block) for block in rows.blocks()):
+        store.append(points)
+        if tree is not None:
+            tree.insert(points)
+    return store
+
+
+def sub_clusters(points: PointStore, dimensions: int, threshold: float, running: Running) -> SubClusters:
+    """Return the sub-clusters of stored rows, entered in the order that ``running`` asks for."""
+    tree = CFTree(dimensions, threshold, running.branching)
+    for block in in_order(points, running):
+        tree.insert(block)
+    return tree.sub_clusters()
+
+
+def in_order(points: PointStore, running: Running) -> Iterator[Points]:
+    """Yield the blocks of a store in the order in which they enter the tree."""
+    if running.order == "given":
+        yield from points.blocks()
+        return
+    random = np.random.default_rng(running.seed)
+    for number in random.permutation(points.n_blocks):
+        yield random.permutation(points.block(int(number)))
+
+
+def fit(
+    rows: Shards, threshold: float, weight_components: bool, running: Running
+) -> tuple[Space, PointStore, SubClusters]:
+    """Standardise, rotate, weight and cluster rows: two passes over them, none over pairs.
+
+    Returns
+    -------
+    Space, PointStore, SubClusters
+        The space, the rows in it, and the sub-clusters.
+    """
+    space = Space.fit(running.engine.moments(ahead(rows.blocks())), weight_components)
+    tree = CFTree(len(space.weights), threshold, running.branching)
+    if running.order == "given":
+        return space, rotate(rows, space, running, tree), tree.sub_clusters()
+    store = rotate(rows, space, running)
+    return space, store, sub_clusters(store, len(space.weights), threshold, running)
+
+
+@compiled
+def _keep(labels, first, second, offset, best_first, best_second, best_row):  # type: ignore[no-untyped-def]
+    """Update the k best rows of each cluster, ordered by (first, second, row)."""
+    k = best_row.shape[1]
+    for i in range(len(labels)):
+        c = labels[i]
+        slot = k
+        while slot > 0 and (
+            best_row[c, slot - 1] < 0
+            or first[i] < best_first[c, slot - 1]
+            or (first[i] == best_first[c, slot - 1] and second[i] < best_second[c, slot - 1])
+        ):
+            slot -= 1
+        if slot == k:
+            continue
+        for later in range(k - 1, slot, -1):
+            best_first[c, later] = best_first[c, later - 1]
+            best_second[c, later] = best_second[c, later - 1]
+            best_row[c, later] = best_row[c, later - 1]
+        best_first[c, slot], best_second[c, slot], best_row[c, slot] = first[i], second[i], offset + i
+
+
+class Chooser:
+    """Keeps the k best rows of each cluster while rows go by; memory grows with clusters only.
+
+    Parameters
+    ----------
+    n_clusters, k
+        How many clusters, and rows of each.
+    threshold
+        Of the clustering; distances that agree to ``TICK`` of it are equal.
+    pick
+        ``nearest``: to the centre, among equals the smaller cell, then the lower row. ``smallest``: the smaller
+        cell, among equals the nearer, then the lower row.
+    """
+
+    def __init__(self, n_clusters: int, k: int, threshold: float, pick: Pick = "nearest") -> None:
+        self.pick, self.tick = pick, TICK * threshold
+        self._first, self._second = np.full((n_clusters, k), np.inf), np.full((n_clusters, k), np.inf)
+        self._row = np.full((n_clusters, k), -1, np.int64)
+        self._seen = 0
+
+    def add(self, labels: Numbers, distances: NDArray[np.floating], sizes: NDArray | None = None) -> None:
+        """Add the next rows: cluster, distance to its centre and, optionally, number of atoms."""
+        far = np.rint(np.asarray(distances, np.float64) / self.tick)
+        cells = np.zeros(len(labels)) if sizes is None else np.asarray(sizes, np.float64)
+        first, second = (far, cells) if self.pick == "nearest" else (cells, far)
+        _keep(np.asarray(labels, np.int64), first, second, self._seen, self._first, self._second, self._row)
+        self._seen += len(labels)
+
+    def chosen(self) -> tuple[Numbers, Numbers]:
+        """Return the chosen rows, sorted, and the cluster of each."""
+        clusters, slots = np.nonzero(self._row >= 0)
+        rows = self._row[clusters, slots]
+        order = np.argsort(rows)
+        return rows[order], clusters[order]

@@ -1,0 +1,45 @@
+"""``aqvolt coverage``: how well one set of configurations covers another."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from aqvolt_launch.cli import output
+from aqvolt_launch.cli.stages import CampaignOption, Json
+
+SETS = "encoded, chosen, labels:SOURCE, release:NAME or a Parquet file with atomic_numbers, positions and cell"
+
+
+def coverage(
+    covered: Annotated[str, typer.Argument(help=f"What should be covered: {SETS}; not chosen.", show_default=False)],
+    by: Annotated[str, typer.Argument(help="By what; the same names, and chosen.")] = "chosen",
+    campaign: CampaignOption = None,
+    json: Json = False,
+) -> None:
+    """Compare two sets in the space of the newest round of sampling; encodes files and labels once, here.
+
+    Example: [bold]aqvolt coverage encoded release:aqvolt[/bold]
+    """
+    from aqvolt_flows.planning_sampling import with_local_encoder
+    from aqvolt_flows.sampling.compare import compare_sets
+    from aqvolt_flows.settings import load_settings
+    from aqvolt_flows.stores import Database
+    from aqvolt_launch import chain
+
+    settings = load_settings()
+    database = Database.connect(settings)
+    parameters = with_local_encoder(chain.campaign_for(settings, campaign).sampling, database)
+    found = compare_sets(database, parameters, covered, by)
+    if json:
+        output.emit(found)
+        return
+    output.table(
+        [found], title="Coverage", columns=["covered", "by", "n_rows", "n_reference", "fraction", "mean", "p99", "max"]
+    )
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(coverage)

@@ -1,0 +1,80 @@
+"""The exact search, on each engine, against all pairs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.distance import cdist
+
+from aqvolt_flows.errors import InputError
+from aqvolt_flows.sampling.engines import load_engine
+from aqvolt_flows.sampling.neighbours import NearestIndex
+from aqvolt_flows.sampling.space import Moments, Space
+
+
+def check(index, points, centres):
+    labels, distances = index.query(points)
+    every = cdist(points, centres)
+    np.testing.assert_allclose(distances, every.min(axis=1), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(every[np.arange(len(points)), labels], every.min(axis=1), rtol=1e-4, atol=1e-5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 700), st.integers(1, 8), st.integers(0, 1000))
+def test_it_agrees_with_all_pairs_for_any_number_of_centres(m, d, seed):
+    rng = np.random.default_rng(seed)
+    scale = 0.6 ** np.arange(d)
+    centres = np.float32(rng.normal(size=(m, d)) * scale)
+    centres[rng.random(m) < 0.2] = centres[0]  # equal ones
+    check(NearestIndex(centres, threads=1), np.float32(rng.normal(size=(30, d)) * scale), centres)
+
+
+@pytest.mark.parametrize("m", [64, 65, 1024, 1025, 6000])
+def test_it_agrees_at_the_sizes_where_the_tree_gets_a_level(m):
+    rng = np.random.default_rng(m)
+    centres, points = np.float32(rng.normal(size=(m, 5))), np.float32(rng.normal(size=(300, 5)))
+    check(NearestIndex(centres, threads=2), points, centres)
+
+
+def test_equal_centres_give_the_lowest_number():
+    centres = np.zeros((300, 2), np.float32)
+    centres[:7] = 1
+    assert NearestIndex(centres).query(np.zeros((2, 2)))[0].tolist() == [7, 7]
+
+
+def test_threads_do_not_change_the_answer():
+    rng = np.random.default_rng(0)
+    centres, points = np.float32(rng.normal(size=(500, 3))), np.float32(rng.normal(size=(20_000, 3)))
+    one, two = (NearestIndex(centres, t).query(points) for t in (1, 2))
+    for a, b in zip(one, two, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("m", [50, 6000])
+def test_torch_agrees_with_all_pairs(m):
+    rng = np.random.default_rng(m)
+    scale = 0.8 ** np.arange(6)
+    centres, points = np.float32(rng.normal(size=(m, 6)) * scale), np.float32(rng.normal(size=(400, 6)) * scale)
+    check(load_engine("torch", "cpu").index(centres), points, centres)
+
+
+def test_engines_agree_on_moments_and_rotation():
+    rng = np.random.default_rng(2)
+    rows = np.float32(rng.normal(loc=50, size=(900, 3)) @ rng.normal(size=(3, 7)) + rng.normal(size=(900, 7)))
+    cpu, torch = load_engine("cpu", threads=2), load_engine("torch", "cpu")
+    ours, theirs = (e.moments(iter(np.array_split(rows, 4))) for e in (cpu, torch))
+    whole = Moments.of(rows)
+    for found in (ours, theirs):
+        assert found.count == 900
+        np.testing.assert_allclose(found.mean, whole.mean, rtol=1e-12)
+        np.testing.assert_allclose(found.scatter, whole.scatter, rtol=1e-9, atol=1e-6)
+    space = Space.fit(ours)
+    np.testing.assert_allclose(cpu.project(space, rows), torch.project(space, rows), atol=1e-4)
+    np.testing.assert_allclose(cpu.project(space, rows), space.transform(rows), atol=1e-4)
+
+
+def test_an_engine_that_does_not_exist_is_named():
+    with pytest.raises(InputError, match="expected cpu or torch"):
+        load_engine("gpu")
