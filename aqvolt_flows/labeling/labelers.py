@@ -23,7 +23,13 @@ def labeler_maker(parameters: LabelingParameters) -> Maker:
         return SurrogateStaticMaker(potential=parameters.surrogate)
     if parameters.labeler == "gpaw":
         return GpawStaticMaker(ecut_ev=parameters.gpaw_ecut_ev, kspacing=parameters.gpaw_kspacing)
-    return R2scanStaticMaker(incar_updates=dict(parameters.incar_updates))
+    return R2scanStaticMaker(
+        incar_updates=dict(parameters.incar_updates),
+        potcar_hashes=dict(parameters.potcar_hashes),
+        max_errors=parameters.max_errors,
+        max_restarts=parameters.max_restarts,
+        wall_time_s=parameters.wall_time_s,
+    )
 
 
 def check_labeler(parameters: LabelingParameters, elements: Iterable[str] = ()) -> None:
@@ -56,13 +62,13 @@ def check_labeler(parameters: LabelingParameters, elements: Iterable[str] = ()) 
 
 
 def _check_vasp(parameters: LabelingParameters, elements: Iterable[str]) -> None:
-    from aqvolt_flows.vasp.inputs import potcar_folder, potcar_hashes, vasp_command
-    from aqvolt_flows.vasp.settings import check_installed, static_incar
+    from aqvolt_flows.vasp.inputs import vasp_command
+    from aqvolt_flows.vasp.level import TheoryLevel
+    from aqvolt_flows.vasp.potcars import potcar_folder
 
-    static_incar(parameters.incar_updates)
+    level = TheoryLevel(parameters.incar_updates, parameters.potcar_hashes)
+    level.incar  # noqa: B018 - refuses changes that leave r2SCAN
     vasp_command()
     potcar_folder()
-    wanted = sorted(set(elements))
-    if wanted:
-        potcar_hashes(wanted)
-    check_installed()
+    level.check_potcars(elements)
+    level.check_installed()

@@ -16,7 +16,7 @@ def static_maker(
     incar_updates: Mapping[str, Any],
     command: str,
     max_errors: int = 5,
-    polling_s: float = 1.0,
+    polling_s: float = 0.1,
     wall_time_s: int | None = None,
 ) -> MatPesMetaGGAStaticMaker:
     """Return atomate2's ``MatPesMetaGGAStaticMaker`` as this project runs it.

@@ -44,6 +44,16 @@ def frozen_incar() -> dict[str, Any]:
     return dict(_frozen()["incar"])
 
 
+def frozen_potcars() -> dict[str, str]:
+    """Return the frozen map element → POTCAR symbol."""
+    return dict(_frozen()["potcar"])
+
+
+def frozen_moments() -> dict[str, float]:
+    """Return the frozen map element → initial moment (μB)."""
+    return {element: float(moment) for element, moment in _frozen()["magmom"].items()}
+
+
 def potcar_functional() -> str:
     """Return the POTCAR release, ``PBE_64``."""
     return str(_frozen()["potcar_functional"])
@@ -143,12 +153,14 @@ def diff_with_installed() -> dict[str, tuple[Any, Any]]:
 
     Names are INCAR tags, ``POTCAR <element>``, ``MAGMOM <species>`` and ``POTCAR release``.
     """
-    from pymatgen.core import Lattice, Structure
+    from pymatgen.core import Structure
 
     from aqvolt_flows.vasp.inputs import matpes_static_set
 
-    rock_salt = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.13), ["Li", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
-    written = matpes_static_set().get_input_set(rock_salt.get_primitive_structure(), potcar_spec=True)
+    half = 5.13 / 2  # rock salt, primitive
+    cell = [[0, half, half], [half, 0, half], [half, half, 0]]
+    rock_salt = Structure(cell, ["Li", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    written = matpes_static_set().get_input_set(rock_salt, potcar_spec=True)
     incar = {k: v for k, v in dict(written.incar).items() if k != "MAGMOM"}
     config = matpes_static_set().CONFIG
     found = changes(frozen_incar(), incar)

@@ -60,8 +60,11 @@ def test_raw_files_are_kept_without_potcar_and_densities(store_frames: StoreFram
     with tarfile.open(database.artifacts.local_path(ArtifactRef.model_validate(outcome.raw))) as tar:
         names = tar.getnames()
         incar = tar.extractfile("INCAR").read().decode()
+        spec = tar.extractfile("POTCAR.spec").read().decode()
+    assert spec.split() == ["Li_sv", "Cl"], "pymatgen's form, in POSCAR's order"
     assert {"INCAR", "POSCAR", "OUTCAR", "OSZICAR", "CONTCAR", "vasprun.xml", "custodian.json"} <= set(names)
-    assert not {n for n in names if n.startswith(("POTCAR", "CHG", "AECCAR", "WAVECAR"))}
+    kept = {n for n in names if n.startswith(("POTCAR", "CHG", "AECCAR", "WAVECAR"))}
+    assert kept == {"POTCAR.spec"}, "the licensed POTCAR itself is never kept"
     assert "METAGGA = R2scan" in incar.replace("R2SCAN", "R2scan")
 
 
@@ -74,7 +77,7 @@ def test_raw_files_are_kept_without_potcar_and_densities(store_frames: StoreFram
         ("out_of_memory", "killed", "out_of_memory"),
         ("no_space", "killed", "no_space_left"),
         ("truncated", "bad_output", "truncated_vasprun"),
-        ("zbrent", "killed", "vasp_error"),
+        ("zbrent", "failed", "vasp_error"),
     ],
 )
 def test_each_way_to_fail_has_its_status_and_reason(store_frames: StoreFrames, stand_in, mode, status, reason):
@@ -108,7 +111,7 @@ def test_a_missing_potcar_is_named_before_vasp_starts(store_frames: StoreFrames,
     (tmp_path / "potcars" / "POT_PAW_PBE_64" / "POTCAR.Li_sv").unlink()
     (frame_id,) = store_frames([rock_salt()])
     outcome = label(frame_id)
-    assert (outcome.status, outcome.failure.reason) == ("failed", "missing_resource")
+    assert (outcome.status, outcome.failure.reason) == ("failed", "missing_potcar")
     assert "Li (Li_sv)" in outcome.failure.message
 
 
@@ -116,7 +119,7 @@ def test_without_vasp_cmd_the_outcome_says_what_to_set(store_frames: StoreFrames
     monkeypatch.delenv("VASP_CMD")
     (frame_id,) = store_frames([rock_salt()])
     outcome = label(frame_id)
-    assert outcome.status == "failed"
+    assert (outcome.status, outcome.failure.reason) == ("failed", "missing_vasp")
     assert "VASP_CMD is not set" in outcome.failure.message
 
 
