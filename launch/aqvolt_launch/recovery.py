@@ -11,6 +11,7 @@ a Firework RUNNING or RESERVED whose launch has ended     refreshed (finished) o
 a Firework RESERVED with no launch                        READY again after a grace time
 a finished Firework in a workflow that does not know      refreshed
 a root Firework WAITING in a submitted workflow           READY (a submission was killed)
+workflows of an announced batch without their Firework    removed (a submission was killed)
 ========================================================  =============================================
 
 Only this host's processes can be judged. Launches of other hosts are left to FireWorks' heartbeats
@@ -30,7 +31,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from aqvolt_flows.settings import AqvoltSettings
-from aqvolt_launch.launchpad import get_launchpad
+from aqvolt_launch import queue
+from aqvolt_launch.launchpad import KEY_FIELD, get_launchpad
 from aqvolt_launch.processes import is_alive, start_mark
 
 if TYPE_CHECKING:
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
 
 #: A lock or a reservation of a live process lasts milliseconds; older ones belong to the dead, seconds.
 GRACE_S = 5.0
+#: An announcement of another host's submission that is older belongs to the dead.
+ANNOUNCED = timedelta(hours=1)
 _ACTIVE = ("RUNNING", "RESERVED")
 _NAME = re.compile(r"^aqvolt-(?P<host>.+)-(?P<pid>\d+)-(?P<start>\d+)$")
 
@@ -51,6 +55,7 @@ class RecoveryReport:
     unreserved: int = 0
     unlocked: int = 0
     released: int = 0
+    undone: int = 0
 
     def as_dict(self) -> dict[str, int]:
         """Return the counts as a mapping."""
@@ -104,7 +109,33 @@ def recover_dead(settings: AqvoltSettings) -> RecoveryReport:
         unreserved=_unreserve(launchpad),
         unlocked=unlocked,
         released=_release(launchpad),
+        undone=undo_killed_batches(launchpad),
     )
+
+
+def undo_killed_batches(launchpad: LaunchPad) -> int:
+    """Remove the workflows without a Firework that a killed submission left; return how many.
+
+    An announcement is of the dead if its process, on this host, is gone, or if it is older than
+    :data:`ANNOUNCED`: writing a batch takes seconds.
+    """
+    collection = launchpad.db[queue.COLLECTION]
+    undone = 0
+    for batch in list(collection.find({"_id": {"$regex": "^batch:"}})):
+        dead = is_dead(batch["by"])
+        if dead is False or (dead is None and batch["at"].replace(tzinfo=UTC) > datetime.now(UTC) - ANNOUNCED):
+            continue
+        numbers = {"$gte": batch["first"], "$lte": batch["last"]}
+        there = {f["fw_id"] for f in launchpad.fireworks.find({"fw_id": numbers}, {"fw_id": 1})}
+        empty = [
+            workflow["_id"]
+            for workflow in launchpad.workflows.find({"nodes": numbers, KEY_FIELD: {"$exists": True}}, {"nodes": 1})
+            if not there & set(workflow["nodes"])
+        ]
+        if empty:
+            undone += launchpad.workflows.delete_many({"_id": {"$in": empty}}).deleted_count
+        collection.delete_one({"_id": batch["_id"]})
+    return undone
 
 
 def rerun(launchpad: LaunchPad, fw_id: int, states: Sequence[str], last_launch: int | None = None) -> bool:

@@ -12,6 +12,7 @@ MODULES = (
     "candidates",
     "generation",
     "stages",
+    "holds",
     "workers",
     "query",
     "build",

@@ -8,6 +8,8 @@ import typer
 
 from aqvolt_launch.cli import output
 
+_HELD = ("kind", "what", "reason", "message", "since")
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
@@ -77,6 +79,8 @@ def _show(found: dict[str, Any]) -> None:
     output.table([row for row in found["collections"] if row["documents"]], title="Documents")
     if found["reasons"]:
         output.table(found["reasons"], title="Failures, by reason")
+    if found["held"]:
+        output.table(found["held"], title="Held ('aqvolt hold lift NAME' lets it go on)", columns=_HELD)
     if found["fizzled"]:
         output.table(found["fizzled"], title="Fizzled jobs", columns=("fw_id", "stage", "name", "reason", "folder"))
 
