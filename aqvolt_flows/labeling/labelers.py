@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from aqvolt_flows.errors import ResourceError
-from aqvolt_flows.labeling.gpaw import GpawStaticMaker
+from aqvolt_flows.labeling.gpaw import GpawStaticMaker, missing_setups
 from aqvolt_flows.labeling.surrogate import SurrogateStaticMaker
 from aqvolt_flows.labeling.vasp import R2scanStaticMaker
 from aqvolt_flows.potentials import check_model
@@ -56,6 +56,12 @@ def check_labeler(parameters: LabelingParameters, elements: Iterable[str] = ()) 
             raise ResourceError(
                 "The labeler gpaw needs GPAW, which is not installed; install the extra gpaw (docs tell how libxc is "
                 "found), or choose another labeler."
+            )
+        absent = missing_setups(elements)
+        if absent:
+            raise ResourceError(
+                f"GPAW has no PAW dataset for {', '.join(absent)}; expected them in gpaw-data or GPAW_SETUP_PATH, or "
+                "choose another labeler."
             )
     else:
         _check_vasp(parameters, elements)
