@@ -220,11 +220,13 @@ def _unread(finished: bool, outcar: str, said: str, error: Exception) -> dict[st
     if finished:
         message = f"VASP ended, but vasprun.xml cannot be read ({type(error).__name__}: {error})"
         return {"ending": "bad_output", "failure": Failure(reason="truncated_vasprun", message=message[:500])}
-    return _ended(said) if outcar else _ended(said, "VASP wrote no OUTCAR")
+    return _ended(said) if outcar else _ended(said, "VASP wrote no OUTCAR", outcar=False)
 
 
-def _ended(said: str, otherwise: str = "OUTCAR has no timing table, VASP did not come to its end") -> dict[str, Any]:
-    """Return ending and failure of a run without an end: killed from outside, or given up by VASP itself."""
+def _ended(
+    said: str, otherwise: str = "OUTCAR has no timing table, VASP did not come to its end", outcar: bool = True
+) -> dict[str, Any]:
+    """Return ending and failure of a run without an end: killed from outside, given up by VASP, or never started."""
     for reason, pattern in _KILL_SIGNS:
         found = re.search(pattern, said, re.IGNORECASE)
         if found:
@@ -232,6 +234,9 @@ def _ended(said: str, otherwise: str = "OUTCAR has no timing table, VASP did not
     complaint = re.search(_COMPLAINTS, said)
     if complaint:
         return {"ending": "failed", "failure": Failure(reason="vasp_error", message=_line_of(said, complaint))}
+    if not outcar and said.strip():
+        last = said.strip().splitlines()[-1].strip()[:300]
+        return {"ending": "failed", "failure": Failure(reason="vasp_not_started", message=f"{otherwise}: {last}")}
     return {"ending": "killed", "failure": Failure(reason="interrupted", message=otherwise)}
 
 

@@ -15,6 +15,7 @@ from physics import EV_PER_A3_IN_KBAR
 
 RULE = "-" * 104
 FERMI, GAP = 1.0, 5.0
+ORBITALS = ("s", "py", "pz", "px", "dxy", "dyz", "dz2", "dxz", "x2-y2")
 
 
 class Growing:
@@ -161,16 +162,17 @@ def levels(n_electrons: int) -> list[tuple[float, float]]:
 
 
 def xml_projections(n_electrons: int, n_atoms: int) -> str:
-    """Projections of every band on s, p and d of every atom, one k-point, two spins, as LORBIT = 11 makes VASP write."""
+    """Projections of every band on the nine orbitals of every atom, one k-point, two spins: LORBIT = 11."""
     bands = levels(n_electrons)
     share = 1.0 / n_atoms
-    row = f"<r>  {share / 2:6.4f}  {share / 2:6.4f}  0.0000 </r>\n"
+    row = f"<r>  {share / 2:6.4f}  {share / 2:6.4f}" + "  0.0000" * 7 + " </r>\n"
+    fields = "".join(f"<field>{name:>6}</field>\n" for name in ORBITALS)
     band = "".join(f'<set comment="band {b + 1}">\n{row * n_atoms}</set>\n' for b in range(len(bands)))
     spins = "".join(f'<set comment="spin{s}">\n<set comment="kpoint 1">\n{band}</set>\n</set>\n' for s in (1, 2))
     return (
         '<projected>\n<array>\n<dimension dim="1">ion</dimension>\n<dimension dim="2">band</dimension>\n'
-        '<dimension dim="3">kpoint</dimension>\n<dimension dim="4">spin</dimension>\n<field>  s</field>\n'
-        f"<field>  p</field>\n<field>  d</field>\n<set>\n{spins}</set>\n</array>\n</projected>\n"
+        '<dimension dim="3">kpoint</dimension>\n<dimension dim="4">spin</dimension>\n'
+        f"{fields}<set>\n{spins}</set>\n</array>\n</projected>\n"
     )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -140,3 +142,100 @@ def test_a_machines_own_incar_updates_cannot_change_the_theory_level(store_frame
     outcome = label(frame_id)
     assert outcome.status == "failed"
     assert "ENCUT" in outcome.failure.message
+
+
+def test_an_accident_is_started_again_in_a_fresh_folder_and_its_cost_counted(store_frames: StoreFrames, stand_in):
+    stand_in({"mode": "killed", "attempts": 1, "across": True})
+    (frame_id,) = store_frames([rock_salt()])
+    outcome = label(frame_id)
+    assert outcome.status == "converged"
+    (earlier,) = outcome.details["earlier_attempts"]
+    assert (earlier["status"], earlier["reason"]) == ("killed", "interrupted")
+    assert outcome.details["wall_s"] > earlier["wall_s"] > 0
+    assert outcome.cost_core_hours == pytest.approx(outcome.details["wall_s"] / 3600, rel=0.01)
+
+
+def test_restarts_are_bounded(store_frames: StoreFrames, stand_in):
+    stand_in({"mode": "signal"})
+    (frame_id,) = store_frames([rock_salt()])
+    outcome = label(frame_id, max_restarts=2)
+    assert (outcome.status, outcome.failure.reason) == ("killed", "signal")
+    assert outcome.failure.message.startswith("forrtl: severe (174)")
+    assert len(outcome.details["earlier_attempts"]) == 2
+    assert "earlier_attempts" not in label(frame_id, max_restarts=0).details
+
+
+def test_what_atomate2_says_of_the_run_is_kept_small(store_frames: StoreFrames, stand_in):
+    (frame_id,) = store_frames([rock_salt(5.13, cubic=True)])
+    task = label(frame_id).details["task"]
+    assert (task["run_type"].upper(), task["state"], task["n_sites"]) == ("R2SCAN", "successful", 8)
+    assert task["kpoints"] == [6, 6, 6], "2π / 5.13 Å / 0.22 Å⁻¹ = 5.6, VASP rounds up"
+    assert "structure" not in task
+
+
+def test_a_label_outlives_its_raw_files(store_frames: StoreFrames, stand_in, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    (frame_id,) = store_frames([rock_salt()])
+    monkeypatch.setattr("aqvolt_flows.artifacts.ArtifactStore.put_bytes", full)
+    outcome = label(frame_id)
+    assert outcome.status == "converged"
+    assert outcome.raw is None
+    assert "No space left" in outcome.details["raw_lost"]
+
+
+def test_a_full_disk_before_vasp_starts_is_no_space(store_frames: StoreFrames, stand_in, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    (frame_id,) = store_frames([rock_salt()])
+    monkeypatch.setattr("atomate2.vasp.jobs.base.write_vasp_input_set", full)
+    outcome = label(frame_id)
+    assert (outcome.status, outcome.failure.reason) == ("killed", "no_space_left")
+
+
+def test_another_potcar_than_the_campaign_fixed_is_refused_before_vasp_starts(store_frames: StoreFrames, stand_in):
+    (frame_id,) = store_frames([rock_salt()])
+    used = label(frame_id).protocol.potcar_hashes
+    assert label(frame_id, potcar_hashes=used).status == "converged"
+    outcome = label(frame_id, potcar_hashes=used | {"Cl": "0" * 64})
+    assert (outcome.status, outcome.failure.reason) == ("failed", "wrong_potcar")
+    assert "expected 000000000000…" in outcome.failure.message
+    assert outcome.raw is None
+
+
+def test_a_pymatgen_that_would_write_another_level_stops_the_job(store_frames: StoreFrames, stand_in, monkeypatch):
+    from pymatgen.io.vasp.sets import MatPESStaticSet
+
+    config = {**MatPESStaticSet.CONFIG, "INCAR": {**MatPESStaticSet.CONFIG["INCAR"], "ENCUT": 520}}
+    monkeypatch.setattr(MatPESStaticSet, "CONFIG", config)
+    (frame_id,) = store_frames([rock_salt()])
+    outcome = label(frame_id)
+    assert (outcome.status, outcome.failure.reason) == ("failed", "protocol_drift")
+    assert "ENCUT: 680.0 is now 520.0" in outcome.failure.message
+
+
+def test_atoms_on_each_other_never_reach_vasp(store_frames: StoreFrames, stand_in):
+    frame = rock_salt()
+    frame = replace(frame, positions=np.zeros((2, 3), np.float32))
+    (frame_id,) = store_frames([frame])
+    outcome = label(frame_id)
+    assert (outcome.status, outcome.failure.reason) == ("failed", "bad_structure")
+    assert outcome.cost_core_hours == 0
+
+
+def test_vasps_own_refusal_is_quoted(store_frames: StoreFrames, stand_in):
+    (frame_id,) = store_frames([rock_salt()])
+    outcome = label(frame_id, incar_updates={"PREC": "Xtreme"})
+    assert (outcome.status, outcome.failure.reason) == ("failed", "vasp_error")
+    assert "Error reading item 'PREC'" in outcome.failure.message
+
+
+def test_a_command_that_is_not_vasp_is_named_with_what_it_said(store_frames: StoreFrames, stand_in, monkeypatch):
+    monkeypatch.setenv("VASP_CMD", f"{sys.executable} nowhere/vasp_std.py")
+    (frame_id,) = store_frames([rock_salt()])
+    outcome = label(frame_id)
+    assert (outcome.status, outcome.failure.reason) == ("failed", "vasp_not_started")
+    assert "nowhere/vasp_std.py" in outcome.failure.message
+    assert "earlier_attempts" not in outcome.details

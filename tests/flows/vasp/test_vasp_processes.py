@@ -34,7 +34,10 @@ def test_a_leashed_command_dies_with_the_process_that_started_it():
     parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     pid = int(parent.stdout.readline())
-    assert psutil.Process(pid).is_running()
+    end = time.monotonic() + 30
+    while psutil.Process(pid).name() != "sleep":  # setpriv has done its part when it has become the command
+        assert time.monotonic() < end
+        time.sleep(0.01)
     parent.kill()
     parent.wait()
     parent.stdout.close()
