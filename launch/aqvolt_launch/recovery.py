@@ -6,7 +6,8 @@ A worker can die between any two of FireWorks' writes. What can be left, and wha
 left over                                                 done
 ========================================================  =============================================
 a workflow locked by nobody                               unlocked after a grace time
-a launch RUNNING whose process is gone                    the launch is closed, the Firework reruns
+a launch RUNNING whose process is gone                    the launch is closed, the Firework reruns; a label
+                                                          whose result is there is completed instead
 a Firework RUNNING or RESERVED whose launch has ended     refreshed (finished) or rerun (closed as lost)
 a Firework RESERVED with no launch                        READY again after a grace time
 a finished Firework in a workflow that does not know      refreshed
@@ -31,9 +32,11 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from aqvolt_flows.settings import AqvoltSettings
+from aqvolt_flows.stores import Database
 from aqvolt_launch import queue
 from aqvolt_launch.launchpad import KEY_FIELD, get_launchpad
 from aqvolt_launch.processes import is_alive, start_mark
+from aqvolt_launch.salvage import settle
 
 if TYPE_CHECKING:
     from fireworks import LaunchPad
@@ -56,6 +59,7 @@ class RecoveryReport:
     unlocked: int = 0
     released: int = 0
     undone: int = 0
+    finished: int = 0
 
     def as_dict(self) -> dict[str, int]:
         """Return the counts as a mapping."""
@@ -97,14 +101,20 @@ def recover_dead(settings: AqvoltSettings) -> RecoveryReport:
     """Put right what workers killed on this host left; safe to call at any time, by several workers."""
     launchpad = get_launchpad(settings)
     unlocked = _unlock(launchpad)
-    reruns = 0
-    for launch in lost_launches(launchpad):
+    reruns = finished = 0
+    lost = lost_launches(launchpad)
+    database = Database.connect(settings) if lost else None
+    for launch in lost:
+        if database is not None and settle(launchpad, database, launch["fw_id"], launch["launch_id"]):
+            finished += 1
+            continue
         query = {"launch_id": launch["launch_id"], "state": "RUNNING"}
         launchpad.launches.update_one(query, {"$set": {"state": "FIZZLED"}})
         reruns += rerun(launchpad, launch["fw_id"], _ACTIVE, last_launch=launch["launch_id"])
     again, refreshed = _close_ended(launchpad)
     return RecoveryReport(
         rerun=reruns + again,
+        finished=finished,
         refreshed=refreshed + _refresh_finished(launchpad),
         unreserved=_unreserve(launchpad),
         unlocked=unlocked,

@@ -195,6 +195,7 @@ class _Submission:
             won, lost = _insert(self.launchpad, [workflow_of(item, self.store) for item in new])
             self.report += SubmitReport(submitted=won, queued=lost)
         bulk = [item for item in items if item.template is not None]
+        self._open_windows(item.category for item in bulk)
         states = self._states([item.key for item in bulk])
         self._count([(item.key, states[item.key]) for item in bulk if item.key in states])
         new = self._admitted([item for item in bulk if item.key not in states])
@@ -247,13 +248,17 @@ class _Submission:
 
     def _place(self, item: WorkItem) -> str:
         """Return where a unit waits for its turn, empty where there is no window."""
-        if item.category not in self.windows:
-            default = queue.EMBEDDED_WINDOW if self.embedded else 0
-            size = default if self.window is None else self.window
-            self.windows[item.category] = size
-            if size or queue.windows(self.launchpad, item.category):
-                queue.set_window(self.launchpad, item.category, size)
         return queue.waiting_place(item.category, item.priority) if self.windows[item.category] else ""
+
+    def _open_windows(self, categories: Iterable[str]) -> None:
+        """Find out which window a category has: the one asked for, else the one it has, else the database's default."""
+        for category in set(categories) - set(self.windows):
+            present = queue.windows(self.launchpad, category)
+            default = queue.EMBEDDED_WINDOW if self.embedded else 0
+            size = present.get(category, default) if self.window is None else self.window
+            self.windows[category] = size
+            if size or present:
+                queue.set_window(self.launchpad, category, size)
 
     def _insert_copies(self, items: list[WorkItem]) -> tuple[int, int]:
         """Write units with a template in the order that the module's docstring gives; return how many won and lost."""

@@ -12,6 +12,7 @@ MODULES = (
     "candidates",
     "generation",
     "stages",
+    "protocol",
     "holds",
     "workers",
     "query",
