@@ -6,13 +6,18 @@ import json
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from aqvolt_flows.labeling.protocols import protocol_for
 from aqvolt_flows.schemas.parameters import LabelingParameters
-from aqvolt_launch.cli import app, main
+from aqvolt_launch.cli import main
+from aqvolt_launch.cli.protocol import register
 
 RUN = CliRunner()
+app = typer.Typer()
+app.callback()(lambda: None)
+register(app)
 
 
 @pytest.mark.parametrize("labeler", ["vasp", "gpaw", "surrogate"])
