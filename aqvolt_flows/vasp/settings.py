@@ -13,6 +13,8 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+import numpy as np
+
 from aqvolt_flows.errors import ConfigError, InputError
 from aqvolt_flows.identity import content_hash
 from aqvolt_flows.schemas.provenance import Protocol
@@ -157,9 +159,8 @@ def diff_with_installed() -> dict[str, tuple[Any, Any]]:
 
     from aqvolt_flows.vasp.inputs import matpes_static_set
 
-    half = 5.13 / 2  # rock salt, primitive
-    cell = [[0, half, half], [half, 0, half], [half, half, 0]]
-    rock_salt = Structure(cell, ["Li", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    cell = 5.13 / 2 * (np.ones((3, 3)) - np.eye(3))  # rock salt, primitive
+    rock_salt = Structure(cell, ["Li", "Cl"], np.array([[0, 0, 0], [0.5, 0.5, 0.5]]))
     written = matpes_static_set().get_input_set(rock_salt, potcar_spec=True)
     incar = {k: v for k, v in dict(written.incar).items() if k != "MAGMOM"}
     config = matpes_static_set().CONFIG
