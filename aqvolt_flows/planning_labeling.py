@@ -100,11 +100,12 @@ def _frames(database: Database, by_priority: bool) -> Iterator[dict[str, Any]]:
     if not by_priority:
         yield from frames.find({}, _FIELDS).batch_size(2000)
         return
-    ids, priorities = [], []
+    ids: list[str] = []
+    priorities: list[int] = []
     for frame in frames.find({}, _FIELDS).batch_size(2000):
         ids.append(frame["frame_id"])
         priorities.append(informativeness(frame))
-    order = np.lexsort((np.array(ids), -np.array(priorities, dtype=int))) if ids else []
+    order = np.lexsort((np.array(ids), -np.array(priorities, dtype=int))).tolist()
     for chunk in batched(order, _CHUNK):
         wanted = [ids[i] for i in chunk]
         found = {f["frame_id"]: f for f in frames.find({"frame_id": {"$in": wanted}}, _FIELDS)}

@@ -132,7 +132,7 @@ def fit_costs(atoms: Sequence[int], electrons: Sequence[int], core_hours: Sequen
         if len(hours) < _RUNS_NEEDED[len(predictors)] or np.linalg.matrix_rank(design) < design.shape[1]:
             continue
         error = _left_out(design, logs)
-        if best is None or error < best[0] * (1 - 1e-9):
+        if best is None or error < best[0] - 1e-9:  # the simpler one wins a tie
             best = error, predictors
     assert best is not None, "the model without predictors fits any run"
     error, predictors = best
@@ -169,7 +169,7 @@ def _left_out(design: np.ndarray, logs: np.ndarray) -> float:
 
 def _resampled(design: np.ndarray, logs: np.ndarray, rng: np.random.Generator) -> list[tuple[float, ...]]:
     """Return (smearing, coefficients …) of fits to runs drawn with replacement."""
-    rows = []
+    rows: list[tuple[float, ...]] = []
     while len(rows) < _BOOTSTRAPS:
         drawn = rng.integers(0, len(logs), len(logs))
         if np.linalg.matrix_rank(design[drawn]) < design.shape[1]:

@@ -123,7 +123,7 @@ def submit_stage(
         if budget_core_hours is not None:
             model = cost_model(campaign, Database.connect(settings))
             budget = CoreHours(
-                budget_core_hours, lambda item: model.predict(item.tags["atoms"], item.tags["electrons"])
+                budget_core_hours, lambda item: model.predict(float(item.tags["atoms"]), float(item.tags["electrons"]))
             )
     report = submit(found.items, settings, limit=limit, rerun_failed=rerun_failed, budget=budget, window=window)
     return found, report

@@ -100,7 +100,7 @@ def reconcile(
         return
     would = "would be " if dry_run else ""
     others = sum(report.recovered.values()) - len(report.lost) if report.recovered else 0
-    rows = [
+    rows: list[tuple[str, Any, str]] = [
         ("runs lost with their worker", report.lost, f"{would}completed from their result, or rerun"),
         ("other leftovers of killed workers", max(others, 0), f"{would}put right"),
         ("running elsewhere without a heartbeat", report.silent, f"{would}held"),
