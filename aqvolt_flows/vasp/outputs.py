@@ -37,6 +37,9 @@ _KILL_SIGNS: tuple[tuple[str, str], ...] = (
     ("wall_time", r"DUE TO TIME LIMIT|walltime|wall time limit|hard stop encountered|soft stop encountered"),
     ("signal", r"forrtl: severe \(174\)|SIG(TERM|KILL|SEGV)|Segmentation fault|signal (9|15)|Killed|CANCELLED"),
 )
+#: A STOPCAR ended the run: "hard" (LABORT) in the middle of the last step's SCF, which is as short as a converged one;
+#: "soft" (LSTOP) after a whole step (VASP wiki, STOPCAR).
+_STOPPED = r"(hard|soft) stop encountered"
 #: What VASP says before it stops by itself (its own text; custodian's VaspErrorHandler looks for the same).
 _COMPLAINTS = (
     r"ZBRENT: fatal|VERY BAD NEWS|internal error|BRMIX: very serious|Sub-Space-Matrix is not hermitian|EDDDAV: Call to"
@@ -175,13 +178,18 @@ def read_calculation(folder: str | Path, eigenvalues: bool = True, partial: bool
         return Calculation(**_unread(finished, outcar, said, error), **common)
     if not run.ionic_steps:
         return Calculation(**_unread(finished, outcar, said, ValueError("it holds no ionic step")), **common)
+    steps = [_ionic_step(step) for step in run.ionic_steps]
+    stopped = re.search(_STOPPED, said)
+    if finished and stopped:
+        finished = False
+        steps = steps[:-1] if stopped.group(1) == "hard" else steps
     return Calculation(
         **({"ending": "finished"} if finished else _ended(said)),
         version=str(run.vasp_version).split()[0],
         incar=_incar(where) or dict(run.incar),
         nelm=int(run.parameters.get("NELM", 60)),
         symbols=[str(s) for s in run.atomic_symbols],
-        steps=[_ionic_step(step) for step in run.ionic_steps],
+        steps=steps,
         magmoms=_magmoms(outcar, len(run.atomic_symbols)),
         bandgap=_bandgap(run, outcar) if eigenvalues else None,
         titles=[str(t) for t in run.potcar_symbols],

@@ -100,7 +100,9 @@ def fresh_folder(name: str) -> Iterator[Path]:
         yield folder
 
 
-def custodian_settings(command: str, max_errors: int, polling_s: float, **further: Any) -> dict[str, Any]:
+def custodian_settings(
+    command: str, max_errors: int, polling_s: float, monitor_s: float = MONITOR_S, **further: Any
+) -> dict[str, Any]:
     """Return ``run_vasp_kwargs`` of an atomate2 maker.
 
     The Γ-only executable is the same command: atomate2's default would be started without the launcher. VASP ends
@@ -112,7 +114,7 @@ def custodian_settings(command: str, max_errors: int, polling_s: float, **furthe
         "vasp_gamma_cmd": command,
         "vasp_job_kwargs": {"auto_gamma": False},
         "max_errors": max_errors,
-        "custodian_kwargs": {"polling_time_step": polling_s, "monitor_freq": max(1, round(MONITOR_S / polling_s))},
+        "custodian_kwargs": {"polling_time_step": polling_s, "monitor_freq": max(1, round(monitor_s / polling_s))},
         **further,
     }
 

@@ -15,7 +15,8 @@ rule, and ``rules`` are tried in order for all others; the first that applies de
     so many runs of the POSCAR in any folder.
 
 ``FAKE_VASP_VERBOSE`` makes it write what a large ``NWRITE`` and ``LORBIT = 11`` write: eigenvalues after every
-electronic step, and projections on all atoms. ``FAKE_VASP_SECONDS`` is how long a run takes at least.
+electronic step, and projections on all atoms. ``FAKE_VASP_SECONDS`` is how long ten electronic steps take. A STOPCAR
+with LABORT ends a run after the electronic step, unconverged.
 
 Static (NSW = 0) and NpT Langevin MD (IBRION = 0, MDALGO = 3) are known.
 """
@@ -25,6 +26,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -138,6 +140,7 @@ class Run:
         self.radii = [self.datasets[t].radius for t in self.types]
         self.atom_energies = [self.datasets[t].atom_energy for t in self.types]
         self.verbose = "FAKE_VASP_VERBOSE" in os.environ
+        self.pause = float(os.environ.get("FAKE_VASP_SECONDS", "0")) / 10
         self.mode = planned_mode(folder, (folder / "POSCAR").read_text())
         self.xml, self.outcar, self.oszicar = (Growing(folder / n) for n in ("vasprun.xml", "OUTCAR", "OSZICAR"))
 
@@ -169,7 +172,6 @@ class Run:
             )
             return 1
         lattice, fractional = self.dynamics() if md else self.static()
-        time.sleep(max(0.0, float(os.environ.get("FAKE_VASP_SECONDS", "0")) - (time.perf_counter() - self.started)))
         return self.end(lattice, fractional)
 
     def static(self) -> tuple[np.ndarray, np.ndarray]:
@@ -250,9 +252,20 @@ class Run:
             self.outcar(f"\n{RULE}\n\n Iteration {step:6d}({n:4d})\n\n")
             if self.verbose:
                 self.outcar(outcar_bands(self.n_electrons, self.mesh))
+            time.sleep(self.pause)
+            if self.told_to_abort():
+                return False
             if abs(change) < threshold and n >= int(number(self.tags, "NELMIN", 2)):
                 return True
         return False
+
+    def told_to_abort(self) -> bool:
+        stopcar = self.folder / "STOPCAR"
+        if not (stopcar.is_file() and re.search(r"LABORT\s*=\s*\.?T", stopcar.read_text(), re.IGNORECASE)):
+            return False
+        print(" hard stop encountered!  aborting job ...", flush=True)
+        self.outcar(" hard stop encountered!  aborting job ...\n")
+        return True
 
     def die(self) -> None:
         """End this process the way the mode says; unfinished files stay as they are."""

@@ -239,3 +239,18 @@ def test_a_command_that_is_not_vasp_is_named_with_what_it_said(store_frames: Sto
     assert (outcome.status, outcome.failure.reason) == ("failed", "vasp_not_started")
     assert "nowhere/vasp_std.py" in outcome.failure.message
     assert "earlier_attempts" not in outcome.details
+
+
+def test_a_run_that_custodian_stops_for_its_time_is_no_label(store_frames: StoreFrames, stand_in, monkeypatch):
+    """The stopped SCF has fewer steps than NELM, as a converged one has; only what VASP says tells them apart.
+
+    The second run of a worker has its whole time again: custodian counts from a worker's first run.
+    """
+    first, second = store_frames([rock_salt(), replace(rock_salt(5.0), step=1)])
+    monkeypatch.setenv("FAKE_VASP_SECONDS", "6")
+    outcome = label(first, wall_time_s=2)
+    assert (outcome.status, outcome.failure.reason) == ("killed", "wall_time")
+    assert "hard stop encountered" in outcome.failure.message
+    assert outcome.details["wall_s"] < 5
+    monkeypatch.setenv("FAKE_VASP_SECONDS", "0")
+    assert label(second, wall_time_s=2).status == "converged"
