@@ -1,4 +1,4 @@
-"""VASP's processes: none outlives its job, and none is left in a folder that a run has ended in.
+"""VASP's processes: none outlives its job, and none is left when its run is over.
 
 Custodian starts VASP in a session of its own and ends that session's process group when it stops a run. Two ways to
 a ghost are left (custodian#208, #410, #414): the job's own process is killed, and ranks survive their launcher.
@@ -7,8 +7,10 @@ a ghost are left (custodian#208, #410, #414): the job's own process is killed, a
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -16,6 +18,8 @@ import psutil
 
 #: Seconds that a leftover process has to end by itself after SIGTERM.
 GRACE_S = 5.0
+#: By this variable a process tells for which run's folder it was started.
+RUN_VARIABLE = "AQVOLT_RUN_FOLDER"
 
 
 @cache
@@ -42,9 +46,26 @@ def leashed(command: str) -> str:
     return " ".join([*prefix, command]) if prefix else command
 
 
+@contextlib.contextmanager
+def marked(folder: Path) -> Iterator[None]:
+    """Let every process that is started meanwhile carry the folder's name in its environment, ranks included."""
+    before = os.environ.get(RUN_VARIABLE)
+    os.environ[RUN_VARIABLE] = str(folder)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[RUN_VARIABLE]
+        else:
+            os.environ[RUN_VARIABLE] = before
+
+
 def end_leftovers(folder: Path) -> list[int]:
-    """End processes of ours that still work in a folder, and return their PIDs; called when its run is over."""
-    found = [process for process in psutil.process_iter() if _works_in(process, folder)]
+    """End what a run started in a folder (:func:`marked`) and is still there, and return the PIDs.
+
+    Called when the run is over. Processes without the mark, such as a shell in which somebody looks at the files, stay.
+    """
+    found = [process for process in psutil.process_iter() if _started_for(process, folder)]
     for process in found:
         with contextlib.suppress(psutil.Error):
             process.terminate()
@@ -57,10 +78,10 @@ def end_leftovers(folder: Path) -> list[int]:
     return [process.pid for process in found]
 
 
-def _works_in(process: psutil.Process, folder: Path) -> bool:
-    if process.pid == psutil.Process().pid:
+def _started_for(process: psutil.Process, folder: Path) -> bool:
+    if process.pid == os.getpid():
         return False
     try:
-        return Path(process.cwd()) == folder
+        return process.environ().get(RUN_VARIABLE) == str(folder)
     except (psutil.Error, OSError):  # another user's, or gone meanwhile
         return False

@@ -18,7 +18,7 @@ from aqvolt_flows.errors import ConfigError, InputError
 from aqvolt_flows.schemas.provenance import ArtifactRef
 from aqvolt_flows.vasp.outputs import locate, read_text
 from aqvolt_flows.vasp.potcars import datasets_in
-from aqvolt_flows.vasp.processes import end_leftovers, leashed
+from aqvolt_flows.vasp.processes import end_leftovers, leashed, marked
 from aqvolt_flows.vasp.settings import theory
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Run:
     task
         What :func:`trimmed_task` keeps of atomate2's task document; empty where none was made.
     leftovers
-        Processes that were still at work in the folder and were ended.
+        Processes of this run that were still there after it, and were ended.
     """
 
     error: str
@@ -127,7 +127,9 @@ def run_maker(maker: BaseVaspMaker, structure: Structure) -> Run:
     started = time.perf_counter()
     error, task = "", {}
     try:
-        task = trimmed_task(type(maker).make.original(maker, structure).output)
+        with marked(Path.cwd()):
+            response = type(maker).make.original(maker, structure)
+        task = trimmed_task(response.output)
     except Exception as raised:  # noqa: BLE001 - custodian, pymatgen and emmet raise anything; the files tell what it is worth
         error = f"{type(raised).__name__}: {raised}"[:1000]
     return Run(error, time.perf_counter() - started, task, end_leftovers(Path.cwd()))

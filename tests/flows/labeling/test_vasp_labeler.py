@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import tarfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -68,6 +69,8 @@ def test_raw_files_are_kept_without_potcar_and_densities(store_frames: StoreFram
     kept = {n for n in names if n.startswith(("POTCAR", "CHG", "AECCAR", "WAVECAR"))}
     assert kept == {"POTCAR.spec"}, "the licensed POTCAR itself is never kept"
     assert "METAGGA = R2scan" in incar.replace("R2SCAN", "R2scan")
+    assert "\nGGA" not in f"\n{incar}", "no PBE step before, and none mixed in (AQVolt26, section 2.2)"
+    assert len(list(Path.cwd().glob("vasp-*"))) == 1, "one run"
 
 
 @pytest.mark.parametrize(

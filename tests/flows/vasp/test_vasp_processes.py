@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from aqvolt_flows.vasp.processes import end_leftovers, leashed
+from aqvolt_flows.vasp.processes import RUN_VARIABLE, end_leftovers, leashed, marked
 
 
 def gone(pid: int, seconds: float = 10.0) -> bool:
@@ -44,17 +45,19 @@ def test_a_leashed_command_dies_with_the_process_that_started_it():
     assert gone(pid)
 
 
-def test_processes_left_in_a_folder_are_ended_and_others_are_not(tmp_path: Path):
-    (tmp_path / "run").mkdir()
-    stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_DFL); time.sleep(60)"
-    here = subprocess.Popen([sys.executable, "-c", stubborn], cwd=tmp_path / "run", start_new_session=True)
-    beside = subprocess.Popen([sys.executable, "-c", stubborn], cwd=tmp_path)
+def test_what_a_run_left_is_ended_and_a_shell_in_its_folder_is_not(tmp_path: Path):
+    """A rank in a session of its own, and somebody who looks at the files meanwhile."""
+    sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
+    with marked(tmp_path):
+        rank = subprocess.Popen(sleep, cwd="/", start_new_session=True)
+    somebody = subprocess.Popen(sleep, cwd=tmp_path)
     try:
-        assert end_leftovers(tmp_path / "run") == [here.pid]
-        assert gone(here.pid)
-        assert beside.poll() is None
-        assert end_leftovers(tmp_path / "run") == []
+        assert RUN_VARIABLE not in os.environ
+        assert end_leftovers(tmp_path) == [rank.pid]
+        assert gone(rank.pid)
+        assert somebody.poll() is None
+        assert end_leftovers(tmp_path) == []
     finally:
-        for process in (here, beside):
+        for process in (rank, somebody):
             process.kill()
             process.wait()
