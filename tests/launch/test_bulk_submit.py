@@ -22,7 +22,7 @@ from aqvolt_launch.workers import work
 
 @pytest.fixture(autouse=True)
 def jobs_importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
 
 
 def states(settings: AqvoltSettings) -> dict[str, int]:

@@ -46,11 +46,7 @@ def plan(stage: Stage, campaign: CampaignOption = None, labeler: Labeler = None,
         if chosen.labeling.labeler == "vasp":
             checks = list(preflight.labeler_checks(settings, chosen, elements))
             missing += [f"{c.check}: {c.detail}. {c.todo}" for c in checks if c.status == "fail"]
-            rows["potcars"] = {
-                c.check.split()[-1]: c.detail
-                for c in checks
-                if c.check.startswith("VASP: POTCAR ") and c.status == "ok"
-            }
+            rows["potcars"] = {c.check.split()[-1]: c.detail for c in checks if ", SHA-256 " in c.detail}
         try:
             check_labeler(chosen.labeling)
         except AqvoltError as error:
