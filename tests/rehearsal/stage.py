@@ -36,7 +36,11 @@ from aqvolt_launch.workers import environment_of, exported
 from rehearsal.script import POTCARS, Kind, assigned, frame_for, stand_in_plan
 
 STAND_IN = Path(__file__).parents[1] / "fake_vasp" / "vasp_std.py"
-CAMPAIGN = {"name": "rehearsal", "description": "Statics by the stand-in VASP.", "labeling": {"labeler": "vasp"}}
+CAMPAIGN = {
+    "name": "rehearsal",
+    "description": "Statics by the stand-in VASP.",
+    "labeling": {"labeler": "vasp", "max_errors": 2},
+}
 FINAL = {"COMPLETED", "FIZZLED", "DEFUSED", "ARCHIVED"}
 LOOK_S = 0.1
 MAX_ROUNDS = 60
