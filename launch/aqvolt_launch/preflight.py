@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from pymongo.errors import PyMongoError
+
 from aqvolt_flows.campaign import Campaign
 from aqvolt_flows.errors import AqvoltError, InputError
 from aqvolt_flows.planning_labeling import cost_model, plan_label
@@ -48,6 +50,7 @@ def labeler_checks(settings: AqvoltSettings, campaign: Campaign, elements: Itera
     What the campaign's labeler needs and does not find is a failure, what the other needs a warning.
     """
     yield from _vasp(campaign, sorted(set(elements)))
+    yield from _potcars_of_earlier_labels(settings, campaign, sorted(set(elements)))
     yield _gpaw(campaign)
     yield _scratch(settings, campaign)
 
@@ -88,6 +91,25 @@ def _vasp(campaign: Campaign, elements: list[str]) -> Iterator[Check]:
         else:
             todo = f"Put {found.symbol or 'it'} of {potcar_functional()} into the folder of POTCARs."
             yield Check(name, severity, f"{found.status}: {found.detail}", todo)
+
+
+def _potcars_of_earlier_labels(settings: AqvoltSettings, campaign: Campaign, elements: list[str]) -> Iterator[Check]:
+    """Yield a row if labels of this database were made with other POTCAR texts than this machine has."""
+    from aqvolt_flows.vasp.potcars import potcar_drift, potcar_report
+
+    query = {"metadata.aqvolt.stage": "label", "output.protocol.code": "vasp"}
+    try:
+        now = {row.element: row.sha256 for row in potcar_report(elements) if row.status == "ok"}
+        used = Database.connect(settings)["outputs"].distinct("output.protocol.potcar_hashes", query)
+    except (AqvoltError, PyMongoError):
+        return  # other rows say that there are no POTCARs, or no database
+    for element, (earlier, here) in potcar_drift(used, now).items():
+        yield Check(
+            f"VASP: POTCAR {element} of earlier labels",
+            "fail" if campaign.labeling.labeler == "vasp" else "warn",
+            f"labels were made with SHA-256 {earlier[:12]}…, here it is {here[:12]}…",
+            "Use one file for all labels, and name it in labeling.potcar_hashes.",
+        )
 
 
 def _gpaw(campaign: Campaign) -> Check:
