@@ -188,7 +188,12 @@ class R2scanStaticMaker(Maker):
         asked = {"frame_id": frame_id, "key": key, "protocol": protocol, "order": order, "frame": frame}
         outcomes: list[LabelOutcome] = []
         for _ in range(self.max_restarts + 1):
-            outcomes.append(self._attempt(database, structure, command, asked))
+            try:
+                outcomes.append(self._attempt(database, structure, command, asked))
+            except LabelError:
+                if not outcomes:
+                    raise
+                break  # what the first attempt was, and its cost, stays
             failure = outcomes[-1].failure
             if failure is None or not restarted_here(failure.reason):
                 break

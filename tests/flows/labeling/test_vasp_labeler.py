@@ -158,6 +158,26 @@ def test_an_accident_is_started_again_in_a_fresh_folder_and_its_cost_counted(sto
     assert outcome.cost_core_hours == pytest.approx(outcome.details["wall_s"] / 3600, rel=0.01)
 
 
+def test_a_restart_that_cannot_begin_does_not_hide_the_first_end(store_frames: StoreFrames, stand_in, monkeypatch):
+    from atomate2.vasp.jobs import base
+
+    stand_in({"mode": "signal"})
+    (frame_id,) = store_frames([rock_salt()])
+    writes, real = [], base.write_vasp_input_set
+
+    def once(*given: object, **options: object) -> None:
+        writes.append(1)
+        if len(writes) > 1:
+            raise OSError(28, "No space left on device")
+        real(*given, **options)
+
+    monkeypatch.setattr(base, "write_vasp_input_set", once)
+    outcome = label(frame_id)
+    assert len(writes) == 2
+    assert (outcome.status, outcome.failure.reason) == ("killed", "signal")
+    assert outcome.cost_core_hours > 0
+
+
 def test_restarts_are_bounded(store_frames: StoreFrames, stand_in):
     stand_in({"mode": "signal"})
     (frame_id,) = store_frames([rock_salt()])
