@@ -74,8 +74,8 @@ def _from_files(database: Database, job: dict[str, Any], folder: Path) -> dict[s
     from aqvolt_flows.vasp.run import archive
     from aqvolt_flows.vasp.settings import r2scan_protocol, static_incar
 
-    maker = R2scanStaticMaker.from_dict(job["function"]["@bound"])
     try:
+        maker = R2scanStaticMaker.from_dict(job["function"]["@bound"])
         frame = load_frame(database, frame_id)
         outcome = outcome_from_directory(
             run,
@@ -89,7 +89,7 @@ def _from_files(database: Database, job: dict[str, Any], folder: Path) -> dict[s
         if outcome.status != "converged":
             return None
         update = {"raw": archive(run, database.artifacts), "details": outcome.details | {"salvaged": True}}
-    except (AqvoltError, OSError, ValueError, KeyError, IndexError):
+    except (AqvoltError, OSError, ValueError, TypeError, KeyError, IndexError):
         return None  # files that cannot be read are no result; the run is repeated
     return outcome.model_copy(update=update).model_dump(mode="json")
 
