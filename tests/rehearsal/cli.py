@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -20,6 +21,7 @@ from rehearsal.stage import Rehearsal, Result
 def main() -> int:
     """Run both and return 0 if every promise held."""
     options = _options()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that workers and database end with this process
     folder = Path(options.folder or tempfile.mkdtemp(prefix="rehearsal-")).resolve()
     server = None
     uri = options.uri

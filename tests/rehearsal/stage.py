@@ -178,12 +178,23 @@ class Rehearsal:
         are at work; another worker takes its place. Lost runs are put right as ``aqvolt work`` and ``aqvolt reconcile``
         do.
         """
+        begun = time.monotonic()
+        alive: list[subprocess.Popen[bytes]] = []
+        try:
+            killed, recovered = self._disturbed(alive, workers, kills)
+        finally:
+            for worker in alive:
+                worker.kill()
+                worker.wait()
+        return self.result(killed, recovered, time.monotonic() - begun)
+
+    def _disturbed(self, alive: list[subprocess.Popen[bytes]], workers: int, kills: int) -> tuple[int, int]:
+        """Work until nothing is left; ``alive`` holds the workers at any time. Return kills and recoveries."""
         rng = random.Random(self.seed)
         thresholds = sorted(rng.randrange(len(self.kinds)) for _ in range(kills))
-        begun, killed, recovered, rounds = time.monotonic(), 0, 0, 0
-        alive: list[subprocess.Popen[bytes]] = []
+        killed = recovered = rounds = 0
         while rounds < MAX_ROUNDS:
-            alive = [worker for worker in alive if worker.poll() is None]
+            alive[:] = [worker for worker in alive if worker.poll() is None]
             done = self.database["outputs"].count_documents({})
             if killed < kills and done >= thresholds[killed]:
                 victim = self._at_work(alive, rng)
@@ -205,7 +216,7 @@ class Rehearsal:
                 recovered += recover_dead(self.settings).total()
                 rounds += 1
             time.sleep(LOOK_S)
-        return self.result(killed, recovered, time.monotonic() - begun)
+        return killed, recovered
 
     def result(self, kills: int = 0, recovered: int = 0, seconds: float = 0.0) -> Result:
         """Build the labels and return what the database and the folders say now."""
