@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import trivial_jobs
@@ -83,7 +84,7 @@ def test_label_whose_output_was_stored_before_the_worker_died_is_not_run_again(
 class TestVasp:
     """Runs of the stand-in VASP that ended before their worker could say so."""
 
-    pytestmark = VASP_WARNINGS
+    pytestmark: ClassVar = [*VASP_WARNINGS]
 
     def submit_one(self, store_frames: StoreFrames, settings: AqvoltSettings) -> tuple[R2scanStaticMaker, str, str]:
         (frame_id,) = store_frames([rock_salt(5.0, rattle=0.05, cubic=True)])
