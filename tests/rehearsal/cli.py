@@ -30,7 +30,9 @@ def main() -> int:
         server = AqvoltSettings(root=folder)
         uri = f"mongodb://127.0.0.1:{embedded.start(server).port}/?directConnection=true"
     try:
-        disturbed, plain = (_rehearse(options, folder, uri, kills) for kills in (options.kills, 0))
+        disturbed, plain = (
+            _rehearse(options, folder, uri, n, kills) for n, kills in (("disturbed", options.kills), ("undisturbed", 0))
+        )
     finally:
         if server is not None:
             embedded.stop(server)
@@ -57,8 +59,7 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _rehearse(options: argparse.Namespace, folder: Path, uri: str, kills: int) -> Result:
-    name = "disturbed" if kills else "undisturbed"
+def _rehearse(options: argparse.Namespace, folder: Path, uri: str, name: str, kills: int) -> Result:
     database = f"rehearsal_{name}_{uuid.uuid4().hex[:8]}"
     stage = Rehearsal(folder / name, uri, database, options.frames, options.failed, options.seed)
     started = time.monotonic()
