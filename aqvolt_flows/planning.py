@@ -22,16 +22,15 @@ from aqvolt_flows.exploration.mlmd import MLMDMaker
 from aqvolt_flows.exploration.schedules import Run, group_runs, plan_runs
 from aqvolt_flows.figures.jobs import ReportMaker
 from aqvolt_flows.identity import content_key
-from aqvolt_flows.labeling.labelers import labeler_maker
-from aqvolt_flows.labeling.protocols import label_key, protocol_for
 from aqvolt_flows.models import resolve_model
 from aqvolt_flows.planning_generation import plan_lithiate, plan_substitute
+from aqvolt_flows.planning_labeling import plan_label
 from aqvolt_flows.planning_sampling import plan_rounds
 from aqvolt_flows.potentials import model_hash
 from aqvolt_flows.schemas.candidate import ACCEPTED
 from aqvolt_flows.stores import Database
 from aqvolt_flows.training.jobs import TwoStageTrainMaker, train_key
-from aqvolt_flows.work import Category, Plan, WorkItem
+from aqvolt_flows.work import Plan, WorkItem
 
 Planner = Callable[[Campaign, Database, frozenset[str]], Plan]
 
@@ -155,33 +154,6 @@ def plan_sample(campaign: Campaign, database: Database, claimed: frozenset[str] 
             "explore' and 'aqvolt work'"
         ]
     return plan_rounds(campaign.sampling, database, finished, missing, claimed)
-
-
-def plan_label(campaign: Campaign, database: Database, _claimed: frozenset[str] = frozenset()) -> Plan:
-    """Return one static per selected frame without an outcome; the most distorted frames come first."""
-    p = campaign.labeling
-    protocol = protocol_for(p)
-    maker = labeler_maker(p)
-    frames = list(
-        database["frames"].find({}, {"frame_id": 1, "formula": 1, "surrogate_max_force": 1}).sort("frame_id", 1)
-    )
-    keys = {f["frame_id"]: label_key(f["frame_id"], protocol) for f in frames}
-    outcomes = set(database["outputs"].distinct("metadata.aqvolt.key", {"metadata.aqvolt.stage": "label"}))
-    category: Category = "vasp" if p.labeler == "vasp" else "cpu"
-    items = [
-        WorkItem(
-            "label",
-            keys[f["frame_id"]],
-            f"{p.labeler} {f['formula']}",
-            _bind(maker.make, f["frame_id"], keys[f["frame_id"]]),
-            category=category,
-            priority=min(int(f["surrogate_max_force"] * 10), 1000),
-            done=keys[f["frame_id"]] in outcomes,
-        )
-        for f in frames
-    ]
-    facts = {"protocol": protocol.name, "frames": len(frames), "with_outcome": sum(i.done for i in items)}
-    return Plan("label", items, _no_input(frames, "selected frame", "aqvolt submit sample"), facts)
 
 
 def plan_aimd(campaign: Campaign, database: Database, _claimed: frozenset[str] = frozenset()) -> Plan:

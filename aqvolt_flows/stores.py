@@ -47,6 +47,7 @@ IDENTITIES = {
     "models": "model_id",
     "benchmarks": "benchmark_id",
     "costs": "cost_id",
+    "holds": "hold_id",
 }
 _STRUCTURE_FIELDS = ("chemsys", "formula", "elements", "n_atoms", "last_updated")
 #: Fields that commands and builders query, per collection.
@@ -71,6 +72,7 @@ INDEXES: dict[str, tuple[str, ...]] = {
     "models": ("content_hash", "release_id", "last_updated"),
     "benchmarks": ("benchmark", "model", "model_id", "release_id", "last_updated"),
     "costs": ("stage", "last_updated"),
+    "holds": ("kind", "status", "last_updated"),
     "outputs": ("uuid", "name", "completed_at", "metadata.aqvolt.stage", "metadata.aqvolt.key"),
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -35,6 +35,14 @@ class WorkItem:
     units
         Keys of the smaller units inside (the runs of a batch); while this item is queued, a later plan
         leaves them out.
+    template, arguments
+        For work of which there is very much: ``template(*arguments)`` is the one job that ``make`` returns, and
+        the arguments are strings that the job only hands on. The launcher then serialises one such job and
+        fills the others in.
+    tags
+        Small facts that the Firework and its output carry beside stage and key (``chemsys``).
+    held
+        Why it must not run now (``"chemsys Cl-Li-Y: 12 of 20 failed"``); empty: it may.
     """
 
     stage: str
@@ -45,6 +53,39 @@ class WorkItem:
     priority: int = 0
     done: bool = False
     units: tuple[str, ...] = ()
+    template: Callable[..., Job] | None = None
+    arguments: tuple[str, ...] = ()
+    tags: Mapping[str, str | int] = field(default_factory=dict)
+    held: str = ""
+
+
+class Stream(Collection[WorkItem]):
+    """Units of work that are read from the database when they are asked for, never all at once.
+
+    Parameters
+    ----------
+    count
+        How many there are.
+    read
+        Called with ``True`` for the most important first, else in any order; yields the units anew.
+    """
+
+    def __init__(self, count: int, read: Callable[[bool], Iterator[WorkItem]]) -> None:
+        self._count = count
+        self._read = read
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[WorkItem]:
+        return self._read(False)
+
+    def __contains__(self, item: object) -> bool:
+        return any(other == item for other in self)
+
+    def by_priority(self) -> Iterator[WorkItem]:
+        """Yield the units, highest priority first."""
+        return self._read(True)
 
 
 @dataclass(frozen=True)
@@ -54,7 +95,7 @@ class Plan:
     Attributes
     ----------
     items
-        All units of work, finished ones included.
+        All units of work, finished ones included; a :class:`Stream` where there may be very many.
     missing
         Sentences naming what stands in the way (no candidates yet, POTCAR of Y absent …).
     facts
@@ -67,6 +108,6 @@ class Plan:
         return [item for item in self.items if not item.done]
 
     stage: str
-    items: list[WorkItem]
+    items: Collection[WorkItem]
     missing: list[str] = field(default_factory=list)
     facts: Mapping[str, object] = field(default_factory=dict)

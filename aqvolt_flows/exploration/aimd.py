@@ -174,7 +174,7 @@ class AIMDMaker(Maker):
     incar_updates: dict[str, Any] = field(default_factory=dict)
     vasp_cmd: str | None = None
     max_errors: int = 5
-    polling_s: float = 1.0
+    polling_s: float = 0.1
 
     @job
     def make(self, candidate_id: str, temperature_k: float, key: str) -> Job:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,27 @@ def kpoint_grid(cell: np.ndarray, kspacing: float) -> tuple[int, int, int]:
     return int(divisions[0]), int(divisions[1]), int(divisions[2])
 
 
+def missing_setups(elements: Iterable[str]) -> list[str]:
+    """Return the elements, sorted, for which the installed GPAW finds no PAW dataset.
+
+    For a meta-GGA GPAW takes the PBE datasets, so that core electrons are PBE's.
+
+    Raises
+    ------
+    ImportError
+        If GPAW is not installed.
+    """
+    from gpaw.setup_data import search_for_file
+
+    missing = []
+    for element in sorted(set(elements)):
+        try:
+            search_for_file(f"{element}.PBE")
+        except (FileNotFoundError, RuntimeError):
+            missing.append(element)
+    return missing
+
+
 def evaluate_frame(
     frame: Frame, ecut_ev: float, kspacing: float, frame_id: str, key: str, protocol: Protocol, log: Path
 ) -> LabelOutcome:
@@ -46,7 +68,7 @@ def evaluate_frame(
     Raises
     ------
     LabelError
-        ``missing_gpaw`` if GPAW is not installed.
+        ``missing_gpaw`` if GPAW is not installed, ``missing_setup`` if it has no dataset for an element.
     """
     try:
         from gpaw import GPAW, PW, FermiDirac, KohnShamConvergenceError
@@ -56,6 +78,13 @@ def evaluate_frame(
 
     wanted = gpaw_settings(ecut_ev, kspacing)
     atoms: Any = frame.to_atoms()
+    absent = missing_setups(atoms.get_chemical_symbols())
+    if absent:
+        raise LabelError(
+            "missing_setup",
+            f"GPAW has no PAW dataset for {', '.join(absent)}; expected in gpaw-data or GPAW_SETUP_PATH; or choose "
+            "another labeler.",
+        )
     moments = [element_moment(s) for s in atoms.get_chemical_symbols()]
     if any(moments):
         atoms.set_initial_magnetic_moments(moments)
@@ -76,7 +105,7 @@ def evaluate_frame(
     except KohnShamConvergenceError as error:
         failure = Failure(reason="electronic", message=str(error)[:500] or "GPAW's SCF did not converge.")
         asked: dict[str, Any] = {"frame_id": frame_id, "key": key, "protocol": protocol}
-        cost = {"cost_core_hours": _hours(started, world.size)}
+        cost = {"cost_core_hours": _hours(started, world.size), "details": _cost(started, world.size)}
         return LabelOutcome.model_validate(
             asked | atoms_of(frame) | cost | {"status": "unconverged", "failure": failure}
         )
@@ -91,8 +120,12 @@ def evaluate_frame(
         forces=forces,
         stress=stress,
         cost_core_hours=_hours(started, world.size),
-        details={"kpoints": list(kpoint_grid(atoms.cell.array, kspacing))},
+        details={"kpoints": list(kpoint_grid(atoms.cell.array, kspacing)), **_cost(started, world.size)},
     )
+
+
+def _cost(started: float, cores: int) -> dict[str, object]:
+    return {"wall_s": round(time.perf_counter() - started, 3), "cores": int(cores)}
 
 
 def _hours(started: float, cores: int) -> float:

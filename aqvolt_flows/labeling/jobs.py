@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
+
+import bson
 
 from aqvolt_flows.errors import AqvoltError, DatabaseError, InputError
 from aqvolt_flows.frames import Frame, read_frame
 from aqvolt_flows.labeling.protocols import label_key
+from aqvolt_flows.labeling.reasons import REASONS
+from aqvolt_flows.labeling.validate import structure_fault
 from aqvolt_flows.schemas.label import LabelOutcome
 from aqvolt_flows.schemas.provenance import ArtifactRef, Failure, Protocol
 from aqvolt_flows.stores import Database
+
+#: Details are small facts; more than this is a defect of a code's report, and is replaced by a word.
+MAX_DETAILS_BYTES = 64 * 1024
+_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 class LabelError(AqvoltError):
@@ -66,6 +75,9 @@ def label_frame(
                 f"The job's key {key} is of another protocol than {protocol.name}; plan and submit labeling again.",
             )
         frame = load_frame(database, frame_id)
+        fault = structure_fault(frame)
+        if fault is not None:
+            raise LabelError(fault.reason, fault.message)
         outcome = evaluate(database, frame)
     except DatabaseError:
         raise
@@ -75,17 +87,35 @@ def label_frame(
         outcome = failed(frame_id, key, protocol, Failure(reason="bad_input", message=str(error)), frame)
     except AqvoltError as error:
         outcome = failed(frame_id, key, protocol, Failure(reason="missing_resource", message=str(error)), frame)
+    except OSError as error:
+        outcome = failed(frame_id, key, protocol, _of_os_error(error), frame)
     except Exception as error:  # noqa: BLE001 - any code may fail in any way on a strange frame; that is an outcome
         message = f"{type(error).__name__}: {error}"[:1000]
         outcome = failed(frame_id, key, protocol, Failure(reason="evaluation_failed", message=message), frame)
-    return outcome.model_dump(mode="json")
+    return bounded(outcome).model_dump(mode="json")
+
+
+def _of_os_error(error: OSError) -> Failure:
+    """Return the failure of an operating system's error: a full disk, or something that no one foresaw."""
+    if error.errno in _FULL:
+        return Failure(reason="no_space_left", message=f"{error} while the job wrote its files.")
+    return Failure(reason="evaluation_failed", message=f"{type(error).__name__}: {error}"[:1000])
+
+
+def bounded(outcome: LabelOutcome) -> LabelOutcome:
+    """Return an outcome whose details fit :data:`MAX_DETAILS_BYTES`: they, not a label's arrays, grow without limit."""
+    size = len(bson.encode(outcome.details))
+    if size <= MAX_DETAILS_BYTES:
+        return outcome
+    return outcome.model_copy(update={"details": {"dropped": f"{size} bytes of details; see the raw files"}})
 
 
 def failed(frame_id: str, key: str, protocol: Protocol, failure: Failure, frame: Frame | None = None) -> LabelOutcome:
     """Return the outcome of a label that could not be computed, with the frame's atoms where it was loaded."""
     atoms = {} if frame is None else atoms_of(frame)
+    status = REASONS[failure.reason].status if failure.reason in REASONS else "failed"
     return LabelOutcome.model_validate(
-        {"frame_id": frame_id, "key": key, "status": "failed", "protocol": protocol, "failure": failure} | atoms
+        {"frame_id": frame_id, "key": key, "status": status, "protocol": protocol, "failure": failure} | atoms
     )
 
 

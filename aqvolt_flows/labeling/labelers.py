@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from aqvolt_flows.errors import ResourceError
-from aqvolt_flows.labeling.gpaw import GpawStaticMaker
+from aqvolt_flows.labeling.gpaw import GpawStaticMaker, missing_setups
 from aqvolt_flows.labeling.surrogate import SurrogateStaticMaker
 from aqvolt_flows.labeling.vasp import R2scanStaticMaker
 from aqvolt_flows.potentials import check_model
@@ -23,7 +23,13 @@ def labeler_maker(parameters: LabelingParameters) -> Maker:
         return SurrogateStaticMaker(potential=parameters.surrogate)
     if parameters.labeler == "gpaw":
         return GpawStaticMaker(ecut_ev=parameters.gpaw_ecut_ev, kspacing=parameters.gpaw_kspacing)
-    return R2scanStaticMaker(incar_updates=dict(parameters.incar_updates))
+    return R2scanStaticMaker(
+        incar_updates=dict(parameters.incar_updates),
+        potcar_hashes=dict(parameters.potcar_hashes),
+        max_errors=parameters.max_errors,
+        max_restarts=parameters.max_restarts,
+        wall_time_s=parameters.wall_time_s,
+    )
 
 
 def check_labeler(parameters: LabelingParameters, elements: Iterable[str] = ()) -> None:
@@ -51,18 +57,24 @@ def check_labeler(parameters: LabelingParameters, elements: Iterable[str] = ()) 
                 "The labeler gpaw needs GPAW, which is not installed; install the extra gpaw (docs tell how libxc is "
                 "found), or choose another labeler."
             )
+        absent = missing_setups(elements)
+        if absent:
+            raise ResourceError(
+                f"GPAW has no PAW dataset for {', '.join(absent)}; expected them in gpaw-data or GPAW_SETUP_PATH, or "
+                "choose another labeler."
+            )
     else:
         _check_vasp(parameters, elements)
 
 
 def _check_vasp(parameters: LabelingParameters, elements: Iterable[str]) -> None:
-    from aqvolt_flows.vasp.inputs import potcar_folder, potcar_hashes, vasp_command
-    from aqvolt_flows.vasp.settings import check_installed, static_incar
+    from aqvolt_flows.vasp.inputs import vasp_command
+    from aqvolt_flows.vasp.level import TheoryLevel
+    from aqvolt_flows.vasp.potcars import potcar_folder
 
-    static_incar(parameters.incar_updates)
+    level = TheoryLevel(parameters.incar_updates, parameters.potcar_hashes)
+    level.incar  # noqa: B018 - refuses changes that leave r2SCAN
     vasp_command()
     potcar_folder()
-    wanted = sorted(set(elements))
-    if wanted:
-        potcar_hashes(wanted)
-    check_installed()
+    level.check_potcars(elements)
+    level.check_installed()

@@ -1,10 +1,11 @@
-"""Checks that every labeler's result passes before it may call itself converged."""
+"""Checks on both sides of a labeler: is a structure worth computing, may a result call itself converged."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
+from aqvolt_flows.frames import Frame
 from aqvolt_flows.schemas.label import LabelOutcome
 from aqvolt_flows.schemas.provenance import Failure, Protocol
 
@@ -16,6 +17,55 @@ MAX_DRIFT_EV_PER_A = 0.05
 #: The same relative to the largest force, so that frames with forces of hundreds of eV/Å are not refused for the
 #: rounding of single-precision models (2⁻²⁴ ≈ 6·10⁻⁸ per operation, thousands of operations).
 MAX_RELATIVE_DRIFT = 1e-3
+#: Å. The shortest bond there is, in H₂, is 0.74 Å; atoms at half of it lie on each other. Sampling has dropped frames
+#: long before (sampling.min_distance_factor); this catches frames that came another way.
+MIN_DISTANCE_A = 0.37
+#: Å³ per atom. Solid Cs, the most dilute metal, has 115; a cell above this is vacuum with an atom in it, and plane
+#: waves fill vacuum too. Choices of this project, the paper names none.
+MAX_VOLUME_PER_ATOM_A3 = 500.0
+
+
+def structure_fault(frame: Frame) -> Failure | None:
+    """Return why a frame is not worth a calculation, or None; the same for every code.
+
+    VASP stops at coincident atoms and left-handed cells, and computes vacuum for hours.
+    """
+    message = _cell_fault(frame) or _distance_fault(frame)
+    return Failure(reason="bad_structure", message=message) if message else None
+
+
+def _cell_fault(frame: Frame) -> str | None:
+    cell, positions = frame.cell.astype(float), frame.positions.astype(float)
+    if not frame.n_atoms or positions.shape != (frame.n_atoms, 3):
+        return (
+            f"Positions have shape {positions.shape} for {frame.n_atoms} atoms; expected at least one and three each."
+        )
+    if not (np.isfinite(cell).all() and np.isfinite(positions).all()):
+        return "Positions or cell hold numbers that are not finite."
+    volume = float(np.linalg.det(cell))
+    if abs(volume) < 1e-3:
+        return f"The cell's volume is {abs(volume):.2g} Å³; expected three independent vectors."
+    if volume < 0:
+        return "The cell is left-handed, which VASP refuses; exchange two of its vectors and sample again."
+    if volume / frame.n_atoms > MAX_VOLUME_PER_ATOM_A3:
+        return (
+            f"There are {volume / frame.n_atoms:.0f} Å³ per atom, mostly vacuum; expected at most "
+            f"{MAX_VOLUME_PER_ATOM_A3:.0f}."
+        )
+    return None
+
+
+def _distance_fault(frame: Frame) -> str | None:
+    from ase.neighborlist import neighbor_list
+
+    first, second, distance = neighbor_list("ijd", frame.to_atoms(), MIN_DISTANCE_A)
+    if not len(distance):
+        return None
+    k = int(np.argmin(distance))
+    return (
+        f"Atoms {int(first[k])} and {int(second[k])} are {float(distance[k]):.2f} Å apart; expected at least "
+        f"{MIN_DISTANCE_A} Å, half of the shortest bond there is."
+    )
 
 
 def drift(forces: Array) -> float:

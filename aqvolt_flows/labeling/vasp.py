@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jobflow import Maker, job
 from pymatgen.core import Element
 
+from aqvolt_flows.chemistry import symbols_of
+from aqvolt_flows.errors import ConfigError, ResourceError
 from aqvolt_flows.frames import Frame
 from aqvolt_flows.labeling.jobs import LabelError, atoms_of, label_frame
+from aqvolt_flows.labeling.reasons import restarted_here
 from aqvolt_flows.labeling.validate import computed
 from aqvolt_flows.schemas.label import LabelOutcome
-from aqvolt_flows.schemas.provenance import Failure, Protocol
+from aqvolt_flows.schemas.provenance import ArtifactRef, Failure, Protocol
 from aqvolt_flows.stores import Database
 from aqvolt_flows.vasp.outputs import Calculation, locate, potcars_in, read_calculation
 from aqvolt_flows.vasp.settings import changes, r2scan_protocol, static_incar, theory
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
 
 #: Å; VASP prints fractional coordinates with 8 decimals, 10⁻⁸ of 100 Å.
 SAME_POSITION_A = 1e-5
@@ -109,6 +115,8 @@ def _details(found: Calculation) -> dict[str, Any]:
         facts["corrections"] = found.corrections[:20]
     if found.titles:
         facts["potcar_titles"] = found.titles
+    if found.electrons is not None:
+        facts["electrons"] = found.electrons
     return facts | {"cores": found.cores}
 
 
@@ -122,21 +130,27 @@ class R2scanStaticMaker(Maker):
         Job name.
     incar_updates
         Changes to MatPESStaticSet; the paper has none.
+    potcar_hashes
+        Element → SHA-256 that its POTCAR must have; elements that are not named may have any of the right symbol.
     vasp_cmd
         Command that starts VASP; by default that of ``VASP_CMD`` where the job runs.
     max_errors
-        Corrections that custodian may try.
+        Corrections that custodian may try on one run.
+    max_restarts
+        Fresh starts after an end that may be an accident (:func:`aqvolt_flows.labeling.reasons.restarted_here`).
     polling_s
-        Seconds between custodian's looks whether VASP has ended.
+        Seconds between custodian's looks whether VASP has ended; half of it is lost on average.
     wall_time_s
         If given, custodian stops VASP shortly before so many seconds.
     """
 
     name: str = "r2SCAN static"
     incar_updates: dict[str, Any] = field(default_factory=dict)
+    potcar_hashes: dict[str, str] = field(default_factory=dict)
     vasp_cmd: str | None = None
     max_errors: int = 5
-    polling_s: float = 1.0
+    max_restarts: int = 1
+    polling_s: float = 0.1
     wall_time_s: int | None = None
 
     @job
@@ -158,30 +172,113 @@ class R2scanStaticMaker(Maker):
         return label_frame(frame_id, key, protocol, evaluate)
 
     def run(self, database: Database, frame: Frame, frame_id: str, key: str, protocol: Protocol) -> LabelOutcome:
-        """Return the outcome of running VASP on a frame in a fresh folder below the working directory."""
-        from aqvolt_flows.labeling.vasp_inputs import static_maker
-        from aqvolt_flows.vasp.inputs import potcar_hashes, sorted_with_order, vasp_command
-        from aqvolt_flows.vasp.run import archive, check_machine_updates, fresh_folder, run_maker
+        """Return the outcome of running VASP on a frame, each attempt in a fresh folder below the working directory.
 
-        command = vasp_command(self.vasp_cmd)
+        Raises
+        ------
+        LabelError
+            If VASP or a POTCAR is missing or wrong, or the installed pymatgen would write another theory level.
+        """
+        from aqvolt_flows.vasp.inputs import sorted_with_order
+        from aqvolt_flows.vasp.run import check_machine_updates
+
         check_machine_updates()
+        command = self._checked(frame)
         structure, order = sorted_with_order(frame.to_structure())
-        potcar_hashes(structure.composition.get_el_amt_dict())
+        asked = {"frame_id": frame_id, "key": key, "protocol": protocol, "order": order, "frame": frame}
+        outcomes: list[LabelOutcome] = []
+        for _ in range(self.max_restarts + 1):
+            try:
+                outcomes.append(self._attempt(database, structure, command, asked))
+            except LabelError:
+                if not outcomes:
+                    raise
+                break  # what the first attempt was, and its cost, stays
+            failure = outcomes[-1].failure
+            if failure is None or not restarted_here(failure.reason):
+                break
+        return _summed(outcomes)
+
+    def _checked(self, frame: Frame) -> str:
+        """Return the command that starts VASP, after everything was looked at that would make the run worthless."""
+        from aqvolt_flows.vasp.inputs import vasp_command
+        from aqvolt_flows.vasp.level import TheoryLevel
+        from aqvolt_flows.vasp.potcars import WrongPotcarError
+
+        try:
+            command = vasp_command(self.vasp_cmd)
+        except ResourceError as error:
+            raise LabelError("missing_vasp", str(error)) from None
+        level = TheoryLevel(self.incar_updates, self.potcar_hashes)
+        elements = symbols_of(frame.atomic_numbers)
+        try:
+            level.check_potcars(elements)
+        except WrongPotcarError as error:
+            raise LabelError("wrong_potcar", str(error)) from None
+        except ResourceError as error:
+            raise LabelError("missing_potcar", str(error)) from None
+        try:
+            level.check_installed()
+        except ConfigError as error:
+            raise LabelError("protocol_drift", str(error)) from None
+        return command
+
+    def _attempt(
+        self, database: Database, structure: Structure, command: str, asked: Mapping[str, Any]
+    ) -> LabelOutcome:
+        """Return the outcome of one start of VASP under custodian, its files stored."""
+        from aqvolt_flows.labeling.vasp_inputs import static_maker
+        from aqvolt_flows.vasp.run import fresh_folder, run_maker
+
         maker = static_maker(self.incar_updates, command, self.max_errors, self.polling_s, self.wall_time_s)
-        with fresh_folder(f"vasp-{key[:12]}") as folder:
+        with fresh_folder(f"vasp-{asked['key'][:12]}") as folder:
             ended = run_maker(maker, structure)
-            incar = static_incar(self.incar_updates)
-            outcome = outcome_from_directory(folder, frame_id, key, protocol, order=order, frame=frame, incar=incar)
+            outcome = outcome_from_directory(folder, **asked, incar=static_incar(self.incar_updates))
             started = locate(folder, "vasp.out") is not None
-            raw = archive(folder, database.artifacts)
-        cores = int(outcome.details.get("cores", 1))
+            raw, lost = _stored_files(folder, database)
         if ended.error and not started:
-            raise LabelError("vasp_not_started", ended.error)
-        said = {"custodian": ended.error} if ended.error else {}
+            full = "No space left" in ended.error or "Disk quota" in ended.error
+            raise LabelError("no_space_left" if full else "vasp_not_started", ended.error)
+        cores = int(outcome.details.get("cores", 1))
+        facts = {
+            "custodian": ended.error,
+            "task": ended.task,
+            "leftover_processes": len(ended.leftovers),
+            "raw_lost": lost,
+            "wall_s": round(ended.seconds, 3),
+        }
         return outcome.model_copy(
             update={
                 "raw": raw,
-                "details": outcome.details | said | {"wall_s": round(ended.seconds, 1)},
+                "details": outcome.details | {name: value for name, value in facts.items() if value},
                 "cost_core_hours": cores * ended.seconds / 3600.0,
             }
         )
+
+
+def _stored_files(folder: Path, database: Database) -> tuple[ArtifactRef | None, str]:
+    """Return the pointer to a run's files, or why they could not be kept: a label outlives its raw files."""
+    from aqvolt_flows.vasp.run import archive
+
+    try:
+        return archive(folder, database.artifacts), ""
+    except (ResourceError, OSError) as error:
+        return None, f"{type(error).__name__}: {error}"[:500]
+
+
+def _summed(outcomes: list[LabelOutcome]) -> LabelOutcome:
+    """Return the last outcome with the cost of all attempts; earlier ones are named in its details."""
+    last = outcomes[-1]
+    if len(outcomes) == 1:
+        return last
+    earlier = [
+        {"status": o.status, "reason": o.failure.reason if o.failure else None, "wall_s": o.details.get("wall_s")}
+        for o in outcomes[:-1]
+    ]
+    return last.model_copy(
+        update={
+            "details": last.details
+            | {"earlier_attempts": earlier, "wall_s": round(sum(o.details.get("wall_s", 0.0) for o in outcomes), 3)},
+            "cost_core_hours": sum(o.cost_core_hours for o in outcomes),
+        }
+    )

@@ -146,7 +146,7 @@ FAMILIES: dict[str, Family] = {
         pattern="matgl:FOLDER",
         module="aqvolt_flows.potentials.matgl",
         package="matgl",
-        install="pip install matgl",
+        install="pip install 'aqvolt-flows[m3gnet]'",
         members=("model.json", "model.pt", "state.pt"),
         advice="give a folder that matgl saved; 'hf download OWNER/NAME --local-dir FOLDER' fetches a published one.",
     ),

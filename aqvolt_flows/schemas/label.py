@@ -32,7 +32,9 @@ class LabelOutcome(Parameters):
     bandgap: float | None = None
     cost_core_hours: float = 0.0
     raw: ArtifactRef | None = Field(default=None, description="The code's own files.")
-    details: dict[str, Any] = Field(default_factory=dict, description="Small facts: SCF steps, drift, warnings.")
+    details: dict[str, Any] = Field(
+        default_factory=dict, description="Small facts: wall_s and cores behind the cost, SCF steps, electrons, drift …"
+    )
 
 
 class LabelDocument(Document):

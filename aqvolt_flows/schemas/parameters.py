@@ -177,6 +177,19 @@ class LabelingParameters(Parameters):
         default_factory=dict,
         description="Changes to MatPESStaticSet; the paper has none. ENAUG 1360 is MatPES' old value.",
     )
+    potcar_hashes: dict[str, str] = Field(
+        default_factory=dict,
+        description="Element → SHA-256 its POTCAR must have (aqvolt doctor shows them); others may be any.",
+    )
+    max_errors: PositiveInt = Field(default=5, description="Corrections that custodian may try on one run.")
+    max_restarts: int = Field(default=1, ge=0, le=10, description="Fresh starts after a signal or a cut file.")
+    wall_time_s: PositiveInt | None = Field(default=None, description="Custodian stops VASP shortly before.")
+    failure_budget_outcomes: PositiveInt = Field(
+        default=20, description="Outcomes of one chemical system before its failure budget counts. Silent."
+    )
+    failure_budget_fraction: float = Field(
+        default=0.5, gt=0, le=1, description="Above this failed fraction a chemical system is paused; 1: never. Silent."
+    )
     gpaw_ecut_ev: Strictly = Field(default=680.0, description="Plane-wave cutoff of the GPAW labeler.")
     gpaw_kspacing: Strictly = Field(default=0.22, description="1/Å, VASP's definition (with 2π).")
 

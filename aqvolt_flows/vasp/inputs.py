@@ -1,26 +1,32 @@
-"""Input sets and POTCARs."""
+"""Input sets, the command that starts VASP, and POTCARs (:mod:`aqvolt_flows.vasp.potcars`)."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shlex
 import shutil
-import warnings
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from aqvolt_flows.errors import ResourceError
-from aqvolt_flows.vasp.settings import potcar_functional, potcar_symbol
+from aqvolt_flows.vasp.potcars import POTCAR_VARIABLE, potcar_folder, potcar_hashes, potcar_report
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
-    from pymatgen.io.vasp.inputs import PotcarSingle
     from pymatgen.io.vasp.sets import MatPESStaticSet
 
+__all__ = [
+    "POTCAR_VARIABLE",
+    "VASP_VARIABLE",
+    "matpes_static_set",
+    "potcar_folder",
+    "potcar_hashes",
+    "potcar_report",
+    "sorted_with_order",
+    "vasp_command",
+]
+
 VASP_VARIABLE = "VASP_CMD"
-POTCAR_VARIABLE = "PMG_VASP_PSP_DIR"
 
 
 def matpes_static_set(incar_updates: Mapping[str, Any] | None = None) -> MatPESStaticSet:
@@ -66,74 +72,3 @@ def vasp_command(given: str | None = None) -> str:
             f"{VASP_VARIABLE} starts with {first!r}, which is no executable here; correct it or load VASP's module."
         )
     return command
-
-
-def potcar_folder() -> Path:
-    """Return the folder of POTCARs that pymatgen is configured with.
-
-    Raises
-    ------
-    ResourceError
-        If none is configured, or it is not there.
-    """
-    from pymatgen.core import SETTINGS
-
-    folder = SETTINGS.get(POTCAR_VARIABLE) or os.environ.get(POTCAR_VARIABLE)
-    if not folder:
-        raise ResourceError(
-            f"{POTCAR_VARIABLE} is not set; set it to the folder that 'pmg config -p' made from your licensed VASP "
-            "pseudopotentials, or choose another labeler."
-        )
-    if not Path(folder).is_dir():
-        raise ResourceError(f"{POTCAR_VARIABLE} names {folder}, which is not a folder; correct it.")
-    return Path(folder)
-
-
-def read_potcar(element: str) -> PotcarSingle:
-    """Return the POTCAR of an element, from the configured folder.
-
-    Raises
-    ------
-    ResourceError
-        If it is not there.
-    """
-    from pymatgen.io.vasp.inputs import PotcarSingle
-
-    symbol, release = potcar_symbol(element), potcar_functional()
-    with warnings.catch_warnings():
-        # pymatgen warns of POTCARs it does not know; the hash that we record says which one it is.
-        warnings.simplefilter("ignore")
-        try:
-            return PotcarSingle.from_symbol_and_functional(symbol, release)
-        except (OSError, ValueError, KeyError) as error:
-            raise ResourceError(
-                f"The POTCAR {symbol} of {release} for {element} cannot be read ({error}); add it to the folder that "
-                f"{POTCAR_VARIABLE} names."
-            ) from None
-
-
-def potcar_sha256(data: str) -> str:
-    """Return the SHA-256 of a POTCAR's text up to its end mark, without white space at the ends of lines.
-
-    The same dataset hashes the same from a file of its own and from a POTCAR of several.
-    """
-    dataset = data.partition("End of Dataset")[0].strip()
-    return hashlib.sha256("\n".join(line.rstrip() for line in dataset.splitlines()).encode()).hexdigest()
-
-
-def potcar_hashes(elements: Iterable[str]) -> dict[str, str]:
-    """Return element → SHA-256 of its POTCAR; raises :class:`ResourceError` naming all that are missing."""
-    potcar_folder()
-    found: dict[str, str] = {}
-    missing: list[str] = []
-    for element in sorted(set(elements)):
-        try:
-            found[element] = potcar_sha256(read_potcar(element).data)
-        except ResourceError:
-            missing.append(f"{element} ({potcar_symbol(element)})")
-    if missing:
-        raise ResourceError(
-            f"POTCARs of {potcar_functional()} are missing for {', '.join(missing)}; add them to the folder that "
-            f"{POTCAR_VARIABLE} names."
-        )
-    return found

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from aqvolt_flows.errors import InputError
 from aqvolt_flows.schemas.provenance import Failure
 from aqvolt_flows.units import matrix_to_voigt, vasp_stress_to_ase
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from pymatgen.io.vasp.outputs import Vasprun
 
 Array = NDArray[np.float64]
-Ending = Literal["finished", "killed", "bad_output"]
+Ending = Literal["finished", "killed", "bad_output", "failed"]
 
 #: The last lines of a run that came to its end; VASP writes the timing table only then.
 _FOOTER = "General timing and accounting informations for this job"
@@ -35,6 +36,15 @@ _KILL_SIGNS: tuple[tuple[str, str], ...] = (
     ("out_of_memory", r"oom[-_ ]?kill|Out of memory|Cannot allocate memory|insufficient virtual memory|std::bad_alloc"),
     ("wall_time", r"DUE TO TIME LIMIT|walltime|wall time limit|hard stop encountered|soft stop encountered"),
     ("signal", r"forrtl: severe \(174\)|SIG(TERM|KILL|SEGV)|Segmentation fault|signal (9|15)|Killed|CANCELLED"),
+)
+#: A STOPCAR ended the run: "hard" (LABORT) in the middle of the last step's SCF, which is as short as a converged one;
+#: "soft" (LSTOP) after a whole step (VASP wiki, STOPCAR).
+_STOPPED = r"(hard|soft) stop encountered"
+#: What VASP says before it stops by itself (its own text; custodian's VaspErrorHandler looks for the same).
+_COMPLAINTS = (
+    r"ZBRENT: fatal|VERY BAD NEWS|internal error|BRMIX: very serious|Sub-Space-Matrix is not hermitian|EDDDAV: Call to"
+    r"|POSMAP internal error|SGRCON|triple product of the basis vectors|LAPACK: Routine ZPOTRF failed"
+    r"|number of potentials on File POTCAR|Error reading item|No initial positions|REFUSE TO CONTINUE"
 )
 
 
@@ -76,7 +86,8 @@ class Calculation:
     Attributes
     ----------
     ending
-        ``finished``; ``killed`` from outside; ``bad_output``: it ended, yet its files cannot be read.
+        ``finished``; ``killed`` from outside; ``bad_output``: it ended, yet its files cannot be read; ``failed``:
+        VASP itself gave up, and said why.
     failure
         The reason where it did not finish, or where VASP stopped with an error.
     incar
@@ -85,6 +96,8 @@ class Calculation:
         Largest allowed number of electronic steps.
     core_hours
         Cores × elapsed time of the last run (VASP's own count); None where it does not say.
+    electrons
+        NELECT, the valence electrons of the cell.
     """
 
     ending: Ending
@@ -99,6 +112,7 @@ class Calculation:
     titles: list[str] = field(default_factory=list)
     cores: int = 1
     core_hours: float | None = None
+    electrons: float | None = None
     corrections: list[str] = field(default_factory=list)
     temperatures: list[float] = field(default_factory=list)
 
@@ -164,17 +178,22 @@ def read_calculation(folder: str | Path, eigenvalues: bool = True, partial: bool
         return Calculation(**_unread(finished, outcar, said, error), **common)
     if not run.ionic_steps:
         return Calculation(**_unread(finished, outcar, said, ValueError("it holds no ionic step")), **common)
-    state: dict[str, Any] = {"ending": "finished"} if finished else {"ending": "killed", "failure": _killed(said)}
+    steps = [_ionic_step(step) for step in run.ionic_steps]
+    stopped = re.search(_STOPPED, said)
+    if finished and stopped:
+        finished = False
+        steps = steps[:-1] if stopped.group(1) == "hard" else steps
     return Calculation(
-        **state,
+        **({"ending": "finished"} if finished else _ended(said)),
         version=str(run.vasp_version).split()[0],
         incar=_incar(where) or dict(run.incar),
         nelm=int(run.parameters.get("NELM", 60)),
         symbols=[str(s) for s in run.atomic_symbols],
-        steps=[_ionic_step(step) for step in run.ionic_steps],
+        steps=steps,
         magmoms=_magmoms(outcar, len(run.atomic_symbols)),
         bandgap=_bandgap(run, outcar) if eigenvalues else None,
         titles=[str(t) for t in run.potcar_symbols],
+        electrons=float(run.parameters["NELECT"]) if "NELECT" in run.parameters else None,
         **common,
     )
 
@@ -209,21 +228,31 @@ def _unread(finished: bool, outcar: str, said: str, error: Exception) -> dict[st
     if finished:
         message = f"VASP ended, but vasprun.xml cannot be read ({type(error).__name__}: {error})"
         return {"ending": "bad_output", "failure": Failure(reason="truncated_vasprun", message=message[:500])}
-    if not outcar:
-        return {"ending": "killed", "failure": _killed(said, "VASP wrote no OUTCAR")}
-    return {"ending": "killed", "failure": _killed(said)}
+    return _ended(said) if outcar else _ended(said, "VASP wrote no OUTCAR", outcar=False)
 
 
-def _killed(said: str, otherwise: str = "OUTCAR has no timing table, VASP did not come to its end") -> Failure:
+def _ended(
+    said: str, otherwise: str = "OUTCAR has no timing table, VASP did not come to its end", outcar: bool = True
+) -> dict[str, Any]:
+    """Return ending and failure of a run without an end: killed from outside, given up by VASP, or never started."""
     for reason, pattern in _KILL_SIGNS:
         found = re.search(pattern, said, re.IGNORECASE)
         if found:
-            line = next((text.strip() for text in said.splitlines() if found.group(0) in text), found.group(0))
-            return Failure(reason=reason, message=line[:300])
-    error = re.search(r"(ZBRENT[^\n]*|VERY BAD NEWS[^\n]*|internal error[^\n]*)", said)
-    if error:
-        return Failure(reason="vasp_error", message=error.group(1).strip()[:300])
-    return Failure(reason="interrupted", message=otherwise)
+            return {"ending": "killed", "failure": Failure(reason=reason, message=_line_of(said, found))}
+    complaint = re.search(_COMPLAINTS, said)
+    if complaint:
+        return {"ending": "failed", "failure": Failure(reason="vasp_error", message=_line_of(said, complaint))}
+    if not outcar and said.strip():
+        last = said.strip().splitlines()[-1].strip()[:300]
+        return {"ending": "failed", "failure": Failure(reason="vasp_not_started", message=f"{otherwise}: {last}")}
+    return {"ending": "killed", "failure": Failure(reason="interrupted", message=otherwise)}
+
+
+def _line_of(said: str, found: re.Match[str]) -> str:
+    """Return the whole line in which a match stands."""
+    start = said.rfind("\n", 0, found.start()) + 1
+    end = said.find("\n", found.end())
+    return said[start : end if end >= 0 else None].strip(" |\n")[:300]
 
 
 def _ionic_step(step: dict[str, Any]) -> IonicStep:
@@ -284,13 +313,10 @@ def _corrections(folder: Path) -> list[str]:
 
 
 def potcars_in(folder: str | Path) -> dict[str, str]:
-    """Return element → SHA-256 of the POTCAR text in a folder; empty where there is no POTCAR."""
-    from pymatgen.io.vasp.inputs import Potcar
+    """Return element → SHA-256 of the POTCAR text in a folder; empty where there is no POTCAR, or no whole one."""
+    from aqvolt_flows.vasp.potcars import datasets_in
 
-    from aqvolt_flows.vasp.inputs import potcar_sha256
-
-    path = locate(Path(folder), "POTCAR")
-    if path is None:
+    try:
+        return {dataset.element: dataset.sha256 for dataset in datasets_in(read_text(Path(folder), "POTCAR"))}
+    except InputError:
         return {}
-    with _quiet():
-        return {single.element: potcar_sha256(single.data) for single in Potcar.from_file(str(path))}

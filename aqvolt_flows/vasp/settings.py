@@ -13,6 +13,8 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+import numpy as np
+
 from aqvolt_flows.errors import ConfigError, InputError
 from aqvolt_flows.identity import content_hash
 from aqvolt_flows.schemas.provenance import Protocol
@@ -42,6 +44,16 @@ def _frozen() -> dict[str, Any]:
 def frozen_incar() -> dict[str, Any]:
     """Return the frozen INCAR as tag → value, without MAGMOM."""
     return dict(_frozen()["incar"])
+
+
+def frozen_potcars() -> dict[str, str]:
+    """Return the frozen map element → POTCAR symbol."""
+    return dict(_frozen()["potcar"])
+
+
+def frozen_moments() -> dict[str, float]:
+    """Return the frozen map element → initial moment (μB)."""
+    return {element: float(moment) for element, moment in _frozen()["magmom"].items()}
 
 
 def potcar_functional() -> str:
@@ -143,12 +155,13 @@ def diff_with_installed() -> dict[str, tuple[Any, Any]]:
 
     Names are INCAR tags, ``POTCAR <element>``, ``MAGMOM <species>`` and ``POTCAR release``.
     """
-    from pymatgen.core import Lattice, Structure
+    from pymatgen.core import Structure
 
     from aqvolt_flows.vasp.inputs import matpes_static_set
 
-    rock_salt = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.13), ["Li", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
-    written = matpes_static_set().get_input_set(rock_salt.get_primitive_structure(), potcar_spec=True)
+    cell = 5.13 / 2 * (np.ones((3, 3)) - np.eye(3))  # rock salt, primitive
+    rock_salt = Structure(cell, ["Li", "Cl"], np.array([[0, 0, 0], [0.5, 0.5, 0.5]]))
+    written = matpes_static_set().get_input_set(rock_salt, potcar_spec=True)
     incar = {k: v for k, v in dict(written.incar).items() if k != "MAGMOM"}
     config = matpes_static_set().CONFIG
     found = changes(frozen_incar(), incar)

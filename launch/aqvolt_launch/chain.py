@@ -11,11 +11,13 @@ from aqvolt_flows.datasets.labels import BUILDER_VERSION
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.identity import content_key
 from aqvolt_flows.planning import PLANNERS
+from aqvolt_flows.planning_labeling import cost_model
 from aqvolt_flows.settings import AqvoltSettings
 from aqvolt_flows.stores import Database
 from aqvolt_flows.work import Plan, WorkItem
+from aqvolt_launch.holds import FailureBudget, enforce, set_budget
 from aqvolt_launch.launchpad import ensure_launchpad
-from aqvolt_launch.submit import SubmitReport, claimed_units, submit
+from aqvolt_launch.submit import CoreHours, SubmitReport, claimed_units, submit
 
 #: The order in which a campaign runs.
 ORDER = ("candidates", "explore", "sample", "label", "build", "release", "train", "benchmark", "report")
@@ -76,22 +78,52 @@ def plan(stage: str, campaign: Campaign, settings: AqvoltSettings) -> Plan:
         raise InputError(f"There is no stage {stage!r}; expected one of {', '.join(_PLANNERS)}.")
     database = Database.connect(settings)
     database.ensure_indexes()
-    return _PLANNERS[stage](campaign, database, claimed_units(ensure_launchpad(settings)))
+    claimed = frozenset() if stage == "label" else claimed_units(ensure_launchpad(settings))  # no batches there
+    return _PLANNERS[stage](campaign, database, claimed)
 
 
 def submit_stage(
-    stage: str, campaign: Campaign, settings: AqvoltSettings, limit: int | None = None, rerun_failed: bool = False
+    stage: str,
+    campaign: Campaign,
+    settings: AqvoltSettings,
+    limit: int | None = None,
+    rerun_failed: bool = False,
+    budget_core_hours: float | None = None,
+    window: int | None = None,
 ) -> tuple[Plan, SubmitReport]:
-    """Plan a stage and submit what is left of it.
+    """Plan a stage and submit what is left of it; before labels, pause what has used up its failure budget.
+
+    Parameters
+    ----------
+    stage, campaign, settings
+        What to submit where.
+    limit, rerun_failed, window
+        As :func:`aqvolt_launch.submit.submit` has them.
+    budget_core_hours
+        Labels only: stop before the forecast of what is submitted exceeds it.
 
     Raises
     ------
     InputError
-        If something that the stage needs is missing.
+        If something that the stage needs is missing, or there is no finished run to forecast a budget from.
     ResourceError
         If the stage is ``label`` and its labeler cannot run: no VASP_CMD, no POTCARs, no gpaw.
     """
+    if budget_core_hours is not None and stage != "label":
+        raise InputError(f"A budget of core-hours was given for {stage}; only labels have a forecast, leave it out.")
     found = plan(stage, campaign, settings)
     if found.missing:
         raise InputError(f"Nothing was submitted for {stage}: {'; '.join(found.missing)}.")
-    return found, submit(found.items, settings, limit=limit, rerun_failed=rerun_failed)
+    budget = None
+    if stage == "label":
+        p = campaign.labeling
+        limits = FailureBudget(p.failure_budget_outcomes, p.failure_budget_fraction, p.labeler)
+        set_budget(settings, limits)
+        enforce(settings)
+        if budget_core_hours is not None:
+            model = cost_model(campaign, Database.connect(settings))
+            budget = CoreHours(
+                budget_core_hours, lambda item: model.predict(float(item.tags["atoms"]), float(item.tags["electrons"]))
+            )
+    report = submit(found.items, settings, limit=limit, rerun_failed=rerun_failed, budget=budget, window=window)
+    return found, report

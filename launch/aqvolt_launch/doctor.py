@@ -5,9 +5,8 @@ from __future__ import annotations
 import importlib.util
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import fsspec
 from pymongo.errors import PyMongoError
@@ -16,26 +15,12 @@ from aqvolt_flows.errors import AqvoltError
 from aqvolt_flows.schemas.candidate import ACCEPTED
 from aqvolt_flows.settings import AqvoltSettings
 from aqvolt_flows.stores import Database
+from aqvolt_launch.preflight import Check, labeler_checks, problem
 
 if TYPE_CHECKING:
     from aqvolt_flows.campaign import Campaign
 
-Status = Literal["ok", "warn", "fail"]
 MONGODB_VERSION = 7
-
-
-@dataclass(frozen=True)
-class Check:
-    """One row: what was checked, how it stands, what was seen, and what to do."""
-
-    check: str
-    status: Status
-    detail: str
-    todo: str = ""
-
-    def as_dict(self) -> dict[str, str]:
-        """Return the fields as a mapping."""
-        return asdict(self)
 
 
 def examine(settings: AqvoltSettings) -> list[Check]:
@@ -48,16 +33,9 @@ def examine(settings: AqvoltSettings) -> list[Check]:
     checks.append(row)
     if campaign is not None:
         checks += _potentials(campaign)
-        checks += _vasp(settings, campaign)
-        checks.append(_gpaw(campaign))
+        checks += labeler_checks(settings, campaign, campaign_elements(settings, campaign))
     checks.append(_gpu(settings))
     return checks
-
-
-def _problem(check: str, status: Status, error: AqvoltError) -> Check:
-    """Return the row of an error that teaches: up to its last semicolon is what was seen, the rest what to do."""
-    detail, _, todo = str(error).rpartition("; ")
-    return Check(check, status, detail or str(error), todo if detail else "")
 
 
 def _database(settings: AqvoltSettings) -> Check:
@@ -78,7 +56,7 @@ def _database(settings: AqvoltSettings) -> Check:
             database.mongo.command("ping")
             times.append(time.perf_counter() - start)
     except AqvoltError as error:
-        return _problem("database", "fail", error)
+        return problem("database", "fail", error)
     except PyMongoError as error:
         return Check("database", "fail", f"It answers but cannot be written: {error}", "Give the user role readWrite.")
     kind = "MongoDB" if settings.mongo_uri else "embedded"
@@ -121,7 +99,7 @@ def _campaign(settings: AqvoltSettings) -> tuple[Campaign | None, Check]:
     try:
         campaign = load_campaign(named)
     except AqvoltError as error:
-        return None, _problem("campaign", "fail", error)
+        return None, problem("campaign", "fail", error)
     return campaign, Check("campaign", "ok", f"{campaign.name}: labels by {campaign.labeling.labeler}")
 
 
@@ -140,7 +118,7 @@ def _potentials(campaign: Campaign) -> Iterator[Check]:
         try:
             check(model)
         except AqvoltError as error:
-            yield _problem(f"model: {use}", "fail", error)
+            yield problem(f"model: {use}", "fail", error)
         else:
             yield Check(f"model: {use}", "ok", f"{model}, weights {digest(model)[:12]}…")
 
@@ -155,51 +133,6 @@ def campaign_elements(settings: AqvoltSettings, campaign: Campaign) -> list[str]
     if not elements:
         elements = [site.element for prototype in campaign.candidates.prototypes for site in prototype.sites]
     return sorted({str(element) for element in elements})
-
-
-def _vasp(settings: AqvoltSettings, campaign: Campaign) -> Iterator[Check]:
-    """Command, POTCAR folder, and the POTCAR of every element of the candidates."""
-    from aqvolt_flows.vasp.inputs import potcar_folder, potcar_hashes, vasp_command
-    from aqvolt_flows.vasp.settings import check_installed, potcar_functional
-
-    severity: Status = "fail" if campaign.labeling.labeler == "vasp" else "warn"
-
-    def row(name: str, look: Callable[[], str]) -> Check:
-        try:
-            return Check(name, "ok", look())
-        except AqvoltError as error:
-            return _problem(name, severity, error)
-
-    def settings_frozen() -> str:
-        check_installed()
-        return "the installed MatPES settings are the frozen ones"
-
-    yield row("VASP: command", lambda: f"VASP_CMD {vasp_command()!r}")
-    yield row("VASP: theory level", settings_frozen)
-    folder = row("VASP: POTCAR folder", lambda: str(potcar_folder()))
-    yield folder
-    elements = campaign_elements(settings, campaign)
-    if folder.status != "ok":
-        named = f"needed for {', '.join(elements)}" if elements else "the campaign has no candidates yet"
-        todo = "Set PMG_VASP_PSP_DIR first."
-        yield Check(f"VASP: POTCARs {potcar_functional()}", severity, f"not looked at; {named}", todo)
-        return
-    if not elements:
-        yield Check("VASP: POTCARs", "warn", "the campaign has no candidates yet", "Select candidates, then ask again.")
-    for element in elements:
-        yield row(f"VASP: POTCAR {element}", lambda e=element: f"SHA-256 {potcar_hashes([e])[e][:12]}…")  # type: ignore[misc]
-
-
-def _gpaw(campaign: Campaign) -> Check:
-    if importlib.util.find_spec("gpaw") is not None:
-        return Check("GPAW", "ok", "importable")
-    needed = campaign.labeling.labeler == "gpaw"
-    return Check(
-        "GPAW",
-        "fail" if needed else "warn",
-        "not installed" + ("" if needed else "; only labeler gpaw needs it"),
-        "pip install 'aqvolt-flows[gpaw]'.",
-    )
 
 
 def _gpu(settings: AqvoltSettings) -> Check:

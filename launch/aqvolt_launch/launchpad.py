@@ -68,7 +68,7 @@ def ensure_launchpad(settings: AqvoltSettings) -> LaunchPad:
     launchpad.workflows.create_index(
         [(KEY_FIELD, ASCENDING)], name="aqvolt_key", unique=True, partialFilterExpression={KEY_FIELD: {"$exists": True}}
     )
-    for field in ("spec.aqvolt.stage", "spec.aqvolt.key"):
+    for field in ("spec.aqvolt.stage", "spec.aqvolt.key", "spec.aqvolt.held"):
         launchpad.fireworks.create_index([(field, ASCENDING)])
     launchpad.workflows.create_index([("state", ASCENDING)])
     if launchpad.fw_id_assigner.find_one({}, {"_id": 1}) is None:

@@ -6,11 +6,13 @@ A worker can die between any two of FireWorks' writes. What can be left, and wha
 left over                                                 done
 ========================================================  =============================================
 a workflow locked by nobody                               unlocked after a grace time
-a launch RUNNING whose process is gone                    the launch is closed, the Firework reruns
+a launch RUNNING whose process is gone                    the launch is closed, the Firework reruns; a label
+                                                          whose result is there is completed instead
 a Firework RUNNING or RESERVED whose launch has ended     refreshed (finished) or rerun (closed as lost)
 a Firework RESERVED with no launch                        READY again after a grace time
 a finished Firework in a workflow that does not know      refreshed
 a root Firework WAITING in a submitted workflow           READY (a submission was killed)
+workflows of an announced batch without their Firework    removed (a submission was killed)
 ========================================================  =============================================
 
 Only this host's processes can be judged. Launches of other hosts are left to FireWorks' heartbeats
@@ -30,14 +32,19 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from aqvolt_flows.settings import AqvoltSettings
-from aqvolt_launch.launchpad import get_launchpad
+from aqvolt_flows.stores import Database
+from aqvolt_launch import queue
+from aqvolt_launch.launchpad import KEY_FIELD, get_launchpad
 from aqvolt_launch.processes import is_alive, start_mark
+from aqvolt_launch.salvage import settle
 
 if TYPE_CHECKING:
     from fireworks import LaunchPad
 
 #: A lock or a reservation of a live process lasts milliseconds; older ones belong to the dead, seconds.
 GRACE_S = 5.0
+#: An announcement of another host's submission that is older belongs to the dead.
+ANNOUNCED = timedelta(hours=1)
 _ACTIVE = ("RUNNING", "RESERVED")
 _NAME = re.compile(r"^aqvolt-(?P<host>.+)-(?P<pid>\d+)-(?P<start>\d+)$")
 
@@ -51,6 +58,8 @@ class RecoveryReport:
     unreserved: int = 0
     unlocked: int = 0
     released: int = 0
+    undone: int = 0
+    finished: int = 0
 
     def as_dict(self) -> dict[str, int]:
         """Return the counts as a mapping."""
@@ -92,19 +101,51 @@ def recover_dead(settings: AqvoltSettings) -> RecoveryReport:
     """Put right what workers killed on this host left; safe to call at any time, by several workers."""
     launchpad = get_launchpad(settings)
     unlocked = _unlock(launchpad)
-    reruns = 0
-    for launch in lost_launches(launchpad):
+    reruns = finished = 0
+    lost = lost_launches(launchpad)
+    database = Database.connect(settings) if lost else None
+    for launch in lost:
+        if database is not None and settle(launchpad, database, launch["fw_id"], launch["launch_id"]):
+            finished += 1
+            continue
         query = {"launch_id": launch["launch_id"], "state": "RUNNING"}
         launchpad.launches.update_one(query, {"$set": {"state": "FIZZLED"}})
         reruns += rerun(launchpad, launch["fw_id"], _ACTIVE, last_launch=launch["launch_id"])
     again, refreshed = _close_ended(launchpad)
     return RecoveryReport(
         rerun=reruns + again,
+        finished=finished,
         refreshed=refreshed + _refresh_finished(launchpad),
         unreserved=_unreserve(launchpad),
         unlocked=unlocked,
         released=_release(launchpad),
+        undone=undo_killed_batches(launchpad),
     )
+
+
+def undo_killed_batches(launchpad: LaunchPad) -> int:
+    """Remove the workflows without a Firework that a killed submission left; return how many.
+
+    An announcement is of the dead if its process, on this host, is gone, or if it is older than
+    :data:`ANNOUNCED`: writing a batch takes seconds.
+    """
+    collection = launchpad.db[queue.COLLECTION]
+    undone = 0
+    for batch in list(collection.find({"_id": {"$regex": "^batch:"}})):
+        dead = is_dead(batch["by"])
+        if dead is False or (dead is None and batch["at"].replace(tzinfo=UTC) > datetime.now(UTC) - ANNOUNCED):
+            continue
+        numbers = {"$gte": batch["first"], "$lte": batch["last"]}
+        there = {f["fw_id"] for f in launchpad.fireworks.find({"fw_id": numbers}, {"fw_id": 1})}
+        empty = [
+            workflow["_id"]
+            for workflow in launchpad.workflows.find({"nodes": numbers, KEY_FIELD: {"$exists": True}}, {"nodes": 1})
+            if not there & set(workflow["nodes"])
+        ]
+        if empty:
+            undone += launchpad.workflows.delete_many({"_id": {"$in": empty}}).deleted_count
+        collection.delete_one({"_id": batch["_id"]})
+    return undone
 
 
 def rerun(launchpad: LaunchPad, fw_id: int, states: Sequence[str], last_launch: int | None = None) -> bool:

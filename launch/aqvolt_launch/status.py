@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from aqvolt_flows.settings import AqvoltSettings
 from aqvolt_flows.stores import IDENTITIES, Database
+from aqvolt_launch.holds import held_now
 from aqvolt_launch.launchpad import get_launchpad
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def collect_status(settings: AqvoltSettings, max_failures: int = 20) -> dict[str
     dict
         ``stages`` (counts per FireWorks state), ``collections`` (documents, and how many of them tell
         of a failure), ``reasons`` (failure documents counted by reason), ``fizzled`` (Fireworks whose
-        job raised, newest first, at most ``max_failures``).
+        job raised, newest first, at most ``max_failures``), ``held`` (what is held, and why).
     """
     database = Database.connect(settings)
     launchpad = get_launchpad(settings)
@@ -50,6 +51,7 @@ def collect_status(settings: AqvoltSettings, max_failures: int = 20) -> dict[str
         "collections": collection_counts(database),
         "reasons": failure_reasons(database),
         "fizzled": fizzled(launchpad, max_failures),
+        "held": held_now(database),
     }
 
 

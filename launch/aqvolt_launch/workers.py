@@ -18,6 +18,7 @@ import psutil
 
 from aqvolt_flows.errors import InputError, ResourceError
 from aqvolt_flows.settings import CONFIG_NAME, CONFIG_VARIABLE, AqvoltSettings
+from aqvolt_launch import holds, queue
 from aqvolt_launch.launchpad import ensure_launchpad, quiet_fireworks
 from aqvolt_launch.recovery import RecoveryReport, host_name, recover_dead, worker_name
 
@@ -103,6 +104,8 @@ def work(
         quiet_fireworks()
         worker = FWorker(name=name, category=category or "")
         while True:
+            holds.enforce(settings, at_most_every=holds.LOOK)
+            queue.top_up(launchpad, category)
             left = 0 if max_launches is None else max_launches - _launched(launchpad, name, before)
             if max_launches is not None and left <= 0:
                 break
@@ -224,6 +227,8 @@ def _launched(launchpad: LaunchPad, name: str, before: dict[str, int]) -> int:
 
 def _unfinished(launchpad: LaunchPad, category: str | None) -> bool:
     """Return whether something is ready, or runs on this host (and may have to be recovered)."""
+    if queue.behind_window(launchpad, category):
+        return True
     mine = {"spec._category": category} if category else {}
     waiting = {"$or": [{"state": "READY"}, {"state": "RESERVED", "launches": []}]}
     if launchpad.fireworks.find_one(mine | waiting, {"_id": 1}):

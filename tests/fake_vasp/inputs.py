@@ -99,10 +99,28 @@ def read_poscar(path: Path) -> Cell:
         raise VaspError(f"ERROR: the POSCAR could not be read ({error})") from None
     if rows.shape != (total, 3):
         raise VaspError(f"No initial positions read in: {rows.shape[0]} of {total}")
+    if np.linalg.det(lattice) < 0:
+        raise VaspError("ERROR: the triple product of the basis vectors is negative exchange two basis vectors")
     fractional = rows if direct else rows @ np.linalg.inv(lattice)
+    apart = fractional[:, None, :] - fractional[None, :, :]
+    close = np.linalg.norm((apart - np.round(apart)) @ lattice, axis=-1) < 1e-3
+    if close.sum() > total:
+        raise VaspError("VERY BAD NEWS! internal error in subroutine SGRCON:\n Found some non-integer element")
     return Cell(
         lines[0].strip(), lattice, [n.split("_")[0].split("/")[0] for n in names], counts, np.mod(fractional, 1.0)
     )
+
+
+def check_incar(tags: dict[str, str]) -> None:
+    """Stop at what VASP stops at in an INCAR of these calculations."""
+    functional = tags.get("METAGGA", "--").upper()
+    if functional not in {"--", "NONE", "TPSS", "RTPSS", "M06L", "MBJ", "SCAN", "RSCAN", "R2SCAN", "SCANL", "MS2"}:
+        raise VaspError("Error reading item 'METAGGA' from file INCAR.")
+    if tags.get("PREC", "N")[:1].upper() not in "LMHNAS":
+        raise VaspError("Error reading item 'PREC' from file INCAR.")
+    for name in ("ENCUT", "EDIFF", "SIGMA", "NELM"):
+        if name in tags and number(tags, name, 1.0) <= 0:
+            raise VaspError(f"Error reading item '{name}' from file INCAR.")
 
 
 def read_potcar(path: Path) -> list[Dataset]:

@@ -15,6 +15,7 @@ from physics import EV_PER_A3_IN_KBAR
 
 RULE = "-" * 104
 FERMI, GAP = 1.0, 5.0
+ORBITALS = ("s", "py", "pz", "px", "dxy", "dyz", "dz2", "dxz", "x2-y2")
 
 
 class Growing:
@@ -74,7 +75,7 @@ def xml_head(
     )
     return (
         '<?xml version="1.0" encoding="ISO-8859-1"?>\n<modeling>\n<generator>\n<i name="program" type="string">vasp </i>\n'
-        '<i name="version" type="string">6.4.1  </i>\n<i name="subversion" type="string">stand-in </i>\n'
+        '<i name="version" type="string">6.4.1-stand-in  </i>\n<i name="subversion" type="string">stand-in </i>\n'
         '<i name="platform" type="string">stand-in </i>\n<i name="date" type="string">2026 01 01 </i>\n'
         '<i name="time" type="string">00:00:00 </i>\n</generator>\n'
         f"<incar>\n{''.join(xml_tag(k, v) for k, v in tags.items())}</incar>\n"
@@ -102,10 +103,7 @@ def xml_energy(energy: float) -> str:
 
 def xml_electrons(n_electrons: int) -> str:
     """Bands at one k-point for two spins, and a DOS of three points; the gap is GAP."""
-    filled = max(1, n_electrons // 2)
-    levels = [(FERMI - 1.0 - 0.1 * (filled - 1 - b), 1.0) for b in range(filled)]
-    levels += [(FERMI - 1.0 + GAP + 0.1 * b, 0.0) for b in range(4)]
-    rows = "".join(f"<r> {e:10.4f} {o:9.4f} </r>\n" for e, o in levels)
+    rows = "".join(f"<r> {e:10.4f} {o:9.4f} </r>\n" for e, o in levels(n_electrons))
     dos = "".join(f"<r> {e:10.4f} 0.0 0.0 </r>\n" for e in (FERMI - 1.5, FERMI, FERMI + 6.0))
     spins = "".join(f'<set comment="spin {s}">\n<set comment="kpoint 1">\n{rows}</set>\n</set>\n' for s in (1, 2))
     totals = "".join(f'<set comment="spin {s}">\n{dos}</set>\n' for s in (1, 2))
@@ -153,6 +151,38 @@ def outcar_step(
         "    total drift:  " + " ".join(f"{x:13.6f}" for x in forces.sum(axis=0)) + "\n\n"
         "  FREE ENERGIE OF THE ION-ELECTRON SYSTEM (eV)\n  ---------------------------------------------------\n"
         f"  free  energy   TOTEN  = {energy:18.8f} eV\n\n  energy  without entropy={energy:18.8f}  energy(sigma->0) ={energy:18.8f}\n\n\n"
+    )
+
+
+def levels(n_electrons: int) -> list[tuple[float, float]]:
+    """Return energy (eV) and occupation of each band: filled ones below FERMI, four empty ones a GAP above."""
+    filled = max(1, n_electrons // 2)
+    below = [(FERMI - 1.0 - 0.1 * (filled - 1 - b), 1.0) for b in range(filled)]
+    return below + [(FERMI - 1.0 + GAP + 0.1 * b, 0.0) for b in range(4)]
+
+
+def xml_projections(n_electrons: int, n_atoms: int) -> str:
+    """Projections of every band on the nine orbitals of every atom, one k-point, two spins: LORBIT = 11."""
+    bands = levels(n_electrons)
+    share = 1.0 / n_atoms
+    row = f"<r>  {share / 2:6.4f}  {share / 2:6.4f}" + "  0.0000" * 7 + " </r>\n"
+    fields = "".join(f"<field>{name:>6}</field>\n" for name in ORBITALS)
+    band = "".join(f'<set comment="band {b + 1}">\n{row * n_atoms}</set>\n' for b in range(len(bands)))
+    spins = "".join(f'<set comment="spin{s}">\n<set comment="kpoint 1">\n{band}</set>\n</set>\n' for s in (1, 2))
+    return (
+        '<projected>\n<array>\n<dimension dim="1">ion</dimension>\n<dimension dim="2">band</dimension>\n'
+        '<dimension dim="3">kpoint</dimension>\n<dimension dim="4">spin</dimension>\n'
+        f"{fields}<set>\n{spins}</set>\n</array>\n</projected>\n"
+    )
+
+
+def outcar_bands(n_electrons: int, mesh: tuple[int, int, int]) -> str:
+    """Eigenvalues at every irreducible k-point, taken as half of the mesh, as a large NWRITE repeats them each step."""
+    rows = "".join(f"{b + 1:7d} {e:11.4f} {o:11.5f}\n" for b, (e, o) in enumerate(levels(n_electrons)))
+    n_kpoints = max(1, mesh[0] * mesh[1] * mesh[2] // 2)
+    return "".join(
+        f" k-point {k + 1:5d} :       0.0000    0.0000    0.0000\n  band No.  band energies     occupation\n{rows}\n"
+        for k in range(n_kpoints)
     )
 
 

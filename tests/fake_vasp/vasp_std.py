@@ -1,15 +1,22 @@
 #!/usr/bin/env python3
 """A stand-in for VASP: reads its inputs, computes with a pair potential, writes its files, fails when told to.
 
-``FAKE_VASP_PLAN`` may name a JSON file with rules, tried in order; the first that applies decides:
+``FAKE_VASP_PLAN`` may name a JSON file that tells how runs end: ``frames`` maps the SHA-256 of a POSCAR's text to a
+rule, and ``rules`` are tried in order for all others; the first that applies decides. A rule has
 
 ``mode``
-    ok, scf (SCF never converges), zbrent, killed (SIGKILL in the middle of writing), truncated (vasprun.xml cut
-    short although VASP ended), wall_time (SIGTERM by the scheduler), out_of_memory, no_space.
+    ok, scf (SCF never converges), zbrent, killed (SIGKILL in the middle of writing), signal (a segmentation fault that
+    the Fortran runtime reports), truncated (vasprun.xml cut short although VASP ended), wall_time (SIGTERM by the
+    scheduler), out_of_memory, no_space.
 ``fraction``
     Of all POSCARs, chosen by a hash of the file and the plan's ``seed``; fractions of successive rules add up.
 ``attempts``
-    The rule applies only to the first so many runs in a folder, so that a retry succeeds.
+    The rule applies only to the first so many runs in a folder, so that a retry succeeds; with ``across`` to the first
+    so many runs of the POSCAR in any folder.
+
+``FAKE_VASP_VERBOSE`` makes it write what a large ``NWRITE`` and ``LORBIT = 11`` write: eigenvalues after every
+electronic step, and projections on all atoms. ``FAKE_VASP_SECONDS`` is how long ten electronic steps take. A STOPCAR
+with LABORT ends a run after the electronic step, unconverged.
 
 Static (NSW = 0) and NpT Langevin MD (IBRION = 0, MDALGO = 3) are known.
 """
@@ -19,6 +26,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -30,6 +38,7 @@ from inputs import (
     Cell,
     Dataset,
     VaspError,
+    check_incar,
     divisions,
     logical,
     match,
@@ -42,6 +51,7 @@ from inputs import (
 from outputs import (
     RULE,
     Growing,
+    outcar_bands,
     outcar_foot,
     outcar_head,
     outcar_step,
@@ -50,6 +60,7 @@ from outputs import (
     xml_electrons,
     xml_energy,
     xml_head,
+    xml_projections,
     xml_structure,
 )
 from physics import EV_PER_A3_IN_KBAR, NpT, evaluate
@@ -79,20 +90,36 @@ DEFAULTS = {
 
 def planned_mode(folder: Path, poscar_text: str) -> str:
     """Return how this run is to end."""
+    attempt = counted(folder / "fake_vasp.attempts")
     plan = os.environ.get("FAKE_VASP_PLAN")
-    counter = folder / "fake_vasp.attempts"
-    attempt = int(counter.read_text()) if counter.is_file() else 0
-    counter.write_text(str(attempt + 1))
     if not plan:
         return "ok"
     settings = json.loads(Path(plan).read_text())
+    poscar_hash = hashlib.sha256(poscar_text.encode()).hexdigest()
+    rule = settings.get("frames", {}).get(poscar_hash) or drawn(settings, poscar_text)
+    if rule is None:
+        return "ok"
+    if rule.get("across"):
+        attempt = counted(Path(f"{plan}.{poscar_hash[:16]}"))
+    return str(rule["mode"]) if attempt < rule.get("attempts", 1_000_000) else "ok"
+
+
+def drawn(settings: dict, poscar_text: str) -> dict | None:
+    """Return the rule that the hash of this POSCAR falls upon."""
     digest = hashlib.sha256(f"{settings.get('seed', 0)}\n{poscar_text}".encode()).digest()
     lot, edge = int.from_bytes(digest[:6], "big") / 2**48, 0.0
-    for rule in settings["rules"]:
+    for rule in settings.get("rules", []):
         edge += rule.get("fraction", 1.0)
         if lot < edge:
-            return rule["mode"] if attempt < rule.get("attempts", 1_000_000) else "ok"
-    return "ok"
+            return rule
+    return None
+
+
+def counted(counter: Path) -> int:
+    """Return how often this was asked before."""
+    before = int(counter.read_text()) if counter.is_file() else 0
+    counter.write_text(str(before + 1))
+    return before
 
 
 class Run:
@@ -101,6 +128,7 @@ class Run:
     def __init__(self, folder: Path) -> None:
         self.folder, self.started = folder, time.perf_counter()
         self.tags = read_incar(folder / "INCAR")
+        check_incar(self.tags)
         self.cell: Cell = read_poscar(folder / "POSCAR")
         self.datasets: list[Dataset] = read_potcar(folder / "POTCAR")
         self.warnings = match(self.cell, self.datasets)
@@ -108,12 +136,12 @@ class Run:
         self.mesh = divisions(self.cell, self.tags, folder / "KPOINTS")
         if int(number(self.tags, "ISPIN", 1)) == 2:
             vector(self.tags, "MAGMOM", len(self.types))
-        if number(self.tags, "ENCUT", 300.0) <= 0:
-            raise VaspError("Error reading item 'ENCUT' from file INCAR.")
         self.nelm, self.nsw = int(number(self.tags, "NELM", 60)), int(number(self.tags, "NSW", 0))
         self.n_electrons = round(sum(n * d.valence for n, d in zip(self.cell.counts, self.datasets, strict=True)))
         self.radii = [self.datasets[t].radius for t in self.types]
         self.atom_energies = [self.datasets[t].atom_energy for t in self.types]
+        self.verbose = "FAKE_VASP_VERBOSE" in os.environ
+        self.pause = float(os.environ.get("FAKE_VASP_SECONDS", "0")) / 10
         self.mode = planned_mode(folder, (folder / "POSCAR").read_text())
         self.xml, self.outcar, self.oszicar = (Growing(folder / n) for n in ("vasprun.xml", "OUTCAR", "OSZICAR"))
 
@@ -221,6 +249,7 @@ class Run:
             + xml_energy(energy)
             + '<time name="totalsc">    0.10    0.10</time>\n'
             + (xml_electrons(self.n_electrons) if last else "")
+            + (xml_projections(self.n_electrons, len(self.types)) if last and self.verbose else "")
             + "</calculation>\n"
         )
 
@@ -236,9 +265,22 @@ class Run:
             self.oszicar(f"CG : {n:3d}    {now:.12E}   {change:12.5E}  {change:12.5E}    100   0.100E+00\n")
             self.xml(f"<scstep>\n{xml_energy(now)}</scstep>\n")
             self.outcar(f"\n{RULE}\n\n Iteration {step:6d}({n:4d})\n\n")
+            if self.verbose:
+                self.outcar(outcar_bands(self.n_electrons, self.mesh))
+            time.sleep(self.pause)
+            if self.told_to_abort():
+                return False
             if abs(change) < threshold and n >= int(number(self.tags, "NELMIN", 2)):
                 return True
         return False
+
+    def told_to_abort(self) -> bool:
+        stopcar = self.folder / "STOPCAR"
+        if not (stopcar.is_file() and re.search(r"LABORT\s*=\s*\.?T", stopcar.read_text(), re.IGNORECASE)):
+            return False
+        print(" hard stop encountered!  aborting job ...", flush=True)
+        self.outcar(" hard stop encountered!  aborting job ...\n")
+        return True
 
     def die(self) -> None:
         """End this process the way the mode says; unfinished files stay as they are."""
@@ -249,6 +291,7 @@ class Run:
             ),
             "out_of_memory": ("slurmstepd: error: Detected 1 oom-kill event(s) in StepId=1.0.", signal.SIGKILL),
             "killed": ("", signal.SIGKILL),
+            "signal": ("forrtl: severe (174): SIGSEGV, segmentation fault occurred", signal.SIGKILL),
         }
         if self.mode == "no_space":
             print(

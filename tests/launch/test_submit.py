@@ -23,7 +23,7 @@ from aqvolt_launch.workers import work
 
 @pytest.fixture(autouse=True)
 def jobs_importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
 
 
 def run_python(code: str) -> subprocess.Popen[str]:

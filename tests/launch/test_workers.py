@@ -30,7 +30,7 @@ from aqvolt_launch.workers import spawn_worker, work
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Jobs of tests can be imported by workers, and nobody waits long for the dead."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
     monkeypatch.setattr(recovery, "GRACE_S", 0.5)
     monkeypatch.setattr(workers, "IDLE_LOOK_S", 0.5)
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from jobflow import Flow, Job, job
 
 from aqvolt_flows.settings import load_settings
-from aqvolt_flows.work import WorkItem
+from aqvolt_flows.work import Stream, WorkItem
 
 
 @job
@@ -48,6 +49,15 @@ def total(values: list[int]) -> int:
     return sum(values)
 
 
+@job
+def mark(number: str, trace: str = "") -> str:
+    """Write the number into a file and return it."""
+    if trace:
+        with Path(trace).open("a") as handle:
+            handle.write(f"{number}\n")
+    return number
+
+
 def add_item(n: int, stage: str = "explore", trace: str = "", **kwargs: object) -> WorkItem:
     return WorkItem(stage=stage, key=f"key-{n}", name=f"add {n}", make=lambda: add(n, 1, trace), **kwargs)  # type: ignore[arg-type]
 
@@ -59,6 +69,25 @@ def flow_item() -> WorkItem:
         return Flow([first, second, total([first.output["sum"], second.output["sum"]])], name="flow")
 
     return WorkItem(stage="sample", key="flow", name="a flow", make=make, category="gpu", priority=3)
+
+
+def bulk_item(n: int, trace: str = "", **kwargs: object) -> WorkItem:
+    """Return an item with a template, as labels have one: it is copied, not made."""
+
+    def unused() -> Job:
+        raise AssertionError("a unit with a template must not be made one by one")
+
+    return WorkItem("label", f"bulk-{n}", f"mark {n}", unused, template=mark, arguments=(str(n), trace), **kwargs)  # type: ignore[arg-type]
+
+
+def bulk(n: int, **kwargs: object) -> Stream:
+    """Return a stream of ``n`` bulk items with priorities 0, 10, 20 …; the most important are the last."""
+
+    def read(by_priority: bool) -> Iterator[WorkItem]:
+        numbers = range(n - 1, -1, -1) if by_priority else range(n)
+        yield from (bulk_item(i, priority=10 * i, **kwargs) for i in numbers)  # type: ignore[arg-type]
+
+    return Stream(n, read)
 
 
 def submit_many(n: int) -> dict[str, int]:

@@ -13,6 +13,8 @@ MODULES = (
     "generation",
     "stages",
     "coverage",
+    "protocol",
+    "holds",
     "workers",
     "query",
     "build",

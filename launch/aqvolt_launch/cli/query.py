@@ -23,6 +23,7 @@ COLUMNS = {
     "benchmarks": ("benchmark", "model", "dataset", "status", "n_items", "n_failed", "metrics"),
     "costs": ("stage", "n_documents", "n_failed", "n_atoms", "core_hours"),
     "outputs": ("uuid", "name", "completed_at", "metadata.aqvolt.stage"),
+    "holds": ("hold_id", "kind", "what", "status", "reason.reason", "since"),
 }
 FORMATS = ("table", "json", "csv", "extxyz")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -30,29 +30,32 @@ def plan(stage: Stage, campaign: CampaignOption = None, labeler: Labeler = None,
 
     Example: [bold]aqvolt plan label --labeler vasp[/bold]
     """
-    from aqvolt_flows.errors import ResourceError
+    from aqvolt_flows.errors import AqvoltError
     from aqvolt_flows.labeling.labelers import check_labeler
     from aqvolt_flows.settings import load_settings
-    from aqvolt_launch import chain
+    from aqvolt_flows.stores import Database
+    from aqvolt_launch import chain, preflight
 
     settings = load_settings()
     chosen = chain.campaign_for(settings, campaign, labeler)
     found = chain.plan(stage, chosen, settings)
     missing = list(found.missing)
+    rows: dict[str, Any] = {"stage": stage, "campaign": chosen.name}
     if stage == "label":
+        elements = preflight.frame_elements(Database.connect(settings))
+        if chosen.labeling.labeler == "vasp":
+            checks = list(preflight.labeler_checks(settings, chosen, elements))
+            missing += [f"{c.check}: {c.detail}. {c.todo}" for c in checks if c.status == "fail"]
+            rows["potcars"] = {c.check.split()[-1]: c.detail for c in checks if ", SHA-256 " in c.detail}
         try:
             check_labeler(chosen.labeling)
-        except ResourceError as error:
-            missing.append(str(error))
-    rows = {
-        "stage": stage,
-        "campaign": chosen.name,
-        "units": len(found.items),
-        "done": len(found.items) - len(found.todo),
-        "to_submit": len(found.todo),
-        **found.facts,
-        "missing": missing,
-    }
+        except AqvoltError as error:
+            missing += [] if missing else [str(error)]
+        rows |= {**found.facts, **preflight.label_counts(chosen, settings), "missing": missing}
+    else:
+        todo = len(found.todo)
+        rows |= {"units": len(found.items), "done": len(found.items) - todo, "to_submit": todo}
+        rows |= {**found.facts, "missing": missing}
     if json:
         output.emit(rows)
         return
@@ -70,12 +73,27 @@ def submit(
     limit: Annotated[
         int | None, typer.Option("--limit", help="Submit at most so many units.", show_default=False)
     ] = None,
+    budget_core_hours: Annotated[
+        float | None,
+        typer.Option(help="Labels: submit only what the forecast gives so many core-hours.", show_default=False),
+    ] = None,
+    window: Annotated[
+        int | None,
+        typer.Option(
+            help="Labels: keep at most so many Fireworks ready, workers top up; 0: all. Default: 200 on the embedded "
+            "database, else 0.",
+            show_default=False,
+        ),
+    ] = None,
     rerun_failed: Annotated[bool, typer.Option("--rerun-failed", help="Run failed units again.")] = False,
     json: Json = False,
 ) -> None:
     """Submit a stage's work to the LaunchPad. Submitting twice is submitting once.
 
-    Example: [bold]aqvolt submit explore[/bold], then [bold]aqvolt work[/bold]
+    With a limit or a budget the most informative frames go first.
+
+    Example: [bold]aqvolt submit explore[/bold], then [bold]aqvolt work[/bold];
+    [bold]aqvolt submit label --budget-core-hours 5000[/bold]
     """
     from aqvolt_flows.labeling.labelers import check_labeler
     from aqvolt_flows.settings import load_settings
@@ -85,12 +103,22 @@ def submit(
     chosen = chain.campaign_for(settings, campaign, labeler)
     if stage == "label":
         check_labeler(chosen.labeling)
-    _, report = chain.submit_stage(stage, chosen, settings, limit=limit, rerun_failed=rerun_failed)
+    _, report = chain.submit_stage(
+        stage,
+        chosen,
+        settings,
+        limit=limit,
+        rerun_failed=rerun_failed,
+        budget_core_hours=budget_core_hours,
+        window=window,
+    )
     row = {"stage": stage, **report.as_dict()}
     if json:
         output.emit(row)
         return
     output.table([row], title="Submitted")
+    if report.held:
+        output.say("Some are held; 'aqvolt hold list' says why, 'aqvolt hold lift NAME' lets them go on.")
     if report.submitted or report.queued or report.rerun:
         output.say("Run 'aqvolt work' here, or 'qlaunch' on a cluster; 'aqvolt status' shows how far it is.")
 

@@ -8,6 +8,8 @@ import typer
 
 from aqvolt_launch.cli import output
 
+_HELD = ("kind", "what", "reason", "message", "since")
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
@@ -77,36 +79,47 @@ def _show(found: dict[str, Any]) -> None:
     output.table([row for row in found["collections"] if row["documents"]], title="Documents")
     if found["reasons"]:
         output.table(found["reasons"], title="Failures, by reason")
+    if found["held"]:
+        output.table(found["held"], title="Held ('aqvolt hold lift NAME' lets it go on)", columns=_HELD)
     if found["fizzled"]:
         output.table(found["fizzled"], title="Fizzled jobs", columns=("fw_id", "stage", "name", "reason", "folder"))
 
 
 def reconcile(
     dry_run: bool = typer.Option(False, "--dry-run", help="Only say what would be done."),
+    check_files: bool = typer.Option(True, help="Ask the artifact store for every file that documents name."),
     as_json: bool = typer.Option(False, "--json", help=output.JSON_HELP),
 ) -> None:
-    """Rerun lost runs and finished work without a result, remove leftovers, and name what failed."""
+    """Compare LaunchPad, launch folders and store; repair what is certain, hold the rest. Look with --dry-run first."""
     from aqvolt_flows.settings import load_settings
     from aqvolt_launch.reconcile import reconcile as run
 
-    report = run(load_settings(), dry_run=dry_run)
+    report = run(load_settings(), dry_run=dry_run, check_files=check_files)
     if as_json:
         output.emit(report.as_dict())
         return
     would = "would be " if dry_run else ""
-    rows = [
-        {"found": "runs lost with their worker", "number": len(report.lost), "done": f"{would}rerun"},
-        {
-            "found": "other leftovers of killed workers",
-            "number": sum(report.recovered.values()) - len(report.lost) if report.recovered else 0,
-            "done": f"{would}put right",
-        },
-        {"found": "Fireworks without a workflow", "number": len(report.orphans), "done": f"{would}removed"},
-        {"found": "completed without output", "number": len(report.without_output), "done": f"{would}rerun"},
-        {"found": "workflows with missing Fireworks", "number": len(report.broken), "done": "delete and submit again"},
-        {"found": "fizzled jobs", "number": len(report.fizzled), "done": "listed; submit with --rerun-failed"},
+    others = sum(report.recovered.values()) - len(report.lost) if report.recovered else 0
+    rows: list[tuple[str, Any, str]] = [
+        ("runs lost with their worker", report.lost, f"{would}completed from their result, or rerun"),
+        ("other leftovers of killed workers", max(others, 0), f"{would}put right"),
+        ("running elsewhere without a heartbeat", report.silent, f"{would}held"),
+        ("completed without output", report.without_output, f"{would}made from VASP's files, or rerun"),
+        ("queued although labelled", report.labelled_already, f"{would}removed"),
+        ("queued without a frame", report.without_frame, f"{would}removed"),
+        ("Fireworks without a workflow", report.orphans, f"{would}removed"),
+        ("workflows without Fireworks", report.empty_workflows, f"{would}removed; submit again"),
+        ("workflows with missing Fireworks", report.broken, f"{would}held; delete and submit again"),
+        ("frames without their file", report.frames_without_file, f"{would}held"),
+        ("outputs without their raw files", report.outputs_without_file, f"{would}held"),
+        ("launch folders of no launch", report.unknown_folders, "named with --json"),
+        ("fizzled jobs", report.fizzled, "listed; submit with --rerun-failed"),
     ]
-    output.table(rows, title="Reconciled" if not dry_run else "Dry run: nothing was changed")
+    table = [
+        {"found": what, "number": found if isinstance(found, int) else len(found), "done": done}
+        for what, found, done in rows
+    ]
+    output.table(table, title="Reconciled" if not dry_run else "Dry run: nothing was changed")
     if report.broken:
         output.say("Workflows with missing Fireworks: " + ", ".join(report.broken))
     if report.fizzled:

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from fake_vasp.fixtures import StoreFrames, rock_salt
 
-from aqvolt_flows.labeling.gpaw import GpawStaticMaker, kpoint_grid
+from aqvolt_flows.errors import ResourceError
+from aqvolt_flows.labeling.gpaw import GpawStaticMaker, kpoint_grid, missing_setups
+from aqvolt_flows.labeling.labelers import check_labeler
 from aqvolt_flows.labeling.protocols import gpaw_protocol, label_key
 from aqvolt_flows.schemas.label import LabelOutcome
+from aqvolt_flows.schemas.parameters import LabelingParameters
 from aqvolt_flows.vasp.settings import element_moment
 
 ABSENT = importlib.util.find_spec("gpaw") is None
@@ -32,6 +36,23 @@ def test_without_gpaw_the_outcome_says_so(store_frames: StoreFrames):
     key = label_key(frame_id, gpaw_protocol(maker.ecut_ev, maker.kspacing))
     outcome = LabelOutcome.model_validate(GpawStaticMaker.make.original(maker, frame_id, key))
     assert (outcome.status, outcome.failure.reason) == ("failed", "missing_gpaw")
+
+
+@pytest.mark.gpaw
+@pytest.mark.skipif(ABSENT, reason="GPAW is not installed")
+def test_an_element_without_a_dataset_is_named_before_anything_runs(store_frames: StoreFrames):
+    """gpaw-data has no uranium."""
+    assert missing_setups(["Li", "U", "Cl"]) == ["U"]
+    frame = rock_salt()
+    frame = replace(frame, atomic_numbers=np.array([3, 92], np.int16))
+    (frame_id,) = store_frames([frame])
+    maker = GpawStaticMaker(ecut_ev=340.0, kspacing=0.9)
+    outcome = LabelOutcome.model_validate(
+        GpawStaticMaker.make.original(maker, frame_id, label_key(frame_id, gpaw_protocol(340.0, 0.9)))
+    )
+    assert (outcome.status, outcome.failure.reason) == ("failed", "missing_setup")
+    with pytest.raises(ResourceError, match="no PAW dataset for U"):
+        check_labeler(LabelingParameters(labeler="gpaw"), ["U"])
 
 
 @pytest.mark.gpaw

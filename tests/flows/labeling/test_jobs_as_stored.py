@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 
 import bson
 import numpy as np
@@ -12,14 +13,23 @@ from jobflow import run_locally
 from monty.json import MontyDecoder, MontyEncoder
 
 from aqvolt_flows.frames import Frame
+from aqvolt_flows.labeling.jobs import bounded
 from aqvolt_flows.labeling.labelers import labeler_maker
 from aqvolt_flows.labeling.protocols import label_key, protocol_for
 from aqvolt_flows.labeling.vasp import R2scanStaticMaker
 from aqvolt_flows.schemas.label import LabelOutcome
 from aqvolt_flows.schemas.parameters import LabelingParameters
+from aqvolt_flows.schemas.provenance import ArtifactRef
 from aqvolt_flows.stores import check_size, job_store
 
 pytestmark = [*VASP_WARNINGS]
+OUTCOME = {
+    "frame_id": "frame-1",
+    "key": "0",
+    "status": "converged",
+    "protocol": protocol_for(LabelingParameters()),
+    "energy": -1.0,
+}
 
 
 @pytest.mark.parametrize("labeler", ["vasp", "gpaw", "surrogate"])
@@ -46,8 +56,14 @@ def test_a_stored_job_runs_and_its_outcome_lands_in_outputs(store_frames: StoreF
     assert len(bson.encode(stored)) < 20_000
 
 
-def test_the_outcome_of_two_hundred_atoms_stays_far_below_sixteen_megabytes(store_frames: StoreFrames, stand_in):
-    """The raw vasprun.xml and OUTCAR go to the artifact store; the document holds a label's arrays only."""
+def test_two_hundred_atoms_with_verbose_output_stay_far_below_sixteen_megabytes(
+    store_frames: StoreFrames, stand_in, monkeypatch, database
+):
+    """Eigenvalues after every electronic step and projections on 200 atoms: 20 MB of files, all in the artifact store.
+
+    The document holds a label's arrays and small facts: below 64 KiB.
+    """
+    monkeypatch.setenv("FAKE_VASP_VERBOSE", "1")
     unit = rock_salt(5.13, cubic=True).to_atoms().repeat((5, 5, 1))
     assert len(unit) == 200
     rattled = unit.positions + 0.05 * np.random.default_rng(1).normal(size=unit.positions.shape)
@@ -68,4 +84,15 @@ def test_the_outcome_of_two_hundred_atoms_stays_far_below_sixteen_megabytes(stor
     assert output["status"] == "converged"
     check_size(output, "outcome")
     assert len(bson.encode(output)) < 64 * 1024
-    assert output["raw"]["bytes"] > 10_000
+    with tarfile.open(database.artifacts.local_path(ArtifactRef(**output["raw"]))) as tar:
+        sizes = {entry.name: entry.size for entry in tar}
+    assert sizes["vasprun.xml"] + sizes["OUTCAR"] > 16 * 2**20, "the files themselves would not fit into a document"
+    assert output["details"]["task"]["n_sites"] == 200
+
+
+def test_details_that_grow_without_limit_are_dropped_and_the_label_stays():
+    outcome = bounded(LabelOutcome(**OUTCOME, details={"said": "x" * 100_000}))
+    assert list(outcome.details) == ["dropped"]
+    assert outcome.energy == -1.0
+    kept = LabelOutcome(**OUTCOME, details={"said": "x"})
+    assert bounded(kept) is kept

@@ -127,3 +127,13 @@ def test_cut_gzip_is_read_as_nothing(copy: Path):
     path = copy / "OUTCAR.gz"
     path.write_bytes(path.read_bytes()[:1000])
     assert read_text(copy, "OUTCAR") == ""
+
+
+@pytest.mark.parametrize(("word", "steps"), [("hard", 0), ("soft", 1)])
+def test_a_run_stopped_by_stopcar_is_killed_although_it_ended_in_order(copy: Path, word: str, steps: int):
+    """A hard stop leaves its last step in the middle of the SCF, below NELM steps; a soft one leaves it whole."""
+    (copy / "vasp.out").write_text(f" {word} stop encountered!  aborting job ...\n")
+    (copy / "vasp.out.gz").unlink()
+    found = read_calculation(copy)
+    assert (found.ending, found.failure.reason, found.converged) == ("killed", "wall_time", False)
+    assert len(found.steps) == steps

@@ -1,0 +1,41 @@
+"""``aqvolt hold list`` and ``aqvolt hold lift``: what is held back, and letting it go on."""
+
+from __future__ import annotations
+
+import typer
+
+from aqvolt_launch.cli import output
+
+app = typer.Typer(help="What is held back: chemical systems over their failure budget, frames and runs to look at.")
+
+
+def register(root: typer.Typer) -> None:
+    """Add the commands."""
+    app.registered_commands.clear()
+    app.command("list", epilog="Example: aqvolt hold list --json")(list_holds)
+    app.command("lift", epilog="Example: aqvolt hold lift Cl-Li-Y")(lift)
+    root.add_typer(app, name="hold", no_args_is_help=True)
+
+
+def list_holds(as_json: bool = typer.Option(False, "--json", help=output.JSON_HELP)) -> None:
+    """Show what is held, since when and why."""
+    from aqvolt_flows.settings import load_settings
+    from aqvolt_flows.stores import Database
+    from aqvolt_launch.holds import held_now
+
+    output.table(held_now(Database.connect(load_settings())), as_json, title="Held")
+
+
+def lift(
+    what: str = typer.Argument(help="A chemical system, frame_id, Firework number, job uuid or hold_id."),
+    as_json: bool = typer.Option(False, "--json", help=output.JSON_HELP),
+) -> None:
+    """Let it go on; the failures of a chemical system until now are forgiven."""
+    from aqvolt_flows.settings import load_settings
+    from aqvolt_launch import holds
+
+    resumed = holds.lift(load_settings(), what)
+    if as_json:
+        output.emit({"lifted": what, "resumed_fireworks": resumed})
+        return
+    output.say(f"{what} is no longer held; {resumed} Fireworks may run again. Submit again for what was left out.")

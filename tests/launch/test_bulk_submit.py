@@ -1,0 +1,166 @@
+"""Units with a template: streamed, copied, windowed; once per key whenever the submission is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import trivial_jobs
+
+from aqvolt_flows.errors import InputError
+from aqvolt_flows.settings import AqvoltSettings
+from aqvolt_flows.stores import Database
+from aqvolt_launch import queue, recovery
+from aqvolt_launch.launchpad import ensure_launchpad, get_launchpad
+from aqvolt_launch.submit import CoreHours, SubmitReport, submit
+from aqvolt_launch.workers import work
+
+
+@pytest.fixture(autouse=True)
+def jobs_importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+
+
+def states(settings: AqvoltSettings) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for firework in get_launchpad(settings).fireworks.find({}, {"state": 1}):
+        found[firework["state"]] = found.get(firework["state"], 0) + 1
+    return found
+
+
+def test_each_key_once_and_all_run(database: Database, settings: AqvoltSettings) -> None:
+    trace = str(Path.cwd() / "trace")
+    assert submit(trivial_jobs.bulk(7, trace=trace), settings, window=0) == SubmitReport(submitted=7)
+    assert submit(trivial_jobs.bulk(9, trace=trace), settings, window=0) == SubmitReport(submitted=2, queued=7)
+    assert states(settings) == {"READY": 9}
+    launchpad = get_launchpad(settings)
+    assert launchpad.get_wf_by_fw_id(3).state == "READY", "lpad reads what we wrote"
+    assert launchpad.db[queue.COLLECTION].count_documents({"_id": {"$regex": "^batch:"}}) == 0
+    assert work(settings, until_empty=True).completed == 9
+    assert sorted(Path(trace).read_text().split()) == [str(n) for n in range(9)]
+    assert Path(trace).read_text().split() == [str(n) for n in range(8, -1, -1)], "higher priority first"
+    assert submit(trivial_jobs.bulk(9), settings) == SubmitReport(done=9)
+    assert sorted(database["outputs"].distinct("metadata.aqvolt.key")) == [f"bulk-{n}" for n in range(9)]
+
+
+def test_limit_and_budget_take_the_most_important(database: Database, settings: AqvoltSettings) -> None:
+    items = trivial_jobs.bulk(10, tags={"chemsys": "Cl-Li"})
+    assert submit(items, settings, limit=2, window=0) == SubmitReport(submitted=2, left=8)
+    launchpad = get_launchpad(settings)
+    keys = {w["metadata"]["aqvolt"]["key"] for w in launchpad.workflows.find({})}
+    assert keys == {"bulk-9", "bulk-8"}
+    budget = CoreHours(3.5, lambda item: 1.5)
+    assert submit(items, settings, budget=budget, window=0) == SubmitReport(
+        submitted=2, queued=2, left=6, core_hours=3.0
+    )
+    assert launchpad.fireworks.find_one({"fw_id": 3})["spec"]["aqvolt"]["key"] == "bulk-7"
+    with pytest.raises(InputError, match="A window of -1 was given"):
+        submit(items, settings, window=-1)
+
+
+def test_held_units_are_left_out(database: Database, settings: AqvoltSettings) -> None:
+    assert submit(trivial_jobs.bulk(3, held="failure_budget"), settings) == SubmitReport(held=3)
+    assert submit(trivial_jobs.bulk(3), settings).submitted == 3
+
+
+def test_window_keeps_so_many_ready_and_workers_top_up(database: Database, settings: AqvoltSettings) -> None:
+    trace = str(Path.cwd() / "trace")
+    report = submit(trivial_jobs.bulk(12, trace=trace), settings, window=4)
+    assert report.submitted == 12
+    assert states(settings) == {"READY": 4, "PAUSED": 8}
+    launchpad = get_launchpad(settings)
+    ready = [f["spec"]["_priority"] for f in launchpad.fireworks.find({"state": "READY"})]
+    assert sorted(ready) == [80, 90, 100, 110], "the most important first"
+    ids = [f["fw_id"] for f in launchpad.fireworks.find({"state": "READY"})]
+    assert all(launchpad.workflows.find_one({"nodes": i})["state"] == "READY" for i in ids)
+    assert queue.top_up(launchpad) == 0, "enough are ready"
+    launchpad.resume_fw(1)  # by hand, as lpad does; it was behind the window
+    assert work(settings, until_empty=True).completed == 12
+    assert len(Path(trace).read_text().split()) == 12
+    assert queue.behind_window(launchpad) is False
+    assert {w["state"] for w in launchpad.workflows.find({})} == {"COMPLETED"}
+    assert launchpad.fireworks.count_documents({queue.HELD_FIELD: {"$exists": True}}) == 0
+
+
+def test_default_window_is_of_the_embedded_database(database: Database, settings: AqvoltSettings, monkeypatch) -> None:
+    monkeypatch.setattr(queue, "EMBEDDED_WINDOW", 3)
+    submit(trivial_jobs.bulk(5), settings)
+    embedded = queue.is_embedded(get_launchpad(settings))
+    assert states(settings) == ({"READY": 3, "PAUSED": 2} if embedded else {"READY": 5})
+    submit(trivial_jobs.bulk(5), settings, window=0)
+    assert states(settings) == {"READY": 5}, "the window was taken away"
+
+
+KILL = """
+import os, signal
+from aqvolt_launch import submit as module
+from aqvolt_flows.settings import load_settings
+import trivial_jobs
+
+original = module.{name}
+def die(launchpad, documents):
+    original(launchpad, documents)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+module.{name} = die
+module.submit(trivial_jobs.bulk(5), load_settings(), window=2)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "second"),
+    [
+        ("_insert_workflows", SubmitReport(submitted=5)),
+        ("_insert_fireworks", SubmitReport(queued=5)),
+    ],
+)
+def test_killed_submission_is_completed_by_the_next(
+    database: Database, settings: AqvoltSettings, name: str, second: SubmitReport
+) -> None:
+    process = subprocess.run([sys.executable, "-c", KILL.format(name=name)], capture_output=True, text=True, timeout=60)
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    launchpad = get_launchpad(settings)
+    assert launchpad.workflows.count_documents({}) == 5
+    assert not launchpad.run_exists(), "nothing of a half submission may run"
+    assert submit(trivial_jobs.bulk(5), settings, window=2) == second
+    assert launchpad.db[queue.COLLECTION].count_documents({"_id": {"$regex": "^batch:"}}) == 0
+    assert work(settings, until_empty=True).completed == 5
+    assert database["outputs"].count_documents({}) == 5
+
+
+def test_announcements_of_the_living_and_of_other_hosts_are_left_alone(
+    database: Database, settings: AqvoltSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launchpad = ensure_launchpad(settings)
+    submit(trivial_jobs.bulk(2), settings, window=0)
+    launchpad.fireworks.delete_many({})
+    now = recovery.datetime.now(recovery.UTC)
+    first = {"first": 1, "last": 2, "at": now}
+    for number, by in enumerate([recovery.worker_name(), "aqvolt-elsewhere-1-1"]):
+        launchpad.db[queue.COLLECTION].insert_one({"_id": f"batch:{number}", "by": by} | first)
+    assert recovery.undo_killed_batches(launchpad) == 0
+    launchpad.db[queue.COLLECTION].update_many({}, {"$set": {"at": now - 2 * recovery.ANNOUNCED}})
+    assert recovery.recover_dead(settings).undone == 2
+    assert launchpad.workflows.count_documents({}) == 0
+    assert [d["_id"] for d in launchpad.db[queue.COLLECTION].find({"_id": {"$regex": "^batch"}})] == ["batch:0"]
+
+
+def test_concurrent_submitters(database: Database, settings: AqvoltSettings) -> None:
+    ensure_launchpad(settings)
+    code = (
+        "import trivial_jobs; from aqvolt_launch.submit import submit\n"
+        "from aqvolt_flows.settings import load_settings\n"
+        "r = submit(trivial_jobs.bulk(300), load_settings(), window=0); print(r.submitted, r.queued)"
+    )
+    processes = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    counts = [tuple(map(int, process.communicate(timeout=90)[0].split())) for process in processes]
+    assert sum(submitted for submitted, _ in counts) == 300
+    assert all(sum(count) == 300 for count in counts)
+    launchpad = get_launchpad(settings)
+    nodes = sorted(i for w in launchpad.workflows.find({}) for i in w["nodes"])
+    assert nodes == sorted(f["fw_id"] for f in launchpad.fireworks.find({}))
+    assert len(nodes) == 300
