@@ -35,7 +35,7 @@ def create(
     campaign: str | None = typer.Option(None, "--from", help="Campaign whose release parameters are used."),
     split: str | None = typer.Option(None, help="Shares and group: 90/5/5, formula, or 80/10/10:candidate."),
     filters: list[str] = typer.Option([], "--filter", help=f"NAME=VALUE; names: {', '.join(FILTERS)}."),
-    exports: list[str] = typer.Option([], "--export", help="aselmdb or extxyz, written into the release."),
+    exports: list[str] = typer.Option([], "--export", help="aselmdb, extxyz or matpes-json, written into the release."),
     as_json: bool = typer.Option(False, "--json", help=output.JSON_HELP),
 ) -> None:
     """Write a release of the labels in the database; the same labels give the same release.
@@ -123,7 +123,7 @@ def diff(
 
 def export(
     release: str = typer.Argument(help=PLACE),
-    format: str = typer.Option(..., "--format", help="aselmdb, extxyz or parquet."),
+    format: str = typer.Option(..., "--format", help="aselmdb, extxyz, matpes-json or parquet."),
     out: Path = typer.Option(..., "--out", help="A new folder."),
     as_json: bool = typer.Option(False, "--json", help=output.JSON_HELP),
 ) -> None:
@@ -142,12 +142,12 @@ def card(release: str = typer.Argument(help=PLACE)) -> None:
 
     Example: aqvolt release card aqvolt26
     """
-    from aqvolt_flows.datasets.card import render, statistics
-    from aqvolt_flows.datasets.folder import read_manifest, split_path
-    from aqvolt_flows.datasets.splits import SPLITS
+    from aqvolt_flows.datasets.card import render
+    from aqvolt_flows.datasets.folder import read_manifest, split_paths
+    from aqvolt_flows.datasets.stats import statistics
 
     path = find_release(release)
-    output.say(render(read_manifest(path), statistics({s: split_path(path, s) for s in SPLITS})).rstrip("\n"))
+    output.say(render(read_manifest(path), statistics(split_paths(path))).rstrip("\n"))
 
 
 def find_release(text: str) -> Path:
