@@ -45,12 +45,13 @@ IDENTITIES = {
     "models": "model_id",
     "benchmarks": "benchmark_id",
     "costs": "cost_id",
+    "builds": "build_id",
 }
 _STRUCTURE_FIELDS = ("chemsys", "formula", "elements", "n_atoms", "last_updated")
 #: Fields that commands and builders query, per collection.
 INDEXES: dict[str, tuple[str, ...]] = {
     "candidates": (*_STRUCTURE_FIELDS, "source", "role", "status", "parent_id"),
-    "trajectories": (*_STRUCTURE_FIELDS, "candidate_id", "status", "temperature_k"),
+    "trajectories": (*_STRUCTURE_FIELDS, "candidate_id", "status", "temperature_k", "engine"),
     "frames": (*_STRUCTURE_FIELDS, "candidate_id", "trajectory_id", "sample_key"),
     "labels": (
         *_STRUCTURE_FIELDS,
@@ -59,14 +60,21 @@ INDEXES: dict[str, tuple[str, ...]] = {
         "trajectory_id",
         "status",
         "protocol_id",
+        "protocol_name",
         "source",
         "max_force",
+        "cohesive_energy_per_atom",
+        "temperature_k",
+        "failure.reason",
+        "provenance.record_id",
         "source_uuid",
+        "newest_source_at",
     ),
     "releases": ("name", "content_hash", "last_updated"),
     "models": ("content_hash", "release_id", "last_updated"),
     "benchmarks": ("benchmark", "model", "model_id", "release_id", "last_updated"),
     "costs": ("stage", "last_updated"),
+    "builds": ("builder", "last_updated"),
     "outputs": ("uuid", "name", "completed_at", "metadata.aqvolt.stage", "metadata.aqvolt.key"),
 }
 

@@ -109,6 +109,8 @@ def _details(found: Calculation) -> dict[str, Any]:
         facts["corrections"] = found.corrections[:20]
     if found.titles:
         facts["potcar_titles"] = found.titles
+    if found.incar:
+        facts["incar"] = theory(found.incar)
     return facts | {"cores": found.cores}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import batched
 from typing import Any
 
@@ -62,11 +62,11 @@ class CountingBuilder(Builder):
         self.counts.update(getattr(document, "status", "built") for document in documents)
 
 
-def latest_outputs(outputs: Store, stage: str) -> dict[str, str]:
-    """Return uuid → completed_at of a stage's jobs, of the last index of each."""
+def latest_outputs(outputs: Store, query: Mapping[str, Any]) -> dict[str, str]:
+    """Return uuid → completed_at of the jobs that match a query, of the last index of each."""
     latest: dict[str, tuple[int, str]] = {}
     fields = {"uuid": 1, "index": 1, "completed_at": 1, "_id": 0}
-    for document in outputs.query({"metadata.aqvolt.stage": stage}, fields):
+    for document in outputs.query(dict(query), fields):
         found = (int(document.get("index", 1)), str(document.get("completed_at", "")))
         latest[document["uuid"]] = max(latest.get(document["uuid"], found), found)
     return {uuid: completed_at for uuid, (_, completed_at) in latest.items()}
@@ -81,6 +81,19 @@ def read_outputs(outputs: Store, uuids: Iterable[str]) -> list[dict[str, Any]]:
         if kept is None or document.get("index", 1) >= kept.get("index", 1):
             last[document["uuid"]] = document
     return [last[uuid] for uuid in wanted if uuid in last]
+
+
+def frames_with_model(database: Database, ids: list[str]) -> dict[str, dict[str, Any]]:
+    """Return frame_id → document of ``frames``, with the potential that made it as ``explored_with``."""
+    frames = {f["frame_id"]: f for f in database["frames"].find({"frame_id": {"$in": ids}}, {"_id": 0})}
+    runs = sorted({f["trajectory_id"] for f in frames.values()})
+    models = {
+        t["trajectory_id"]: t["model"]
+        for t in database["trajectories"].find(
+            {"trajectory_id": {"$in": runs}}, {"trajectory_id": 1, "model": 1, "_id": 0}
+        )
+    }
+    return {i: f | {"explored_with": models.get(f["trajectory_id"])} for i, f in frames.items()}
 
 
 def plain_store(store: Store | None, default: Store) -> Store:

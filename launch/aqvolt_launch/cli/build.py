@@ -18,6 +18,8 @@ def register(app: typer.Typer) -> None:
 
 def build(
     name: str = typer.Argument(help="labels, benchmarks, costs, or all."),
+    full: bool = typer.Option(False, "--full", help="labels: look at every job again, not only at recent ones."),
+    aimd_stride: int = typer.Option(1, "--aimd-stride", min=1, help="labels: keep every so-manieth ionic step."),
     as_json: bool = typer.Option(False, "--json", help=output.JSON_HELP),
 ) -> None:
     """Bring collections that are made of others up to date; what is up to date is not touched.
@@ -32,7 +34,8 @@ def build(
 
     rows: list[dict[str, Any]] = []
     for builder in NAMES if name == "all" else (name,):
-        counts = run_builder(builder)
+        options = {"full": full, "aimd_stride": aimd_stride} if builder == "labels" else {}
+        counts = run_builder(builder, **options)
         others = ", ".join(f"{n} {status}" for status, n in sorted(counts.items()) if status != "processed" and n)
         rows.append({"builder": builder, "processed": counts["processed"], "made": others, "counts": counts})
     if as_json:
