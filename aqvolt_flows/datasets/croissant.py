@@ -131,7 +131,7 @@ def _file(name: str, path: Path) -> dict[str, Any]:
         "description": f"The rows of {name}.",
         "contentUrl": f"data/{name}.parquet",
         "contentSize": f"{path.stat().st_size} B",
-        "encodingFormat": "application/vnd.apache.parquet",
+        "encodingFormat": "application/x-parquet",
         "sha256": file_sha256(path),
     }
 

@@ -130,8 +130,10 @@ def verify(release: str | Path) -> dict[str, Any]:
     }
     for name, (found, said) in computed.items():
         if found != said:
+            where = _altered(root, seen) if name == "content_hash" else ""
             raise InputError(
-                f"{root / 'manifest.json'} says {name} {said}, its data give {found}; restore the folder from a copy."
+                f"{root / 'manifest.json'} says {name} {said}, its data give {found}{where}; restore the folder from a "
+                "copy."
             )
     return {
         "release_id": manifest["release_id"],
@@ -139,6 +141,24 @@ def verify(release: str | Path) -> dict[str, Any]:
         "counts": counts,
         "files": len(manifest["files"]),
     }
+
+
+def _altered(root: Path, seen: list[tuple[str, str, str, str]]) -> str:
+    """Return which rows differ from those that ``frames.tsv`` lists, for a message."""
+    try:
+        listed = {line.rstrip("\n") for line in (root / "frames.tsv").read_text().splitlines()[1:]}
+    except OSError:
+        return ""
+    other = sorted(
+        (split, frame_id)
+        for frame_id, *rest in seen
+        for split in [rest[1]]
+        if "\t".join((frame_id, *rest)) not in listed
+    )
+    if not other:
+        return " and frames.tsv lists frames that they lack" if len(listed) > len(seen) else ""
+    split, frame_id = other[0]
+    return f", where {len(other)} rows are not as frames.tsv lists them, first {frame_id} in {split}"
 
 
 def read_release(release: str | Path) -> Iterator[tuple[str, Row]]:

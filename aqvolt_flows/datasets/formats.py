@@ -153,6 +153,17 @@ def _opened(path: Path) -> Iterator[tuple[pq.ParquetFile, list[str]]]:
         ) from None
 
 
+def arrays_of(column: pa.ListArray) -> list[np.ndarray]:
+    """Return the arrays of a list column without nulls, (n,) or (n, 3), as views of it."""
+    bounds = column.offsets.to_numpy() - column.offsets[0].as_py()
+    flat = column.flatten()
+    if pa.types.is_list(column.type.value_type):
+        values = flat.flatten().to_numpy(zero_copy_only=False)
+        return [values[3 * a : 3 * b].reshape(-1, 3) for a, b in pairwise(bounds)]
+    values = flat.to_numpy(zero_copy_only=False)
+    return [values[a:b] for a, b in pairwise(bounds)]
+
+
 def rows_of(batch: pa.RecordBatch) -> Iterator[Row]:
     """Yield the rows of a batch whose columns are those of :data:`SCHEMA`; arrays are views of it."""
     columns: dict[str, list[Any]] = {}
@@ -163,14 +174,7 @@ def rows_of(batch: pa.RecordBatch) -> Iterator[Row]:
         elif not pa.types.is_list(kind):
             columns[name] = column.to_pylist()
         else:
-            bounds = column.offsets.to_numpy() - column.offsets[0].as_py()
-            flat = column.flatten()
-            if pa.types.is_list(kind.value_type):
-                values = flat.flatten().to_numpy(zero_copy_only=False)
-                columns[name] = [values[3 * a : 3 * b].reshape(-1, 3) for a, b in pairwise(bounds)]
-            else:
-                values = flat.to_numpy(zero_copy_only=False)
-                columns[name] = [values[a:b] for a, b in pairwise(bounds)]
+            columns[name] = arrays_of(column)
     names = tuple(columns)
     for values in zip(*columns.values(), strict=True):
         yield Row(**dict(zip(names, values, strict=True)))
@@ -209,17 +213,17 @@ def write_aselmdb(folder: Path, rows: Iterable[Row]) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     n_atoms: list[int] = []
     for shard, block in enumerate(batched(rows, ROWS_PER_LMDB)):
+        packed: list[bytes] = []
+        for row in block:
+            packed.append(_pack(_ase_row(row)))
+            n_atoms.append(row.n_atoms)
+        items = sorted((str(i).encode(), value) for i, value in enumerate(packed, 1))
+        items.append((b"nextid", _pack(len(packed) + 1)))
         with written_aside(folder / f"data.{shard:04d}.aselmdb") as aside:
             environment = lmdb.open(str(aside), subdir=False, map_size=2**38, lock=False, meminit=True)
-            with environment:
-                index = 0
-                for group in batched(block, 1000):
-                    with environment.begin(write=True) as transaction:
-                        for row in group:
-                            index += 1
-                            transaction.put(str(index).encode(), _pack(_ase_row(row)))
-                            n_atoms.append(row.n_atoms)
-                        transaction.put(b"nextid", _pack(index + 1))
+            with environment, environment.begin(write=True) as transaction:
+                for key, value in items:  # sorted and appended: LMDB then fills its pages instead of splitting them
+                    transaction.put(key, value, append=True)
     with written_aside(folder / "metadata.npz") as aside, aside.open("wb") as handle:
         np.savez_compressed(handle, natoms=np.array(n_atoms, dtype=np.int64))
     return len(n_atoms)

@@ -71,7 +71,8 @@ def prototype_of(structure: Mapping[str, Any]) -> str:
     from pymatgen.analysis.prototypes import get_protostructure_label
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # pymatgen calls spglib's old error handling
+        for category in (DeprecationWarning, FutureWarning):  # pymatgen's own calls of spglib and monty
+            warnings.simplefilter("ignore", category)
         made = Structure.from_dict(dict(structure))
         label = get_protostructure_label(made, method="spglib")
     if not label or label.startswith("Invalid"):

@@ -21,9 +21,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
-from aqvolt_flows.datasets.formats import read_rows
+from aqvolt_flows.datasets.formats import arrays_of
 
 Array = NDArray[np.float64]
+#: Atomic numbers (n_atoms), positions (n_atoms, 3) and cell (3, 3) in Å.
+Frame = tuple[NDArray[np.integer[Any]], Array, Array]
 
 #: Ancestors that two frames may share.
 ANCESTORS = ("candidate_id", "trajectory_id", "formula", "chemsys")
@@ -35,7 +37,8 @@ WITHIN = (0.01, 0.03, 0.1, 0.3)
 MAX_FRAMES, MAX_TRAIN = 20_000, 400_000
 #: Pairs of frames that are compared at most for one set.
 MAX_PAIRS = 200_000_000
-_CHUNK_DISTANCES = 500_000
+#: Distances computed at once; more no longer fit into a core's cache.
+_CHUNK_DISTANCES = 250_000
 
 
 def leakage(paths: Mapping[str, Path]) -> dict[str, Any]:
@@ -97,11 +100,16 @@ def _by_formula(path: Path, identities: Mapping[str, Sequence[Any]], rows: Seque
     """Return formula → descriptors (frames, elements × :data:`NEIGHBOURS`) of some rows of a file, in file order."""
     chosen = set(rows)
     found: dict[str, list[Array]] = defaultdict(list)
-    wanted = (row for i, row in enumerate(read_rows(path)) if i in chosen)
-    frames = ((row.atomic_numbers, row.positions, row.cell) for row in wanted)
+    frames = (frame for i, frame in enumerate(_frames(path)) if i in chosen)
     for i, vector in zip(rows, describe_all(frames), strict=True):
         found[identities["formula"][i]].append(vector)
     return {formula: np.array(vectors) for formula, vectors in found.items()}
+
+
+def _frames(path: Path) -> Iterator[Frame]:
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=4096, columns=["atomic_numbers", "positions", "cell"]):
+            yield from zip(*(arrays_of(column) for column in batch.columns), strict=True)
 
 
 def _neighbours(own: Mapping[str, Array], train: Mapping[str, Array], frames: int) -> dict[str, Any]:
@@ -124,9 +132,9 @@ def _neighbours(own: Mapping[str, Array], train: Mapping[str, Array], frames: in
     return result
 
 
-def describe_all(frames: Iterable[tuple[NDArray[np.integer[Any]], Array, Array]], block: int = 4096) -> Iterator[Array]:
+def describe_all(frames: Iterable[Frame], block: int = 4096) -> Iterator[Array]:
     """Yield :func:`average_minimum_distances` of every frame, computed for many of one size at once."""
-    waiting: list[tuple[NDArray[np.integer[Any]], Array, Array]] = []
+    waiting: list[Frame] = []
     for frame in frames:
         waiting.append(frame)
         if len(waiting) == block:
@@ -148,7 +156,7 @@ def average_minimum_distances(numbers: NDArray[np.integer[Any]], positions: Arra
     return next(describe_all([(numbers, positions, cell)]))
 
 
-def _describe_block(frames: Sequence[tuple[NDArray[np.integer[Any]], Array, Array]]) -> list[Array]:
+def _describe_block(frames: Sequence[Frame]) -> list[Array]:
     result: list[Array] = [np.zeros(0)] * len(frames)
     cells = np.array([cell for _, _, cell in frames], dtype=float).reshape(-1, 3, 3)
     sizes = np.array([len(numbers) for numbers, _, _ in frames])
@@ -185,13 +193,23 @@ def _nearest(positions: Array, cells: Array, repeats: NDArray[np.int_]) -> Array
     shifts = np.stack(np.meshgrid(*ranges, indexing="ij"), axis=-1).reshape(-1, 3)
     home = fractional @ cells
     others = (fractional[:, None, :, :] + shifts[None, :, None, :]).reshape(len(cells), -1, 3) @ cells
-    squares = (home**2).sum(-1)[:, :, None] + (others**2).sum(-1)[:, None, :] - 2 * home @ others.transpose(0, 2, 1)
+    # |a|² + |b|² − 2 a·b as one product of matrices
+    left = np.concatenate([-2 * home, _squares(home), np.ones((*home.shape[:2], 1))], axis=-1)
+    right = np.concatenate([others, np.ones((*others.shape[:2], 1)), _squares(others)], axis=-1)
+    squares = left @ right.transpose(0, 2, 1)
     n_atoms = positions.shape[1]
     atoms = np.arange(n_atoms)
     squares[:, atoms, len(shifts) // 2 * n_atoms + atoms] = np.inf  # the atom itself
-    near = np.sort(np.partition(squares, NEIGHBOURS - 1, axis=-1)[..., :NEIGHBOURS], axis=-1)
-    return np.sqrt(np.maximum(near, 0.0))
+    squares.partition(NEIGHBOURS - 1, axis=-1)
+    return np.sqrt(np.maximum(np.sort(squares[..., :NEIGHBOURS], axis=-1), 0.0))
+
+
+def _squares(vectors: Array) -> Array:
+    return np.einsum("bni,bni->bn", vectors, vectors)[..., None]
 
 
 def _mean_by_element(numbers: NDArray[np.integer[Any]], distances: Array) -> Array:
-    return np.concatenate([distances[numbers == z].mean(axis=0) for z in np.unique(numbers)])
+    order = np.argsort(numbers, kind="stable")
+    first = np.flatnonzero(np.diff(numbers[order], prepend=-1))
+    counts = np.diff(first, append=len(numbers))
+    return np.asarray(np.add.reduceat(distances[order], first, axis=0) / counts[:, None]).ravel()

@@ -55,7 +55,7 @@ def pictures(stats: Mapping[str, Any]) -> dict[str, bytes]:
     """Return file name → PNG of what :func:`~aqvolt_flows.datasets.stats.statistics` returns."""
     drawings: dict[str, tuple[float, float, Callable[[Figure, Mapping[str, Any]], None]]] = {
         "distributions.png": (11.0, 3.4, _distributions),
-        "elements.png": (8.6, 10.4, _elements),
+        "elements.png": (8.6, 9.0, _elements),
         "structures.png": (9.0, 3.4, _structures),
     }
     return {name: _draw(stats, *how) for name, how in drawings.items()}
@@ -94,7 +94,8 @@ def _distributions(figure: Figure, stats: Mapping[str, Any]) -> None:
                 share = 100 * counts / counts.sum()
                 style = {"color": _SERIES[index % 7], "linestyle": _DASHES[index % 6], "linewidth": 1.6}
                 axes.stairs(share, edges, label=source, fill=False, **style)
-                axes.stairs(share, edges, color=_SERIES[index % 7], alpha=0.12, fill=True)
+                if len(sources) == 1:
+                    axes.stairs(share, edges, color=_SERIES[0], alpha=0.15, fill=True)
         filled = np.flatnonzero(held)
         if len(filled):
             axes.set_xlim(edges[max(filled[0] - 2, 0)], edges[min(filled[-1] + 3, len(edges) - 1)])
@@ -173,8 +174,10 @@ def _structures(figure: Figure, stats: Mapping[str, Any]) -> None:
                 edges = np.linspace(edges[0], edges[-1], 51)
             counts = np.histogram(sites, edges, weights=[n for _, n in pairs])[0]
             axes.bar(edges[:-1], counts, np.diff(edges), align="edge", color=_SERIES[0], linewidth=0)
+            axes.set_xlim(0, max(edges[-1], 20) * 1.02)
         else:
             axes.bar([k for k, _ in pairs], [n for _, n in pairs], 0.8, color=_SERIES[0], linewidth=0)
+            axes.set_xlim(0.4, max(6, *(k for k, _ in pairs)) + 0.6)
             for k, n in pairs:
                 axes.annotate(_short(n), (k, n), xytext=(0, 2), textcoords="offset points", ha="center", fontsize=8.5)
         axes.set_yscale("log")

@@ -161,7 +161,7 @@ def nothing_left(survey: Survey, parameters: ReleaseParameters) -> str:
         f"{n} by {name} ({describe_reason(name, parameters)})" for name, n in sorted(survey.dropped.items()) if n
     ]
     reasons += [f"{n} rejected as {name}" for name, n in sorted(survey.rejected.items())]
-    if parameters.query and not survey.dropped:
+    if parameters.query and not survey.dropped.total():
         return f"No valid label matches the query {parameters.query}; correct it or leave it out."
     if not reasons:
         return "There are no labels to release; run labeling jobs and 'aqvolt build labels' first."
