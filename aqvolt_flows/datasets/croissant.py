@@ -86,6 +86,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "magmoms": ("Magnetic moments, µB, if known.", "-1"),
     "bandgap": ("Band gap, eV, if known.", ""),
     "record_id": ("Identity in the dataset it was imported from, if any.", ""),
+    "provenance": ("JSON of what an imported or AIMD label says about its origin, if anything.", ""),
 }
 
 

@@ -25,6 +25,7 @@ pressure_gpa               float64               compression positive
 magmoms                    list<float64>, null   (n_atoms), µB
 bandgap                    float64, may be null  eV
 record_id                  string, may be null   identity in the imported dataset
+provenance                 string, may be null   JSON of what an imported or AIMD label says of its origin
 =========================  ====================  =================================================
 """
 
@@ -72,10 +73,11 @@ SCHEMA = pa.schema(
         ("magmoms", pa.list_(pa.float64())),
         ("bandgap", pa.float64()),
         ("record_id", pa.string()),
+        ("provenance", pa.string()),
     ]
 )
 #: Columns that releases of earlier versions lack.
-OPTIONAL = ("magmoms", "bandgap", "record_id")
+OPTIONAL = ("magmoms", "bandgap", "record_id", "provenance")
 ROW_GROUP_ROWS = 4096
 ROWS_PER_LMDB = 100_000
 EXPORTS = ("parquet", "aselmdb", "extxyz", "matpes-json")

@@ -13,6 +13,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from numpy.typing import NDArray
 
 from aqvolt_flows.errors import InputError
+from aqvolt_flows.identity import canonical_json
 
 Array = NDArray[np.float64]
 
@@ -36,6 +37,8 @@ class Row:
         (n_atoms,), µB, where the calculation gave them; neither they nor the band gap (eV) enter the hash.
     record_id
         Identity in the dataset a label was imported from.
+    provenance
+        JSON of what the label says about its origin.
     """
 
     frame_id: str
@@ -60,6 +63,7 @@ class Row:
     magmoms: Array | None = None
     bandgap: float | None = None
     record_id: str | None = None
+    provenance: str | None = None
 
     def digest(self) -> str:
         """Return the SHA-256 of identities, atoms and labels, rounded as :data:`ROUNDING` says."""
@@ -119,6 +123,7 @@ def row_from_label(label: Mapping[str, Any]) -> Row:
             magmoms=None if label.get("magmoms") is None else np.asarray(label["magmoms"], dtype=float),
             bandgap=label.get("bandgap"),
             record_id=(label.get("provenance") or {}).get("record_id"),
+            provenance=canonical_json(label["provenance"]) if label.get("provenance") else None,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"Label {label.get('label_id')} is incomplete ({error}); build the labels again.") from None
