@@ -25,7 +25,7 @@ Potcars = Literal["none", "lanthanides", "all"]
 DATASETS: dict[str, str] = {
     "matpes": "MatPES",
     "mp-aloe": "MP-ALOE",
-    "mp": "Materials Project",
+    "mp": "MP",
     "aqvolt26": "AQVolt26",
     "extxyz": "extxyz",
 }

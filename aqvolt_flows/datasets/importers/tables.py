@@ -40,6 +40,7 @@ from aqvolt_flows.schemas.provenance import Protocol
 RELEASE_COLUMNS = ("frame_id", "protocol", "atomic_numbers", "positions", "cell", "energy", "forces", "stress")
 _RELEASE_OPTIONAL = (
     "label_id",
+    "record_id",
     "trajectory_id",
     "candidate_id",
     "source",
@@ -167,7 +168,8 @@ def release_entry(
         stress=stress(row.get("stress"), "eV/A^3"),
         bandgap=maybe(row.get("bandgap")),
     )
-    provenance = {**where, "database": options.name, "record_id": text(row.get("label_id")) or frame_id}
+    named = text(row.get("record_id")) or text(row.get("label_id")) or frame_id
+    provenance = {**where, "database": options.name, "record_id": named}
     return Imported(
         outcome=outcome,
         provenance=provenance | ({"source": row["source"]} if row.get("source") else {}),

@@ -15,6 +15,7 @@ MODULES = (
     "workers",
     "query",
     "build",
+    "labels",
     "release",
     "benchmark",
     "report",
