@@ -131,6 +131,14 @@ class LabelingParameters(Parameters):
     )
     gpaw_ecut_ev: Strictly = Field(default=680.0, description="Plane-wave cutoff of the GPAW labeler.")
     gpaw_kspacing: Strictly = Field(default=0.22, description="1/Å, VASP's definition (with 2π).")
+    aimd_label_stride: PositiveInt = Field(
+        default=1, description="Every so-manieth ionic step of AIMD is a label. Silent."
+    )
+    max_energy_jump_ev: float = Field(
+        default=1.0,
+        ge=0,
+        description="eV/atom that a label may be off from what its frame's potential leads to expect; 0: any.",
+    )
 
 
 class AIMDParameters(Parameters):

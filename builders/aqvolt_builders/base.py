@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import batched
 from typing import Any
 
@@ -12,7 +12,7 @@ from maggma.core import Builder, Store
 from pymongo.errors import BulkWriteError
 
 from aqvolt_flows.schemas.base import Document
-from aqvolt_flows.stores import Database, job_store
+from aqvolt_flows.stores import IDS_AT_ONCE, Database, by_ids, job_store
 
 _DUPLICATE_KEY = 11000
 
@@ -76,23 +76,26 @@ def read_outputs(outputs: Store, uuids: Iterable[str]) -> list[dict[str, Any]]:
     """Return the last document of each job, in the order of ``uuids``."""
     wanted = list(uuids)
     last: dict[str, dict[str, Any]] = {}
-    for document in outputs.query({"uuid": {"$in": wanted}}):
+    for document in by_key(outputs, "uuid", wanted):
         kept = last.get(document["uuid"])
         if kept is None or document.get("index", 1) >= kept.get("index", 1):
             last[document["uuid"]] = document
     return [last[uuid] for uuid in wanted if uuid in last]
 
 
+def by_key(store: Store, field: str, ids: Iterable[str], fields: Any = None) -> Iterator[dict[str, Any]]:
+    """Yield the documents of a store whose ``field`` is one of ``ids``, asked for a few at a time."""
+    for portion in batched(ids, IDS_AT_ONCE):
+        yield from store.query({field: {"$in": list(portion)}}, fields)
+
+
 def frames_with_model(database: Database, ids: list[str]) -> dict[str, dict[str, Any]]:
     """Return frame_id → document of ``frames``, with the potential that made it as ``explored_with``."""
-    frames = {f["frame_id"]: f for f in database["frames"].find({"frame_id": {"$in": ids}}, {"_id": 0})}
+    frames = {f["frame_id"]: f for f in by_ids(database["frames"], "frame_id", ids)}
     runs = sorted({f["trajectory_id"] for f in frames.values()})
-    models = {
-        t["trajectory_id"]: t["model"]
-        for t in database["trajectories"].find(
-            {"trajectory_id": {"$in": runs}}, {"trajectory_id": 1, "model": 1, "_id": 0}
-        )
-    }
+    fields = {"trajectory_id": 1, "model": 1, "_id": 0}
+    found = by_ids(database["trajectories"], "trajectory_id", runs, fields)
+    models = {t["trajectory_id"]: t["model"] for t in found}
     return {i: f | {"explored_with": models.get(f["trajectory_id"])} for i, f in frames.items()}
 
 

@@ -10,6 +10,7 @@ from maggma.core import Store
 
 from aqvolt_builders.base import (
     CountingBuilder,
+    by_key,
     frames_with_model,
     latest_outputs,
     outputs_store,
@@ -23,7 +24,7 @@ from aqvolt_flows.datasets.energies import MAX_JUMP_EV_PER_ATOM
 from aqvolt_flows.datasets.importers.tasks import is_task, outcome_of_task
 from aqvolt_flows.datasets.labels import BUILDER_VERSION, label_from_outcome, merge
 from aqvolt_flows.errors import AqvoltError
-from aqvolt_flows.frames import read_frames
+from aqvolt_flows.frames import Frame, read_frames
 from aqvolt_flows.schemas.label import LabelDocument
 from aqvolt_flows.schemas.provenance import ArtifactRef, Failure
 from aqvolt_flows.stores import Database, collection_store
@@ -130,7 +131,7 @@ class LabelBuilder(CountingBuilder):
         ids = [label.label_id for label in labels]
         known = {
             d["label_id"]: LabelDocument(**{k: v for k, v in d.items() if k != "_id"})
-            for d in self.labels.query({"label_id": {"$in": ids}})
+            for d in by_key(self.labels, "label_id", ids)
         }
         for label in labels:
             stored = known.get(label.label_id)
@@ -149,7 +150,9 @@ class LabelBuilder(CountingBuilder):
         super().finalize()
 
     def _waiting_jobs(self, cut: str | None) -> list[str]:
-        latest = latest_outputs(self.outputs, self.job_query | ({} if cut is None else {"completed_at": {"$gte": cut}}))
+        # the date first: the embedded server takes the index of the field that a query names first
+        since = {} if cut is None else {"completed_at": {"$gte": cut}}
+        latest = latest_outputs(self.outputs, since | self.job_query)
         if not latest:
             return []
         built = self._built(cut)
@@ -159,7 +162,7 @@ class LabelBuilder(CountingBuilder):
         fields = {"source_uuid": 1, "source_completed_at": 1, "other_sources": 1, "_id": 0}
         since = {} if cut is None else {"newest_source_at": {"$gte": cut}}
         found = set()
-        for label in self.labels.query({"builder_version": self.rules} | since, fields):
+        for label in self.labels.query(since | {"builder_version": self.rules}, fields):
             found.add((label.get("source_uuid"), label.get("source_completed_at")))
             found.update(label.get("other_sources", {}).items())
         return found
@@ -202,7 +205,7 @@ class LabelBuilder(CountingBuilder):
 
     def _labels_of_run(self, trajectory: dict[str, Any]) -> list[LabelDocument]:
         try:
-            frames = ()
+            frames: tuple[Frame, ...] = ()
             if trajectory.get("frames"):
                 path = Database.connect().artifacts.local_path(ArtifactRef(**trajectory["frames"]))
                 frames = tuple(read_frames(path))

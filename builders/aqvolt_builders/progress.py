@@ -1,6 +1,6 @@
 """How far the label builder has read, so that a run with nothing new need not read everything again.
 
-The embedded server counts and sorts by reading every document (about 80 µs each), but answers a range query on an index
+The embedded server counts and sorts by reading every document (tens of µs each), but answers a range query on an index
 by reading only what is in the range. So a complete run leaves one document in ``builds``: the time from which on jobs
 are compared one by one (the ``cut``, a margin before the run, wider than any two machines' clocks and time zones
 differ), how many documents ``outputs`` held from before it, and how many labels there were. As long as those numbers

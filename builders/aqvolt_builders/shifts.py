@@ -10,7 +10,7 @@ from typing import Any
 from maggma.core import Store
 from pymatgen.core import Composition
 
-from aqvolt_builders.base import frames_with_model
+from aqvolt_builders.base import by_key, frames_with_model
 from aqvolt_flows.chemistry import symbols_of
 from aqvolt_flows.datasets.energies import EnergyShift, fit_shift
 from aqvolt_flows.schemas.provenance import Protocol
@@ -82,9 +82,7 @@ def _of_outcomes(
 ) -> Iterable[tuple[Pair, float, Mapping[str, float]]]:
     """Yield pair, difference (eV/atom) and composition of converged outcomes; reads scalars only."""
     fields = {f"output.{name}": 1 for name in ("frame_id", "energy", "status", "protocol")} | {"_id": 0}
-    found = [
-        d["output"] for d in outputs.query({"uuid": {"$in": list(uuids)}}, fields) if isinstance(d.get("output"), dict)
-    ]
+    found = [d["output"] for d in by_key(outputs, "uuid", uuids, fields) if isinstance(d.get("output"), dict)]
     ids = [o["frame_id"] for o in found if isinstance(o.get("frame_id"), str)]
     frames = frames_with_model(database, ids)
     for outcome in found:

@@ -26,7 +26,6 @@ COLUMNS = {
     "outputs": ("uuid", "name", "completed_at", "metadata.aqvolt.stage"),
 }
 FORMATS = ("table", "json", "csv", "extxyz")
-_BATCH = 500
 #: How far matches are counted for the line below a table; counting reads every one of them.
 _COUNTED = 10_000
 
@@ -122,6 +121,7 @@ def _stream(
     from pymongo.errors import OperationFailure
 
     from aqvolt_flows.errors import InputError
+    from aqvolt_flows.stores import IDS_AT_ONCE, by_ids
 
     try:
         ids = sorted((d[identity] for d in source.find(criteria, {"_id": 0, identity: 1}).limit(limit)), key=str)
@@ -132,8 +132,8 @@ def _stream(
     wanted = {k: v for k, v in projection.items() if k != "_id"}
     hidden = {} if identity == "_id" else {"_id": 0}
     chosen = hidden | (wanted | {identity: 1} if wanted else {})
-    for batch in batched(ids, _BATCH):
-        found = {d[identity]: d for d in source.find({identity: {"$in": list(batch)}}, chosen)}
+    for batch in batched(ids, IDS_AT_ONCE):
+        found = {d[identity]: d for d in by_ids(source, identity, batch, chosen)}
         yield from ({k: v for k, v in found[i].items() if k != "_id"} for i in batch if i in found)
 
 
@@ -253,7 +253,7 @@ def lineage(database: Any, frame_id: str) -> list[dict[str, Any]]:
     )
     if frame is None and not labels:
         raise InputError(f"There is no frame {frame_id!r} in frames or labels; see 'aqvolt query frames'.")
-    steps = []
+    steps: list[dict[str, Any]] = []
     known = frame or labels[0]
     for number, candidate in enumerate(_ancestry(database, known.get("candidate_id"))):
         what = "candidate" if number == 0 else "parent"
