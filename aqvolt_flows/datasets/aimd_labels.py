@@ -26,13 +26,15 @@ def thinned(frames: Iterable[Frame], stride: int) -> list[Frame]:
 
 
 def aimd_protocol(trajectory: Mapping[str, Any]) -> Protocol:
-    """Return the protocol that an AIMD trajectory's ``model`` and ``model_hash`` name.
+    """Return the protocol that an AIMD trajectory carries, or that its ``model`` and ``model_hash`` name.
 
     Raises
     ------
     InputError
         If they do not name one, e.g. because a machine-learning potential made the run.
     """
+    if isinstance(trajectory.get("protocol"), Mapping):
+        return Protocol(**trajectory["protocol"])
     code, _, rest = str(trajectory["model"]).partition(":")
     functional, _, digest = rest.partition("@")
     full = str(trajectory["model_hash"])
@@ -59,7 +61,8 @@ def labels_from_trajectory(
 
     A step whose energy leaves the run's own median by more than the limit of
     :mod:`aqvolt_flows.datasets.energies` is refused as ``energy_jump``: one cell at one temperature has no reason to.
-    What the run cost stays with the trajectory, ``cost_core_hours`` is 0 here.
+    What the run cost stays with the trajectory, so that no hour is summed twice: ``cost_core_hours`` is 0 here, a
+    step's share is in ``provenance.core_hours`` where the run knows its core-hours.
 
     Parameters
     ----------
@@ -84,7 +87,9 @@ def labels_from_trajectory(
     energies = np.array([frame.energy / frame.n_atoms for frame in kept])
     finite = energies[np.isfinite(energies)]
     median = float(np.median(finite)) if len(finite) >= MIN_SUPPORT else None
-    provenance = {"stride": stride, "n_labels": len(kept)}
+    provenance: dict[str, Any] = {"stride": stride, "n_labels": len(kept)}
+    if trajectory.get("core_hours") is not None and trajectory.get("n_frames"):
+        provenance["core_hours"] = float(trajectory["core_hours"]) / int(trajectory["n_frames"])
     return [_label(frame, trajectory, protocol, median, max_jump_ev_per_atom, provenance) for frame in kept]
 
 

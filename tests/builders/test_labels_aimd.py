@@ -129,3 +129,11 @@ def test_a_model_is_no_protocol():
     with pytest.raises(InputError, match=r"7net-mf-0/R2SCAN.*expected a protocol"):
         aimd_protocol(trajectory(model="7net-mf-0/R2SCAN").model_dump())
     assert aimd_protocol(trajectory().model_dump()).protocol_id == label_factory.VASP.protocol_id
+    carried = trajectory(model="anything").model_dump() | {"protocol": label_factory.VASP.model_dump()}
+    assert aimd_protocol(carried) == label_factory.VASP
+
+
+def test_a_step_knows_its_share_of_the_cost_and_no_hour_counts_twice():
+    made = labels_from_trajectory(trajectory().model_dump() | {"core_hours": 14.0}, frames(7), stride=2)
+    assert [label.provenance["core_hours"] for label in made] == [2.0] * 4  # 14 h in 7 steps, every second kept
+    assert {label.cost_core_hours for label in made} == {0.0}
