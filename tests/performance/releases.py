@@ -60,6 +60,8 @@ METALS = (
 )
 HALOGENS = (9, 17, 35, 53)
 ENDED = "2026-01-01T00:00:00"
+#: What was done, on how many rows, wall and processor seconds of this process, notes.
+Row = tuple[str, int, tuple[float, float], str]
 STEPS = ("rebuild", "create", "parquet", "aselmdb", "naive", "load")
 
 
@@ -166,7 +168,18 @@ def fill(folder: Path, uri: str | None, n: int) -> None:
     print(f"{n} labels generated and inserted in {time.perf_counter() - started:.0f} s", file=sys.stderr)
 
 
-def rebuild(folder: Path, uri: str | None) -> list[tuple[str, int, float, str]]:
+def clock() -> tuple[float, float]:
+    """Return wall and processor time of this process, s."""
+    return time.perf_counter(), time.process_time()
+
+
+def since(started: tuple[float, float]) -> tuple[float, float]:
+    """Return how much of both went by."""
+    wall, cpu = clock()
+    return wall - started[0], cpu - started[1]
+
+
+def rebuild(folder: Path, uri: str | None) -> list[Row]:
     """Time the label builder on a database where nothing is new: its first run, and the one after it."""
     write_config(folder, uri)
     from aqvolt_builders.labels import LabelBuilder
@@ -176,9 +189,9 @@ def rebuild(folder: Path, uri: str | None) -> list[tuple[str, int, float, str]]:
     rows = []
     for name in ("label rebuild, first look", "label rebuild, nothing new"):
         builder = LabelBuilder()
-        started = time.perf_counter()
+        started = clock()
         builder.run()
-        rows.append((name, n, time.perf_counter() - started, f"{builder.counts['processed']} processed"))
+        rows.append((name, n, since(started), f"{builder.counts['processed']} processed"))
     return rows
 
 
@@ -194,7 +207,7 @@ def write_config(folder: Path, uri: str | None) -> None:
     os.environ[CONFIG_VARIABLE] = str(path)
 
 
-def create(folder: Path, uri: str | None) -> list[tuple[str, int, float, str]]:
+def create(folder: Path, uri: str | None) -> list[Row]:
     """Time the creation of a release, with the stages that take most of it."""
     from aqvolt_flows.datasets import release as made_by
     from aqvolt_flows.schemas.parameters import ReleaseParameters
@@ -215,11 +228,11 @@ def create(folder: Path, uri: str | None) -> list[tuple[str, int, float, str]]:
     for name in ("read_labels", "split_entries", "_write_data", "statistics", "_seal"):
         setattr(made_by, name, timed(name.strip("_"), getattr(made_by, name)))
     shutil.rmtree(folder / "releases", ignore_errors=True)
-    started = time.perf_counter()
+    started = clock()
     document = made_by.create_release(
         Database.connect(settings_of(folder, uri)), ReleaseParameters(name="performance"), folder / "releases"
     )
-    seconds = time.perf_counter() - started
+    seconds = since(started)
     stages = ", ".join(f"{name} {value:.1f} s" for name, value in spent.items())
     return [("release create", document.counts["total"], seconds, stages)]
 
@@ -229,19 +242,19 @@ def release_of(folder: Path) -> Path:
     return next((folder / "releases").glob("performance-*"))
 
 
-def exported(folder: Path, format: str) -> list[tuple[str, int, float, str]]:
+def exported(folder: Path, format: str) -> list[Row]:
     """Time an export of the release."""
     from aqvolt_flows.datasets.folder import export
 
     target = folder / f"export-{format}"
     shutil.rmtree(target, ignore_errors=True)
-    started = time.perf_counter()
+    started = clock()
     written = export(release_of(folder), format, target)
     size = sum(p.stat().st_size for p in target.rglob("*") if p.is_file())
-    return [(f"export {format}", sum(written.values()), time.perf_counter() - started, f"{size / 1e6:.0f} MB")]
+    return [(f"export {format}", sum(written.values()), since(started), f"{size / 1e6:.0f} MB")]
 
 
-def naive(folder: Path, most: int) -> list[tuple[str, int, float, str]]:
+def naive(folder: Path, most: int) -> list[Row]:
     """Time ASE's own databases on the first structures of the release, one ``write`` a structure."""
     import ase.db
     import ase_db_backends  # noqa: F401  (registers "aselmdb")
@@ -260,18 +273,18 @@ def naive(folder: Path, most: int) -> list[tuple[str, int, float, str]]:
     ):
         target = folder / f"naive.{kind}"
         target.unlink(missing_ok=True)
-        started = time.perf_counter()
+        started = clock()
         database = ase.db.connect(str(target), type=kind)
         with database if together else contextlib.nullcontext():
             for one in atoms:
                 database.write(one, data=dict(one.info))
         if hasattr(database, "close"):
             database.close()
-        rows.append((name, len(atoms), time.perf_counter() - started, f"{target.stat().st_size / 1e6:.0f} MB"))
+        rows.append((name, len(atoms), since(started), f"{target.stat().st_size / 1e6:.0f} MB"))
     return rows
 
 
-def load(folder: Path, most: int) -> list[tuple[str, int, float, str]]:
+def load(folder: Path, most: int) -> list[Row]:
     """Time reading: the Parquet through ``datasets``, the LMDB through fairchem."""
     rows = []
     with contextlib.suppress(ImportError):
@@ -281,26 +294,26 @@ def load(folder: Path, most: int) -> list[tuple[str, int, float, str]]:
         cache = folder / "cache"
         shutil.rmtree(cache, ignore_errors=True)
         file = str(release_of(folder) / "data" / "train.parquet")
-        started = time.perf_counter()
+        started = clock()
         found = datasets.load_dataset("parquet", data_files={"train": file}, cache_dir=str(cache))["train"]
-        rows.append(("datasets: load_dataset (Arrow cache)", len(found), time.perf_counter() - started, ""))
-        started = time.perf_counter()
+        rows.append(("datasets: load_dataset (Arrow cache)", len(found), since(started), ""))
+        started = clock()
         count = sum(len(batch["energy"]) for batch in found.with_format("numpy").iter(batch_size=500))
-        rows.append(("datasets: read all columns as numpy", count, time.perf_counter() - started, ""))
+        rows.append(("datasets: read all columns as numpy", count, since(started), ""))
     with contextlib.suppress(ImportError):
         from fairchem.core.datasets import AseDBDataset
 
         options = {"r_energy": True, "r_forces": True, "r_stress": True}
         ours = AseDBDataset({"src": str(folder / "export-aselmdb" / "train"), "a2g_args": options})
         order = np.random.default_rng(0).permutation(len(ours))[:most]
-        started = time.perf_counter()
+        started = clock()
         for i in order:
             ours.get_atoms(int(i))
-        rows.append(("fairchem: get_atoms, random order", len(order), time.perf_counter() - started, ""))
-        started = time.perf_counter()
+        rows.append(("fairchem: get_atoms, random order", len(order), since(started), ""))
+        started = clock()
         for i in order:
             ours[int(i)]
-        rows.append(("fairchem: dataset[i], random order", len(order), time.perf_counter() - started, ""))
+        rows.append(("fairchem: dataset[i], random order", len(order), since(started), ""))
     return rows
 
 
@@ -319,7 +332,7 @@ def run_step(step: str, options: argparse.Namespace) -> None:
     print(json.dumps([rows, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6]))
 
 
-def measure(step: str, options: argparse.Namespace) -> list[tuple[str, int, float, str, float]]:
+def measure(step: str, options: argparse.Namespace) -> list[tuple[Row, float]]:
     """Run one step in a process of its own and return its rows with the peak memory in GB."""
     command = [sys.executable, __file__, "--step", step, "--folder", str(options.folder), "--naive", str(options.naive)]
     command += ["--uri", options.uri] if options.uri else []
@@ -327,7 +340,7 @@ def measure(step: str, options: argparse.Namespace) -> list[tuple[str, int, floa
     if done.returncode:
         sys.exit(f"{step} failed:\n{done.stderr[-3000:]}")
     rows, peak = json.loads(done.stdout.strip().splitlines()[-1])
-    return [(*row, peak) for row in rows]
+    return [(tuple(row), peak) for row in rows]
 
 
 def main() -> None:
@@ -359,12 +372,12 @@ def main() -> None:
     print_table(rows)
 
 
-def print_table(rows: list[tuple[str, int, float, str, float]]) -> None:
+def print_table(rows: list[tuple[Row, float]]) -> None:
     """Print all rows, and how much faster the exports are than ASE's writers."""
-    print(f"{'what':<42}{'rows':>9}{'seconds':>9}{'rows/s':>10}{'peak GB':>9}  notes")
-    for name, count, seconds, notes, peak in rows:
-        print(f"{name:<42}{count:>9}{seconds:>9.1f}{count / seconds:>10.0f}{peak:>9.2f}  {notes}")
-    rates = {name: count / seconds for name, count, seconds, _, _ in rows}
+    print(f"{'what':<42}{'rows':>9}{'seconds':>9}{'cpu s':>9}{'rows/s':>10}{'peak GB':>9}  notes")
+    for (name, count, (seconds, cpu), notes), peak in rows:
+        print(f"{name:<42}{count:>9}{seconds:>9.1f}{cpu:>9.1f}{count / seconds:>10.0f}{peak:>9.2f}  {notes}")
+    rates = {name: count / seconds for (name, count, (seconds, _), _), _ in rows}
     for ours in ("export parquet", "export aselmdb"):
         for theirs in (name for name in rates if name.startswith("ase.db")):
             if ours in rates:
