@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
 from aqvolt_flows.datasets.duplicates import Configuration, DuplicateFinder
@@ -112,7 +114,7 @@ def read_labels(database: Database, parameters: ReleaseParameters, spool: Spool)
 
 def _judged(database: Database, parameters: ReleaseParameters, survey: Survey) -> Iterator[tuple[dict[str, Any], Row]]:
     # Without a projection: the embedded server needs longer to leave fields out than to send them.
-    for label in database["labels"].find(base_query(database, parameters), batch_size=READ):
+    for label in _ahead(database["labels"].find(base_query(database, parameters), batch_size=READ)):
         if is_other_protocol(label, parameters):
             survey.dropped["other_protocol"] += 1
             continue
@@ -126,6 +128,15 @@ def _judged(database: Database, parameters: ReleaseParameters, survey: Survey) -
             yield label, row
         else:
             survey.dropped[reason] += 1
+
+
+def _ahead(labels: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield labels while the server is already asked for the next ones."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(lambda: list(islice(labels, READ)))
+        while block := waiting.result():
+            waiting = pool.submit(lambda: list(islice(labels, READ)))
+            yield from block
 
 
 def _entry(row: Row, place: int, group: str) -> Entry:

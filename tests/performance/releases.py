@@ -185,7 +185,9 @@ def rebuild(folder: Path, uri: str | None) -> list[Row]:
     from aqvolt_builders.labels import LabelBuilder
     from aqvolt_flows.stores import Database
 
-    n = Database.connect(settings_of(folder, uri))["labels"].estimated_document_count()
+    database = Database.connect(settings_of(folder, uri))
+    database["builds"].delete_many({})
+    n = database["labels"].estimated_document_count()
     rows = []
     for name in ("label rebuild, first look", "label rebuild, nothing new"):
         builder = LabelBuilder()
