@@ -22,7 +22,6 @@ from aqvolt_flows.chemistry import symbols_of
 from aqvolt_flows.datasets.records import Row
 from aqvolt_flows.units import ase_stress_to_vasp
 
-
 #: What MatPES and MP-ALOE documents say at their top level, and importers keep as provenance.
 _TOP_LEVEL = (
     "formation_energy_per_atom",
