@@ -50,7 +50,12 @@ def describe_structure(structure: Structure) -> dict[str, object]:
 
 def symbols_of(atomic_numbers: Iterable[int]) -> list[str]:
     """Return the element symbols of atomic numbers."""
-    return [Element.from_Z(int(z)).symbol for z in atomic_numbers]
+    return [_symbol(int(z)) for z in atomic_numbers]
+
+
+@cache
+def _symbol(atomic_number: int) -> str:
+    return str(Element.from_Z(atomic_number).symbol)
 
 
 def radioactive(elements: Iterable[str]) -> list[str]:

@@ -6,8 +6,9 @@ asks the settings of the machine it runs on.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
+from itertools import batched
 from typing import Any, Self
 
 import bson
@@ -33,6 +34,9 @@ from aqvolt_flows.settings import AqvoltSettings, load_settings
 #: MongoDB refuses documents above 16 MiB; ours are refused earlier, with a name.
 MAX_DOCUMENT_BYTES = 15 * 1024 * 1024
 
+#: Identities in one query, see :func:`by_ids`.
+IDS_AT_ONCE = 50
+
 _DUPLICATE_KEY = 11000
 
 #: Identity field of each collection; a unique index stands on it and on ``key``.
@@ -48,12 +52,13 @@ IDENTITIES = {
     "benchmarks": "benchmark_id",
     "costs": "cost_id",
     "holds": "hold_id",
+    "builds": "build_id",
 }
 _STRUCTURE_FIELDS = ("chemsys", "formula", "elements", "n_atoms", "last_updated")
 #: Fields that commands and builders query, per collection.
 INDEXES: dict[str, tuple[str, ...]] = {
     "candidates": (*_STRUCTURE_FIELDS, "source", "role", "status", "parent_id"),
-    "trajectories": (*_STRUCTURE_FIELDS, "candidate_id", "status", "temperature_k"),
+    "trajectories": (*_STRUCTURE_FIELDS, "candidate_id", "status", "temperature_k", "engine"),
     "features": ("encoder", "encoder_sha256", "last_updated"),
     "samples": ("space_key", "encoder", "last_updated"),
     "frames": (*_STRUCTURE_FIELDS, "candidate_id", "trajectory_id", "sample_key"),
@@ -64,15 +69,22 @@ INDEXES: dict[str, tuple[str, ...]] = {
         "trajectory_id",
         "status",
         "protocol_id",
+        "protocol_name",
         "source",
         "max_force",
+        "cohesive_energy_per_atom",
+        "temperature_k",
+        "failure.reason",
+        "provenance.record_id",
         "source_uuid",
+        "newest_source_at",
     ),
     "releases": ("name", "content_hash", "last_updated"),
     "models": ("content_hash", "release_id", "last_updated"),
     "benchmarks": ("benchmark", "model", "model_id", "release_id", "last_updated"),
     "costs": ("stage", "last_updated"),
     "holds": ("kind", "status", "last_updated"),
+    "builds": ("builder", "last_updated"),
     "outputs": ("uuid", "name", "completed_at", "metadata.aqvolt.stage", "metadata.aqvolt.key"),
 }
 
@@ -217,7 +229,7 @@ class Database:
         if not incoming:
             return 0
         collection = self.mongo[name]
-        stored = {d[identity]: d for d in collection.find({identity: {"$in": list(incoming)}}, {"_id": 0})}
+        stored = {d[identity]: d for d in by_ids(collection, identity, incoming)}
         changed = [d for i, d in incoming.items() if not _same(stored.get(i), d)]
         now = utc_now()
         writes: dict[str, Any] = {
@@ -239,11 +251,23 @@ class Database:
     def find_by_ids(self, name: str, ids: Sequence[str]) -> list[dict[str, Any]]:
         """Return documents in the order of ``ids``; a missing one is an :class:`InputError`."""
         identity = IDENTITIES[name]
-        found = {d[identity]: d for d in self.mongo[name].find({identity: {"$in": list(ids)}}, {"_id": 0})}
+        found = {d[identity]: d for d in by_ids(self.mongo[name], identity, ids)}
         missing = [i for i in ids if i not in found]
         if missing:
             raise InputError(f"{len(missing)} of {len(ids)} are not in {name}, first {missing[0]}; check the identity.")
         return [found[i] for i in ids]
+
+
+def by_ids(
+    collection: Any, field: str, ids: Iterable[str], projection: Mapping[str, int] | None = None
+) -> Iterator[dict[str, Any]]:
+    """Yield the documents whose ``field`` is one of ``ids``, in no order.
+
+    They are asked for a few at a time: the embedded server's time for one ``$in`` grows faster than its length (3,000
+    labels: 3.5 s in portions of 50, 10.8 s in portions of 500, measured on a busy machine).
+    """
+    for portion in batched(ids, IDS_AT_ONCE):
+        yield from collection.find({field: {"$in": list(portion)}}, dict(projection or {"_id": 0}))
 
 
 def _same(stored: Mapping[str, Any] | None, new: Mapping[str, Any]) -> bool:

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import constants
 
+from aqvolt_flows.errors import InputError
+
 Array = NDArray[np.float64]
 
 #: 1 eV/Å³ in GPa: e / (1e-10 m)³ / 1e9 = 160.21766…
@@ -46,6 +48,38 @@ def vasp_stress_to_ase(stress_kbar: Array) -> Array:
 def ase_stress_to_vasp(stress: Array) -> Array:
     """Return ASE's stress (eV/Å³, tension positive) as VASP's (kbar, compression positive); any shape."""
     return -np.asarray(stress, dtype=float) * EV_PER_A3_IN_KBAR
+
+
+#: Units in which people write stresses, each with the sign that goes with it → factor to eV/Å³, tension positive.
+#: ``eV/A^3`` and ``GPa`` follow ASE (tension positive), ``kbar`` follows VASP (compression positive).
+STRESS_FACTORS: dict[str, float] = {
+    "eV/A^3": 1.0,
+    "GPa": 1.0 / EV_PER_A3_IN_GPA,
+    "kbar": -1.0 / EV_PER_A3_IN_KBAR,
+}
+
+
+def stress_to_ev_per_a3(stress: Array, unit: str) -> Array:
+    """Return a stress in eV/Å³, tension positive; any shape.
+
+    Parameters
+    ----------
+    stress
+        In ``unit`` and with its sign.
+    unit
+        One of :data:`STRESS_FACTORS`.
+
+    Raises
+    ------
+    InputError
+        If the unit is unknown.
+    """
+    if unit not in STRESS_FACTORS:
+        raise InputError(
+            f"The unit of stress {unit!r} is not known; expected {', '.join(STRESS_FACTORS)} (kbar: compression "
+            "positive, as VASP writes it; the others: tension positive)."
+        )
+    return np.asarray(stress, dtype=float) * STRESS_FACTORS[unit]
 
 
 def pressure_gpa(stress_voigt: Array) -> float:

@@ -20,9 +20,9 @@ from aqvolt_flows.candidates.records import (
     structure_from_arrays,
     structure_from_dict,
 )
-from aqvolt_flows.candidates.streams import Item, first_character, stream_documents, stream_lines
 from aqvolt_flows.chemistry import reduced_formula
 from aqvolt_flows.errors import InputError
+from aqvolt_flows.streams import Item, first_character, stream_documents, stream_lines
 
 SourceFormat = Literal["matpes", "mp", "structure"]
 Entry = Record | Quarantined

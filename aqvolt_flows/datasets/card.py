@@ -1,103 +1,29 @@
-"""The dataset card and the numbers on it, all computed from the release's own Parquet files."""
+"""The dataset card: ``README.md`` with front matter for the Hub; every number is of the Parquet or the manifest."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow.parquet as pq
 import yaml
 
-from aqvolt_flows.chemistry import symbols_of
+from aqvolt_flows.datasets.leakage import ANCESTORS, WITHIN
+from aqvolt_flows.datasets.stats import QUANTILES, UNITS
 
-_SCALARS = ("energy_per_atom", "cohesive_energy_per_atom", "max_force", "pressure_gpa", "n_atoms")
-_UNITS = {
-    "energy_per_atom": "eV/atom",
-    "cohesive_energy_per_atom": "eV/atom",
-    "max_force": "eV/Å",
-    "pressure_gpa": "GPa",
-    "n_atoms": "",
-}
-_QUANTILES = {"min": 0.0, "p05": 0.05, "median": 0.5, "p95": 0.95, "max": 1.0}
 _SIZES = ((1e3, "n<1K"), (1e4, "1K<n<10K"), (1e5, "10K<n<100K"), (1e6, "100K<n<1M"), (1e7, "1M<n<10M"))
-
-
-def statistics(paths: Mapping[str, Path]) -> dict[str, Any]:
-    """Return the numbers of a release.
-
-    Parameters
-    ----------
-    paths
-        Split → Parquet file; files that do not exist are empty splits.
-
-    Returns
-    -------
-    dict
-        For every split and ``all``: frames, atoms, quantiles of energies (eV/atom), largest forces (eV/Å), pressures
-        (GPa) and atoms; ``elements``: symbol → frames that hold it; ``n_elements``, ``formulas`` and
-        ``temperatures_k`` → frames.
-    """
-    columns: dict[str, dict[str, list[np.ndarray]]] = {}
-    elements: Counter[str] = Counter()
-    tallies: dict[str, Counter[str]] = {"n_elements": Counter(), "formulas": Counter(), "temperatures_k": Counter()}
-    names = [
-        "energy",
-        "n_atoms",
-        "cohesive_energy_per_atom",
-        "max_force",
-        "pressure_gpa",
-        "chemsys",
-        "formula",
-        "temperature_k",
-    ]
-    for split, path in paths.items():
-        if not path.exists():
-            continue
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=65536, columns=names):
-                column = {n: batch.column(n).to_numpy(zero_copy_only=False) for n in names[:5]}
-                column["energy_per_atom"] = column.pop("energy") / column["n_atoms"]
-                for name, values in column.items():
-                    columns.setdefault(split, {}).setdefault(name, []).append(np.asarray(values, dtype=float))
-                systems = [str(c).split("-") for c in batch.column("chemsys").to_pylist()]
-                elements.update(symbol for system in systems for symbol in system)
-                tallies["n_elements"].update(str(len(system)) for system in systems)
-                tallies["formulas"].update(batch.column("formula").to_pylist())
-                tallies["temperatures_k"].update(
-                    f"{t:g}" for t in batch.column("temperature_k").to_pylist() if t is not None
-                )
-    joined = {s: {n: np.concatenate(v) for n, v in c.items()} for s, c in columns.items()}
-    whole = {n: np.concatenate([c[n] for c in joined.values()]) for n in _SCALARS} if joined else {}
-    order = {symbol: z for z, symbol in enumerate(symbols_of(range(1, 119)))}
-    return {
-        "splits": {s: _summary(c) for s, c in joined.items()},
-        "all": _summary(whole),
-        "elements": dict(sorted(elements.items(), key=lambda item: order[item[0]])),
-        "n_elements": dict(sorted(tallies["n_elements"].items(), key=lambda item: int(item[0]))),
-        "formulas": dict(sorted(tallies["formulas"].items())),
-        "temperatures_k": dict(sorted(tallies["temperatures_k"].items(), key=lambda item: float(item[0]))),
-    }
-
-
-def _summary(columns: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    if not columns:
-        return {"frames": 0, "atoms": 0}
-    result: dict[str, Any] = {"frames": len(columns["n_atoms"]), "atoms": int(columns["n_atoms"].sum())}
-    for name in _SCALARS:
-        values = columns[name][np.isfinite(columns[name])]
-        if len(values):
-            cuts = {k: float(np.quantile(values, q)) for k, q in _QUANTILES.items()}
-            result[name] = {"n": len(values), "mean": float(values.mean()), "std": float(values.std()), **cuts}
-    return result
+_PICTURES = {
+    "distributions.png": "Cohesive energies, forces on atoms and pressures by source (the paper's Figure 3). What lies "
+    "outside the binned range counts in the outer bins.",
+    "elements.png": "In how many configurations and compositions each element is (Figure S3).",
+    "structures.png": "Configurations by number of elements and of sites (Figure S4).",
+}
 
 
 def render(manifest: Mapping[str, Any], stats: Mapping[str, Any]) -> str:
     """Return the text of ``README.md``: front matter for the Hub, then the card."""
-    parts = [_front_matter(manifest), _headline(manifest, stats), _splits(manifest, stats), _protocols(manifest)]
-    parts += [_distributions(stats), _contents(manifest), _filters(manifest), _use(manifest), _citation(manifest)]
+    parts = [_front_matter(manifest), _headline(manifest, stats), _splits(manifest, stats), _leakage(stats)]
+    parts += [_protocols(manifest), _sources(stats), _distributions(stats), _pictures(manifest), _contents()]
+    parts += [_filters(manifest), _use(manifest), _citation(manifest)]
     return "\n".join(parts)
 
 
@@ -156,7 +82,7 @@ def _splits(manifest: Mapping[str, Any], stats: Mapping[str, Any]) -> str:
             f"{n:,}",
             f"{stats['splits'].get(s, {}).get('atoms', 0):,}",
             f"{splits['groups'][s]:,}",
-            f"{splits['fractions'][s]:g}",
+            f"{splits['fractions'][s]:g}" if s in splits["fractions"] else "held out",
         ]
         for s, n in manifest["counts"]["by_split"].items()
     ]
@@ -167,7 +93,68 @@ def _splits(manifest: Mapping[str, Any], stats: Mapping[str, Any]) -> str:
     if splits["borrowed"]:
         moves = ", ".join(f"{g} (from {b['hash_says']} to {b['is_in']})" for g, b in splits["borrowed"].items())
         text += f"\nThe set is so small that a split would be empty; borrowed for it: {moves}.\n"
+    for name, rule in splits["hold_out"].items():
+        text += f"\n`{name}` is held out, in none of the three: labels that match `{rule}`.\n"
     return "## Splits\n\n" + _table(["split", "frames", "atoms", "groups", "share asked for"], rows) + "\n" + text
+
+
+def _leakage(stats: Mapping[str, Any]) -> str:
+    """Return what other sets share with train; empty where there is no other set, or no train."""
+    if not stats["leakage"]:
+        return ""
+    names = [ancestor.removesuffix("_id") for ancestor in ANCESTORS]
+    rows, near = [], []
+    for name, found in stats["leakage"].items():
+        frames = found["neighbours"]["frames"]
+        rows.append([name, f"{frames:,}", *(f"{found['shared'][a]['frames']:,}" for a in ANCESTORS)])
+        own = found["neighbours"]
+        if own["compared"]:
+            within = [f"{n:,}" for n in own["within_a"].values()]
+            near.append([name, f"{own['compared']:,}", *within, f"{own['distance_a']['median']:.4g}"])
+    text = (
+        "## Leakage\n\nFrames of a set whose ancestor is in train, too:\n\n"
+        + _table(["split", "frames", *(f"same {n}" for n in names)], rows)
+        + "\n"
+    )
+    if near:
+        header = ["split", "frames compared", *(f"within {limit:g} Å" for limit in WITHIN), "median (Å)"]
+        text += (
+            "Frames of a set whose nearest training frame of the same formula lies within a distance: the largest "
+            "difference of the elements' average minimum distances to 12 neighbours (doi:10.46793/match.87-3.529W), "
+            "which is at most 2 ε when every atom is moved by at most ε.\n\n" + _table(header, near)
+        )
+    return text
+
+
+def _sources(stats: Mapping[str, Any]) -> str:
+    """Return the paper's Table S2: mean and standard deviation by source."""
+
+    def cell(part: Mapping[str, Any], name: str) -> str:
+        return f"{part[name]['mean']:.2f} ± {part[name]['std']:.2f}" if name in part else "not known"
+
+    rows = [
+        [
+            source,
+            f"{part['frames']:,}",
+            f"{part['formulas']:,}",
+            *(cell(part, n) for n in ("cohesive_energy_per_atom", "force", "pressure_gpa")),
+        ]
+        for source, part in [*stats["by_source"].items(), ("all", stats["all"])]
+    ]
+    header = [
+        "source",
+        "frames",
+        "compositions",
+        "cohesive energy (eV/atom)",
+        "force on an atom (eV/Å)",
+        "pressure (GPa)",
+    ]
+    return "## Sources\n\nMean ± standard deviation, as in the paper's Table S2.\n\n" + _table(header, rows)
+
+
+def _pictures(manifest: Mapping[str, Any]) -> str:
+    shown = [name for name in _PICTURES if f"plots/{name}" in manifest.get("plots", [])]
+    return "\n".join(f"![{_PICTURES[name]}](plots/{name})\n\n{_PICTURES[name]}\n" for name in shown)
 
 
 def _protocols(manifest: Mapping[str, Any]) -> str:
@@ -180,22 +167,21 @@ def _protocols(manifest: Mapping[str, Any]) -> str:
 
 def _distributions(stats: Mapping[str, Any]) -> str:
     whole = stats["all"]
-    header = ["quantity", "unit", "mean", *_QUANTILES]
+    header = ["quantity", "unit", "mean", *QUANTILES]
     rows = [
-        [name.replace("_", " "), _UNITS[name], *(f"{whole[name][k]:.4g}" for k in ("mean", *_QUANTILES))]
-        for name in _SCALARS
+        [name.replace("_", " "), unit, *(f"{whole[name][k]:.4g}" for k in ("mean", *QUANTILES))]
+        for name, unit in UNITS.items()
         if name in whole
     ]
     return "## Distributions\n\n" + _table(header, rows)
 
 
-def _contents(manifest: Mapping[str, Any]) -> str:
+def _contents() -> str:
     return (
         "## Columns\n\nOne row a configuration; Å, eV, eV/Å, K. `stress` has 6 numbers in eV/Å³, tension positive, "
         "order xx yy zz yz xz xy; `pressure_gpa` is compression positive; `cohesive_energy_per_atom` is "
         "(E − Σ E_atom)/N in eV/atom, negative means bound. `frame_id` and `label_id` lead back to "
-        "trajectory, candidate and calculation.\n\n"
-        + _table(["source", "frames"], [[s, f"{n:,}"] for s, n in manifest["counts"]["by_source"].items()])
+        "trajectory, candidate and calculation; all columns are described in `croissant.json`.\n"
     )
 
 
@@ -203,7 +189,12 @@ def _filters(manifest: Mapping[str, Any]) -> str:
     counts = manifest["counts"]
     rows = [[name, manifest["filters_explained"][name], f"{n:,}"] for name, n in counts["dropped"].items()]
     rows += [[name, "refused when labels were built", f"{n:,}"] for name, n in counts["rejected"].items()]
-    text = "## Left out\n\n" + (_table(["filter", "meaning", "labels"], rows) if rows else "Nothing was left out.\n")
+    asked = "" if manifest["query"] == "{}" else f"Only labels that match `{manifest['query']}` were looked at.\n\n"
+    text = (
+        "## Left out\n\n"
+        + asked
+        + (_table(["filter", "meaning", "labels"], rows) if rows else "Nothing was left out.\n")
+    )
     if counts["cohesive_energy_unknown"]:
         text += (
             f"\nThe cohesive energy of {counts['cohesive_energy_unknown']:,} frames is unknown (no isolated-atom "
@@ -221,8 +212,9 @@ import datasets
 frames = datasets.load_dataset("parquet", data_files={{"{first}": "data/{first}.parquet"}})["{first}"]
 ```
 
-`aqvolt release verify PATH` rehashes every file; `aqvolt release export PATH --format aselmdb --out DIR` writes what
-fairchem trains on, `--format extxyz` what ASE reads.
+`aqvolt release verify PATH` rehashes every file; the SHA-256 of `frames.tsv` is the content hash.
+`aqvolt release export PATH --format aselmdb --out DIR` writes what fairchem trains on, `--format extxyz` what ASE
+reads, `--format matpes-json` MatPES documents.
 """
 
 

@@ -20,6 +20,8 @@ Array = NDArray[np.float64]
 Configuration = tuple[NDArray[np.int16], Array, Array]
 
 _HKL = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [0, 1, 1], [1, 1, 1]], dtype=float)
+#: Configurations of one size that are described at once.
+_BLOCK = 512
 
 
 class DuplicateFinder:
@@ -34,18 +36,33 @@ class DuplicateFinder:
     def __init__(self, tolerance_a: float) -> None:
         self.tolerance_a = tolerance_a
         self._members: dict[tuple[str, bytes], list[tuple[str, Array, float]]] = defaultdict(list)
+        self._waiting: dict[int, list[tuple[str, str, Configuration]]] = defaultdict(list)
 
     def add(self, identity: str, numbers: NDArray[np.int16], positions: Array, cell: Array, kind: str = "") -> None:
         """Take one configuration; only those of one ``kind`` (a protocol) and composition are compared."""
-        key = (kind, np.sort(numbers).tobytes())
-        inverse = np.linalg.inv(cell)
-        phases = 2 * np.pi * (positions @ inverse) @ _HKL.T
-        weights = (numbers / numbers.sum())[:, None]
-        factors = np.concatenate([(weights * np.cos(phases)).sum(axis=0), (weights * np.sin(phases)).sum(axis=0)])
+        waiting = self._waiting[len(numbers)]
+        waiting.append((identity, kind, (numbers, positions, cell)))
+        if len(waiting) == _BLOCK:
+            self._describe(len(numbers))
+
+    def _describe(self, n_atoms: int) -> None:
+        """Compute the features of the configurations of one size that wait, all at once."""
+        waiting = self._waiting.pop(n_atoms)
+        numbers = np.array([c[0] for _, _, c in waiting])
+        positions = np.array([c[1] for _, _, c in waiting])
+        cells = np.array([c[2] for _, _, c in waiting])
+        inverses = np.linalg.inv(cells)
+        fractional = positions @ inverses
+        phases = 2 * np.pi * fractional @ _HKL.T
+        weights = (numbers / numbers.sum(axis=1, keepdims=True))[..., None]
+        parts = [cells.reshape(-1, 9), (weights * np.cos(phases)).sum(axis=1), (weights * np.sin(phases)).sum(axis=1)]
+        features = np.concatenate(parts, axis=1)
         # An atom that moves by t, in a cell changed by as much, moves its phases by no more than this times t:
-        spread = 1 + 3 * float(np.abs(positions @ inverse).max())
-        reach = 2 * np.pi * 3 * float(np.abs(inverse).sum(axis=0).max()) * spread
-        self._members[key].append((identity, np.concatenate([cell.ravel(), factors]), reach))
+        spread = 1 + 3 * np.abs(fractional).max(axis=(1, 2))
+        reach = 2 * np.pi * 3 * np.abs(inverses).sum(axis=1).max(axis=1) * spread
+        kinds = np.sort(numbers, axis=1)
+        for i, (identity, kind, _) in enumerate(waiting):
+            self._members[kind, kinds[i].tobytes()].append((identity, features[i], float(reach[i])))
 
     def repeats(self, load: Callable[[Sequence[str]], dict[str, Configuration]]) -> dict[str, str]:
         """Return identity → the earlier (smaller) identity it repeats.
@@ -55,6 +72,8 @@ class DuplicateFinder:
         load
             Returns the configurations of some identities; called for proposed pairs only.
         """
+        for n_atoms in list(self._waiting):
+            self._describe(n_atoms)
         found: dict[str, str] = {}
         for members in self._members.values():
             for first, second in self._proposed(members):

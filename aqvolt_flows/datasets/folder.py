@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+import uuid
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,19 @@ import pyarrow.parquet as pq
 from aqvolt_flows.datasets.formats import EXPORTS, read_rows, write_split
 from aqvolt_flows.datasets.records import Row, release_hash
 from aqvolt_flows.datasets.splits import SPLITS
-from aqvolt_flows.errors import InputError
+from aqvolt_flows.errors import InputError, ResourceError
 from aqvolt_flows.identity import file_sha256
 
 
 def split_path(release: str | Path, split: str) -> Path:
     """Return where a split's Parquet is; a split without rows has no file."""
     return Path(release) / "data" / f"{split}.parquet"
+
+
+def split_paths(release: str | Path) -> dict[str, Path]:
+    """Return set → Parquet of a release: train, val and test as far as they have rows, then the hold-outs."""
+    found = {path.stem: path for path in sorted((Path(release) / "data").glob("*.parquet"))}
+    return {name: found[name] for name in [*SPLITS, *found] if name in found}
 
 
 def read_manifest(release: str | Path) -> dict[str, Any]:
@@ -97,30 +104,36 @@ def verify(release: str | Path) -> dict[str, Any]:
     """
     root = Path(release)
     manifest = verify_files(root)
-    total: Counter[str] = Counter()
+    splits: Counter[str] = Counter()
+    atoms = 0
     sources: Counter[str] = Counter()
     protocols: Counter[str] = Counter()
     seen = []
     for split, row in read_release(root):
-        total[split] += 1
+        splits[split] += 1
         sources[row.source] += 1
         protocols[row.protocol] += 1
-        total["atoms"] += row.n_atoms
+        atoms += row.n_atoms
         seen.append((row.frame_id, row.label_id, split, row.digest()))
     counts = manifest["counts"]
     computed = {
         "content_hash": (release_hash(seen), manifest["content_hash"]),
         "release_id": (f"{manifest.get('name')}@{manifest['content_hash'][:12]}", manifest.get("release_id")),
         "counts.total": (len(seen), counts.get("total")),
-        "counts.atoms": (total["atoms"], counts.get("atoms")),
-        "counts.by_split": ({s: total[s] for s in SPLITS}, counts.get("by_split")),
+        "counts.atoms": (atoms, counts.get("atoms")),
+        "counts.by_split": (
+            {s: splits[s] for s in [*SPLITS, *sorted(splits.keys() - set(SPLITS))]},
+            counts.get("by_split"),
+        ),
         "counts.by_source": (dict(sources), counts.get("by_source")),
         "counts.by_protocol": (dict(protocols), counts.get("by_protocol")),
     }
     for name, (found, said) in computed.items():
         if found != said:
+            where = _altered(root, seen) if name == "content_hash" else ""
             raise InputError(
-                f"{root / 'manifest.json'} says {name} {said}, its data give {found}; restore the folder from a copy."
+                f"{root / 'manifest.json'} says {name} {said}, its data give {found}{where}; restore the folder from a "
+                "copy."
             )
     return {
         "release_id": manifest["release_id"],
@@ -130,28 +143,53 @@ def verify(release: str | Path) -> dict[str, Any]:
     }
 
 
+def _altered(root: Path, seen: list[tuple[str, str, str, str]]) -> str:
+    """Return which rows differ from those that ``frames.tsv`` lists, for a message."""
+    try:
+        listed = {line.rstrip("\n") for line in (root / "frames.tsv").read_text().splitlines()[1:]}
+    except OSError:
+        return ""
+    other = sorted(
+        (split, frame_id)
+        for frame_id, *rest in seen
+        for split in [rest[1]]
+        if "\t".join((frame_id, *rest)) not in listed
+    )
+    if not other:
+        return " and frames.tsv lists frames that they lack" if len(listed) > len(seen) else ""
+    split, frame_id = other[0]
+    return f", where {len(other)} rows are not as frames.tsv lists them, first {frame_id} in {split}"
+
+
 def read_release(release: str | Path) -> Iterator[tuple[str, Row]]:
     """Yield (split, row) of every row of a release, in bounded memory."""
-    for split in SPLITS:
-        path = split_path(release, split)
-        if path.exists():
-            for row in read_rows(path):
-                yield split, row
+    for split, path in split_paths(release).items():
+        for row in read_rows(path):
+            yield split, row
 
 
-@dataclass(frozen=True)
-class _Seen:
-    split: str
-    protocol: str
-    label_id: str
-    digest: str
+def _index(release: str | Path) -> dict[str, dict[str, tuple[str, str]]]:
+    """Return frame → label → (split, digest), from ``frames.tsv`` or, in releases that lack it, from the data.
 
-
-def _index(release: str | Path) -> dict[str, dict[str, _Seen]]:
-    read_manifest(release)
-    found: dict[str, dict[str, _Seen]] = {}
-    for split, row in read_release(release):
-        found.setdefault(row.frame_id, {})[row.label_id] = _Seen(split, row.protocol, row.label_id, row.digest())
+    Raises
+    ------
+    InputError
+        If ``frames.tsv`` is not the file whose hash the manifest gives.
+    """
+    manifest = read_manifest(release)
+    found: dict[str, dict[str, tuple[str, str]]] = {}
+    listing = Path(release) / "frames.tsv"
+    if not listing.exists():
+        for split, row in read_release(release):
+            found.setdefault(row.frame_id, {})[row.label_id] = (split, row.digest())
+        return found
+    if file_sha256(listing) != manifest["content_hash"]:
+        raise InputError(f"{listing} was changed; verify the release and restore the file from a copy.")
+    with listing.open() as lines:
+        next(lines)
+        for line in lines:
+            frame_id, label_id, split, digest = line.rstrip("\n").split("\t")
+            found.setdefault(frame_id, {})[label_id] = (split, digest)
     return found
 
 
@@ -166,12 +204,8 @@ def diff(a: str | Path, b: str | Path) -> dict[str, Any]:
     """
     old, new = _index(a), _index(b)
     common = sorted(old.keys() & new.keys())
-    relabelled = [
-        f for f in common if {k: v.digest for k, v in old[f].items()} != {k: v.digest for k, v in new[f].items()}
-    ]
-    places = {
-        f: (sorted({v.split for v in old[f].values()}), sorted({v.split for v in new[f].values()})) for f in common
-    }
+    relabelled = [f for f in common if {k: v[1] for k, v in old[f].items()} != {k: v[1] for k, v in new[f].items()}]
+    places = {f: (sorted({v[0] for v in old[f].values()}), sorted({v[0] for v in new[f].values()})) for f in common}
     moved = {f: ["+".join(was), "+".join(now)] for f, (was, now) in places.items() if was != now}
     first, second = read_manifest(a), read_manifest(b)
     names = (first["counts"]["by_protocol"], second["counts"]["by_protocol"])
@@ -211,20 +245,21 @@ def export(release: str | Path, format: str, out: str | Path) -> dict[str, int]:
     target = Path(out)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{target} exists and is not an empty folder; give another --out, nothing was written.")
-    written = {}
-    for split in SPLITS:
-        source = split_path(release, split)
-        if source.exists():
-            written[split] = write_split(format, read_rows(source), target, split)
+    aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
+    try:
+        written = {s: write_split(format, path, aside, s) for s, path in split_paths(release).items()}
+        aside.rename(target)
+    except OSError as error:
+        raise ResourceError(f"{target} cannot be written ({error}); free space or give another --out.") from None
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
     return written
 
 
 def frame_split(release: str | Path, frame_id: str) -> dict[str, str]:
     """Return label id → split of a frame's labels in a release; only row groups that may hold it are read."""
     found: dict[str, str] = {}
-    for split in SPLITS:
-        path = split_path(release, split)
-        if path.exists():
-            table = pq.read_table(path, columns=["label_id"], filters=[("frame_id", "=", frame_id)])
-            found |= dict.fromkeys(table.column("label_id").to_pylist(), split)
+    for split, path in split_paths(release).items():
+        table = pq.read_table(path, columns=["label_id"], filters=[("frame_id", "=", frame_id)])
+        found |= dict.fromkeys(table.column("label_id").to_pylist(), split)
     return found

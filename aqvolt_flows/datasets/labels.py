@@ -9,6 +9,8 @@ import numpy as np
 from pydantic import ValidationError
 
 from aqvolt_flows.chemistry import cohesive_energy_per_atom, describe, symbols_of
+from aqvolt_flows.datasets.energies import MAX_JUMP_EV_PER_ATOM, jump_fault
+from aqvolt_flows.datasets.faults import find_fault
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.identity import content_key
 from aqvolt_flows.schemas.label import LabelDocument, LabelOutcome
@@ -16,7 +18,7 @@ from aqvolt_flows.schemas.provenance import Failure, Protocol
 from aqvolt_flows.units import pressure_gpa
 
 #: Raise it whenever the rules below change: every label is then built again.
-BUILDER_VERSION = "labels/1"
+BUILDER_VERSION = "labels/2"
 
 _UNKNOWN_PROTOCOL = Protocol(code="external", version="", functional="unknown")
 _NOTHING: dict[str, Any] = {"formula": "", "chemsys": "", "elements": [], "n_atoms": 0}
@@ -28,6 +30,8 @@ def label_from_outcome(
     source_uuid: str | None,
     source_completed_at: str | None = None,
     source: str = "sampled",
+    shift: float | None = None,
+    max_jump_ev_per_atom: float = MAX_JUMP_EV_PER_ATOM,
 ) -> LabelDocument:
     """Return the label of one labeling job; what is wrong with it becomes its ``failure``, never an exception.
 
@@ -41,6 +45,10 @@ def label_from_outcome(
         The job in ``outputs`` and when it ended.
     source
         ``sampled``, ``aimd`` or the name of an imported dataset.
+    shift
+        Expected E_label − E_potential of the frame, eV (:mod:`aqvolt_flows.datasets.energies`); None: not checked.
+    max_jump_ev_per_atom
+        What the label's energy may be off from that at zero force, eV/atom; 0: not checked.
 
     Returns
     -------
@@ -59,6 +67,13 @@ def label_from_outcome(
     assert parsed.forces is not None
     assert parsed.stress is not None
     symbols = symbols_of(parsed.atomic_numbers)
+    max_force = float(np.linalg.norm(np.asarray(parsed.forces, dtype=float), axis=1).max())
+    difference = _surrogate_difference(parsed, frame)
+    if difference is not None and shift is not None:
+        excess = difference - shift / len(symbols)
+        failure = jump_fault(excess, max_force, max_jump_ev_per_atom, "what the frame's own potential leads to expect")
+        if failure is not None:
+            return _rejected(parsed, failure, frame, source_uuid, source_completed_at, source)
     what: dict[str, Any] = describe(symbols)
     return LabelDocument(
         **_identity(parsed, frame, source_uuid, source_completed_at, source),
@@ -74,40 +89,10 @@ def label_from_outcome(
         bandgap=parsed.bandgap,
         cohesive_energy_per_atom=_cohesive_energy(parsed, symbols),
         energy_per_atom=parsed.energy / len(symbols),
-        max_force=float(np.linalg.norm(np.asarray(parsed.forces, dtype=float), axis=1).max()),
+        surrogate_difference_per_atom=difference,
+        max_force=max_force,
         pressure_gpa=pressure_gpa(np.asarray(parsed.stress, dtype=float)),
     )
-
-
-def find_fault(outcome: LabelOutcome, frame: Mapping[str, Any] | None) -> Failure | None:
-    """Return the first reason why an outcome cannot be a label, or ``None``."""
-    if outcome.status != "converged":
-        given = outcome.failure
-        message = given.message if given else f"The labeler ended as {outcome.status} and gave no reason."
-        return Failure(reason=given.reason if given else outcome.status, message=message)
-    n_atoms = len(outcome.atomic_numbers)
-    if not n_atoms:
-        return Failure(
-            reason="no_atoms", message="The outcome has no atomic numbers; expected those that were computed."
-        )
-    if not all(1 <= z <= 118 for z in outcome.atomic_numbers):
-        return Failure(reason="bad_element", message="An atomic number is outside 1 … 118.")
-    wanted: list[tuple[str, Any, tuple[int, ...]]] = [
-        ("positions", outcome.positions, (n_atoms, 3)),
-        ("cell", outcome.cell, (3, 3)),
-        ("energy", outcome.energy, ()),
-        ("forces", outcome.forces, (n_atoms, 3)),
-        ("stress", outcome.stress, (6,)),
-    ]
-    if outcome.magmoms is not None:
-        wanted.append(("magmoms", outcome.magmoms, (n_atoms,)))
-    for name, value, shape in wanted:
-        failure = _shape_fault(name, value, shape)
-        if failure is not None:
-            return failure
-    if abs(np.linalg.det(np.asarray(outcome.cell, dtype=float))) < 1e-6:
-        return Failure(reason="flat_cell", message="The cell has no volume; expected three independent vectors in Å.")
-    return _frame_fault(outcome, frame)
 
 
 def merge(stored: LabelDocument, new: LabelDocument) -> LabelDocument:
@@ -126,7 +111,10 @@ def merge(stored: LabelDocument, new: LabelDocument) -> LabelDocument:
         others = others | {loser.source_uuid: loser.source_completed_at or ""}
     if winner.source_uuid and others.get(winner.source_uuid) == (winner.source_completed_at or ""):
         others = {k: v for k, v in others.items() if k != winner.source_uuid}
-    return winner.model_copy(update={"other_sources": others, "builder_version": new.builder_version})
+    newest = max([winner.source_completed_at or "", *others.values()]) or None
+    return winner.model_copy(
+        update={"other_sources": others, "builder_version": new.builder_version, "newest_source_at": newest}
+    )
 
 
 def reference_functional(protocol: Protocol) -> str | None:
@@ -170,39 +158,6 @@ def _salvage(raw: Mapping[str, Any], source_uuid: str | None) -> LabelOutcome:
     )
 
 
-def _shape_fault(name: str, value: Any, shape: tuple[int, ...]) -> Failure | None:
-    if value is None:
-        return Failure(reason=f"no_{name}", message=f"The outcome converged without {name}.")
-    try:
-        array = np.asarray(value, dtype=float)
-    except ValueError:
-        return Failure(
-            reason=f"bad_{name}", message=f"The {name} are rows of different lengths; expected shape {shape}."
-        )
-    if array.shape != shape:
-        return Failure(reason=f"bad_{name}", message=f"The {name} have shape {array.shape}; expected {shape}.")
-    if not np.isfinite(array).all():
-        return Failure(reason="not_finite", message=f"The {name} hold NaN or infinity.")
-    return None
-
-
-def _frame_fault(outcome: LabelOutcome, frame: Mapping[str, Any] | None) -> Failure | None:
-    if frame is None:
-        return None
-    if frame["frame_id"] != outcome.frame_id:
-        return Failure(
-            reason="wrong_frame", message=f"The outcome is of {outcome.frame_id}, not of {frame['frame_id']}."
-        )
-    seen = describe(symbols_of(outcome.atomic_numbers))
-    for name in ("n_atoms", "formula"):
-        if seen[name] != frame[name]:
-            return Failure(
-                reason="wrong_frame",
-                message=f"The outcome has {name} {seen[name]}, its frame {frame[name]}; they must agree.",
-            )
-    return None
-
-
 def _cohesive_energy(outcome: LabelOutcome, symbols: list[str]) -> float | None:
     """Return eV/atom against the labeler's own isolated atoms where it gave them, else against MatPES' table."""
     assert outcome.energy is not None
@@ -216,6 +171,14 @@ def _cohesive_energy(outcome: LabelOutcome, symbols: list[str]) -> float | None:
         return cohesive_energy_per_atom(outcome.energy, symbols, functional)
     except InputError:  # an element beyond the table: the label is good, this number is unknown
         return None
+
+
+def _surrogate_difference(outcome: LabelOutcome, frame: Mapping[str, Any] | None) -> float | None:
+    """Return (E_label − E_potential)/N in eV/atom, where the frame knows what its potential said."""
+    said = (frame or {}).get("surrogate_energy")
+    if said is None or outcome.energy is None or not np.isfinite(said):
+        return None
+    return (outcome.energy - float(said)) / len(outcome.atomic_numbers)
 
 
 def _identity(
@@ -235,6 +198,7 @@ def _identity(
         "trajectory_id": known.get("trajectory_id"),
         "candidate_id": known.get("candidate_id"),
         "temperature_k": known.get("temperature_k"),
+        "explored_with": known.get("explored_with"),
         "source": source,
         "protocol": outcome.protocol,
         "protocol_id": protocol_id,
@@ -243,6 +207,7 @@ def _identity(
         "builder_version": BUILDER_VERSION,
         "source_uuid": source_uuid,
         "source_completed_at": source_completed_at,
+        "newest_source_at": source_completed_at,
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from numpy.typing import NDArray
 
 from aqvolt_flows.errors import InputError
+from aqvolt_flows.identity import canonical_json
 
 Array = NDArray[np.float64]
 
@@ -32,6 +33,12 @@ class Row:
         (3, 3), Å, rows are lattice vectors.
     stress
         (6,), eV/Å³, ASE sign, order xx yy zz yz xz xy.
+    magmoms
+        (n_atoms,), µB, where the calculation gave them; neither they nor the band gap (eV) enter the hash.
+    record_id
+        Identity in the dataset a label was imported from.
+    provenance
+        JSON of what the label says about its origin.
     """
 
     frame_id: str
@@ -53,6 +60,10 @@ class Row:
     cohesive_energy_per_atom: float | None
     max_force: float
     pressure_gpa: float
+    magmoms: Array | None = None
+    bandgap: float | None = None
+    record_id: str | None = None
+    provenance: str | None = None
 
     def digest(self) -> str:
         """Return the SHA-256 of identities, atoms and labels, rounded as :data:`ROUNDING` says."""
@@ -109,30 +120,48 @@ def row_from_label(label: Mapping[str, Any]) -> Row:
             cohesive_energy_per_atom=label.get("cohesive_energy_per_atom"),
             max_force=float(label["max_force"]),
             pressure_gpa=float(label["pressure_gpa"]),
+            magmoms=None if label.get("magmoms") is None else np.asarray(label["magmoms"], dtype=float),
+            bandgap=label.get("bandgap"),
+            record_id=(label.get("provenance") or {}).get("record_id"),
+            provenance=canonical_json(label["provenance"]) if label.get("provenance") else None,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"Label {label.get('label_id')} is incomplete ({error}); build the labels again.") from None
     n_atoms = row.n_atoms
-    shapes = {
+    shapes: dict[str, tuple[int, ...]] = {
         "atomic_numbers": (n_atoms,),
         "positions": (n_atoms, 3),
         "cell": (3, 3),
         "forces": (n_atoms, 3),
         "stress": (6,),
     }
+    if row.magmoms is not None:
+        shapes["magmoms"] = (n_atoms,)
     for name, shape in shapes.items():
         array = getattr(row, name)
         if array.shape != shape or not n_atoms:
             raise InputError(f"Label {row.label_id} has {name} of shape {array.shape}; expected {shape}.")
-    numbers = [row.energy, row.max_force, row.pressure_gpa]
-    if not all(np.isfinite(x).all() for x in (row.positions, row.cell, row.forces, row.stress, numbers)):
+    with np.errstate(invalid="ignore", over="ignore"):  # one sum, which NaN or infinity anywhere makes not finite
+        total = row.positions.sum() + row.cell.sum() + row.forces.sum() + row.stress.sum()
+        total += row.energy + row.max_force + row.pressure_gpa
+    if not np.isfinite(total):
         raise InputError(f"Label {row.label_id} holds NaN or infinity; build the labels again.")
     return row
 
 
+def content_lines(rows: Iterable[tuple[str, str, str, str]]) -> Iterator[bytes]:
+    """Yield the lines of a release's ``frames.tsv`` from (frame_id, label_id, split, digest) of its rows, in any order.
+
+    The SHA-256 of all lines, that is of the file, is the release's content hash.
+    """
+    yield b"aqvolt-release/1\n"
+    for frame_id, label_id, split, digest in sorted(rows):
+        yield f"{frame_id}\t{label_id}\t{split}\t{digest}\n".encode()
+
+
 def release_hash(rows: Iterable[tuple[str, str, str, str]]) -> str:
     """Return a release's content hash from (frame_id, label_id, split, digest) of every row, in any order."""
-    sha = hashlib.sha256(b"aqvolt-release/1\n")
-    for frame_id, label_id, split, digest in sorted(rows):
-        sha.update(f"{frame_id}\t{label_id}\t{split}\t{digest}\n".encode())
+    sha = hashlib.sha256()
+    for line in content_lines(rows):
+        sha.update(line)
     return sha.hexdigest()

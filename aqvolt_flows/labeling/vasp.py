@@ -117,6 +117,8 @@ def _details(found: Calculation) -> dict[str, Any]:
         facts["potcar_titles"] = found.titles
     if found.electrons is not None:
         facts["electrons"] = found.electrons
+    if found.incar:
+        facts["incar"] = theory(found.incar)
     return facts | {"cores": found.cores}
 
 

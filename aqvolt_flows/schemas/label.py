@@ -55,6 +55,14 @@ class LabelDocument(Document):
     elements: list[str]
     n_atoms: int
     temperature_k: float | None = None
+    step: int | None = Field(default=None, description="Ionic step of an AIMD run, from 1.")
+    explored_with: str | None = Field(default=None, description="Model string of the potential that made the frame.")
+    surrogate_difference_per_atom: float | None = Field(
+        default=None, description="(label's energy − exploring potential's energy of the frame)/n_atoms, eV/atom."
+    )
+    provenance: dict[str, Any] = Field(
+        default_factory=dict, description="Imported: database, record_id, file, …; AIMD: stride, n_labels of the run."
+    )
     atomic_numbers: list[int] = Field(default_factory=list)
     positions: list[list[float]] = Field(default_factory=list, description="(n_atoms, 3), Å.")
     cell: list[list[float]] = Field(default_factory=list, description="(3, 3), Å, rows are vectors.")
@@ -71,6 +79,9 @@ class LabelDocument(Document):
     builder_version: str
     source_uuid: str | None = Field(default=None, description="Job uuid in outputs.")
     source_completed_at: str | None = Field(default=None, description="When that job ended, as outputs says it.")
+    newest_source_at: str | None = Field(
+        default=None, description="The latest of source_completed_at and other_sources; the builder's index."
+    )
     other_sources: dict[str, str] = Field(
         default_factory=dict, description="Jobs that gave the same label and were passed over: uuid → when they ended."
     )

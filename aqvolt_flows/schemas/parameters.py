@@ -6,7 +6,7 @@ description says so, and the value is a choice of this project that a campaign m
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
@@ -192,6 +192,14 @@ class LabelingParameters(Parameters):
     )
     gpaw_ecut_ev: Strictly = Field(default=680.0, description="Plane-wave cutoff of the GPAW labeler.")
     gpaw_kspacing: Strictly = Field(default=0.22, description="1/Å, VASP's definition (with 2π).")
+    aimd_label_stride: PositiveInt = Field(
+        default=1, description="Every so-manieth ionic step of AIMD is a label. Silent."
+    )
+    max_energy_jump_ev: float = Field(
+        default=1.0,
+        ge=0,
+        description="eV/atom that a label may be off from what its frame's potential leads to expect; 0: any.",
+    )
 
 
 class AIMDParameters(Parameters):
@@ -224,19 +232,29 @@ class ReleaseParameters(Parameters):
     train_fraction: float = Field(default=0.90, gt=0, le=1)
     val_fraction: float = Field(default=0.05, ge=0, lt=1)
     test_fraction: float = Field(default=0.05, ge=0, lt=1)
-    group_by: Literal["frame", "trajectory", "candidate", "formula", "chemsys"] = Field(
-        default="frame", description="The paper's split is by frame."
+    group_by: Literal["frame", "trajectory", "candidate", "parent", "prototype", "formula", "chemsys"] = Field(
+        default="frame", description="The paper's split is by frame; parent is the root of a candidate's lineage."
+    )
+    query: dict[str, Any] = Field(default_factory=dict, description="MongoDB query; only labels that match it enter.")
+    hold_out: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], dict[str, Any]] = Field(
+        default_factory=dict,
+        description="Name → query: these labels are in no split but a set of their own; a field 'candidate.…' asks "
+        "the candidate that the label comes from.",
     )
     split_salt: str = Field(default="aqvolt26", description="Seeds the hash that assigns groups to splits.")
-    exports: list[Literal["aselmdb", "extxyz"]] = Field(default_factory=list)
+    exports: list[Literal["aselmdb", "extxyz", "matpes-json"]] = Field(default_factory=list)
     allow_mixed_protocols: bool = False
     license: str = Field(default="cc-by-4.0", description="Licence of the dataset, the Hub's identifier.")
+    creator: str = Field(default="aqvolt-flows", min_length=1, description="Who publishes it, for croissant.json.")
+    url: str | None = Field(default=None, description="Where it is published, for croissant.json.")
 
     @model_validator(mode="after")
     def _fractions_add_up(self) -> ReleaseParameters:
         total = self.train_fraction + self.val_fraction + self.test_fraction
         if abs(total - 1) > 1e-9:
             raise ValueError(f"train, val and test fractions add up to {total:g}; they must add up to 1")
+        if taken := {"train", "val", "test", "all"} & set(self.hold_out):
+            raise ValueError(f"a hold-out cannot be called {min(taken)}; give it a name of its own")
         return self
 
 

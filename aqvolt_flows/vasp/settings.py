@@ -119,6 +119,13 @@ def static_incar(incar_updates: Mapping[str, Any] | None = None) -> dict[str, An
     return frozen_incar() | updates
 
 
+def settings_hash(incar: Mapping[str, Any]) -> str:
+    """Return the settings hash of an INCAR's theory level with MatPES' POTCARs."""
+    return content_hash(
+        {"incar": theory(incar), "potcar_functional": potcar_functional(), "potcar": _frozen()["potcar"]}
+    )
+
+
 def r2scan_protocol(
     incar_updates: Mapping[str, Any] | None = None,
     version: str = "",
@@ -139,13 +146,7 @@ def r2scan_protocol(
         code="vasp",
         version=version,
         functional="r2SCAN",
-        settings_hash=content_hash(
-            {
-                "incar": theory(static_incar(incar_updates)),
-                "potcar_functional": potcar_functional(),
-                "potcar": _frozen()["potcar"],
-            }
-        ),
+        settings_hash=settings_hash(static_incar(incar_updates)),
         potcar_hashes=dict(potcar_hashes or {}),
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import batched
 from typing import Any
 
@@ -12,7 +12,7 @@ from maggma.core import Builder, Store
 from pymongo.errors import BulkWriteError
 
 from aqvolt_flows.schemas.base import Document
-from aqvolt_flows.stores import Database, job_store
+from aqvolt_flows.stores import IDS_AT_ONCE, Database, by_ids, job_store
 
 _DUPLICATE_KEY = 11000
 
@@ -62,11 +62,11 @@ class CountingBuilder(Builder):
         self.counts.update(getattr(document, "status", "built") for document in documents)
 
 
-def latest_outputs(outputs: Store, stage: str) -> dict[str, str]:
-    """Return uuid → completed_at of a stage's jobs, of the last index of each."""
+def latest_outputs(outputs: Store, query: Mapping[str, Any]) -> dict[str, str]:
+    """Return uuid → completed_at of the jobs that match a query, of the last index of each."""
     latest: dict[str, tuple[int, str]] = {}
     fields = {"uuid": 1, "index": 1, "completed_at": 1, "_id": 0}
-    for document in outputs.query({"metadata.aqvolt.stage": stage}, fields):
+    for document in outputs.query(dict(query), fields):
         found = (int(document.get("index", 1)), str(document.get("completed_at", "")))
         latest[document["uuid"]] = max(latest.get(document["uuid"], found), found)
     return {uuid: completed_at for uuid, (_, completed_at) in latest.items()}
@@ -76,11 +76,27 @@ def read_outputs(outputs: Store, uuids: Iterable[str]) -> list[dict[str, Any]]:
     """Return the last document of each job, in the order of ``uuids``."""
     wanted = list(uuids)
     last: dict[str, dict[str, Any]] = {}
-    for document in outputs.query({"uuid": {"$in": wanted}}):
+    for document in by_key(outputs, "uuid", wanted):
         kept = last.get(document["uuid"])
         if kept is None or document.get("index", 1) >= kept.get("index", 1):
             last[document["uuid"]] = document
     return [last[uuid] for uuid in wanted if uuid in last]
+
+
+def by_key(store: Store, field: str, ids: Iterable[str], fields: Any = None) -> Iterator[dict[str, Any]]:
+    """Yield the documents of a store whose ``field`` is one of ``ids``, asked for a few at a time."""
+    for portion in batched(ids, IDS_AT_ONCE):
+        yield from store.query({field: {"$in": list(portion)}}, fields)
+
+
+def frames_with_model(database: Database, ids: list[str]) -> dict[str, dict[str, Any]]:
+    """Return frame_id → document of ``frames``, with the potential that made it as ``explored_with``."""
+    frames = {f["frame_id"]: f for f in by_ids(database["frames"], "frame_id", ids)}
+    runs = sorted({f["trajectory_id"] for f in frames.values()})
+    fields = {"trajectory_id": 1, "model": 1, "_id": 0}
+    found = by_ids(database["trajectories"], "trajectory_id", runs, fields)
+    models = {t["trajectory_id"]: t["model"] for t in found}
+    return {i: f | {"explored_with": models.get(f["trajectory_id"])} for i, f in frames.items()}
 
 
 def plain_store(store: Store | None, default: Store) -> Store:

@@ -31,7 +31,9 @@ class BenchmarkBuilder(CountingBuilder):
     def get_items(self) -> Iterator[dict[str, Any]]:
         """Yield the outputs whose row is missing."""
         known = set(self.benchmarks.distinct("benchmark_id"))
-        for uuids in batched(sorted(latest_outputs(self.outputs, "benchmark")), self.chunk_size):
+        for uuids in batched(
+            sorted(latest_outputs(self.outputs, {"metadata.aqvolt.stage": "benchmark"})), self.chunk_size
+        ):
             for document in read_outputs(self.outputs, uuids):
                 output = document.get("output")
                 named = output.get("benchmark_id") if isinstance(output, dict) else None

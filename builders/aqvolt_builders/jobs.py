@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jobflow
@@ -20,15 +20,18 @@ class BuildMaker(jobflow.Maker):
         Name of the job.
     builder
         labels, benchmarks or costs.
+    options
+        Given to the builder, e.g. ``aimd_stride`` of labels.
     """
 
     name: str = "build labels"
     builder: str = "labels"
+    options: dict[str, Any] = field(default_factory=dict)
 
     @jobflow.job
     def make(self, key: str) -> dict[str, Any]:  # noqa: ARG002 - it identifies the job
         """Run the builder; return processed and the number of documents per status, for labels valid and rejected."""
-        counts = run_builder(self.builder)
+        counts = run_builder(self.builder, **self.options)
         if self.builder == "labels":
             counts = {"valid": 0, "rejected": 0} | counts
         return {"builder": self.builder, **counts}

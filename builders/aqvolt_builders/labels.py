@@ -1,29 +1,57 @@
-"""Labels from what the labeling jobs returned."""
+"""Labels from what the labeling jobs returned, and from ab-initio trajectories."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import batched
 from typing import Any
 
 from maggma.core import Store
 
-from aqvolt_builders.base import CountingBuilder, latest_outputs, outputs_store, plain_store, read_outputs
+from aqvolt_builders.base import (
+    CountingBuilder,
+    by_key,
+    frames_with_model,
+    latest_outputs,
+    outputs_store,
+    plain_store,
+    read_outputs,
+)
+from aqvolt_builders.progress import STAGE, Progress, look
+from aqvolt_builders.shifts import Shifts
+from aqvolt_flows.datasets.aimd_labels import ended_at, labels_from_trajectory, rejected_trajectory
+from aqvolt_flows.datasets.energies import MAX_JUMP_EV_PER_ATOM
+from aqvolt_flows.datasets.importers.tasks import is_task, outcome_of_task
 from aqvolt_flows.datasets.labels import BUILDER_VERSION, label_from_outcome, merge
+from aqvolt_flows.errors import AqvoltError
+from aqvolt_flows.frames import Frame, read_frames
 from aqvolt_flows.schemas.label import LabelDocument
-from aqvolt_flows.stores import collection_store
+from aqvolt_flows.schemas.provenance import ArtifactRef, Failure
+from aqvolt_flows.stores import Database, collection_store
+from aqvolt_flows.vasp.settings import r2scan_protocol
 
 
 class LabelBuilder(CountingBuilder):
-    """Makes ``labels`` of ``outputs`` (jobs of the stage ``label``) and ``frames``.
+    """Makes ``labels`` of ``outputs`` (jobs of the stage ``label``), ``frames`` and AIMD ``trajectories``.
 
-    Incremental: a job is taken up when no label remembers it with the time it ended, or when the label was made under
-    other rules (``builder_version``). A second run with nothing new reads identities only and writes nothing.
+    Incremental: a job is taken up when no label remembers it with the time it ended, a trajectory when its document is
+    newer than its labels, and everything when the rules (``builder_version``) or the settings changed. A second run
+    with nothing new reads a few counts (:mod:`aqvolt_builders.progress`) and writes nothing.
 
     Parameters
     ----------
-    outputs, frames, labels
+    outputs, frames, trajectories, labels
         Stores; by default those that the settings of this machine name.
+    query
+        Which documents of ``outputs`` are labels: by default those of our labeling stage. Jobs of atomate2 whose
+        output is a VASP task document are understood as well; name them here, e.g. ``{"name": "MatPES meta-GGA
+        static"}``.
+    aimd_stride
+        Every so-manieth ionic step of a trajectory becomes a label.
+    max_energy_jump_ev
+        What an energy may be off from what the frame's own potential leads to expect, eV/atom; 0: not checked.
+    full
+        Look at everything, whatever an earlier run noted.
     chunk_size
         Outcomes read and written at once.
     """
@@ -33,56 +61,155 @@ class LabelBuilder(CountingBuilder):
         outputs: Store | None = None,
         frames: Store | None = None,
         labels: Store | None = None,
+        trajectories: Store | None = None,
+        query: dict[str, Any] | None = None,
+        aimd_stride: int = 1,
+        max_energy_jump_ev: float = MAX_JUMP_EV_PER_ATOM,
+        full: bool = False,
         chunk_size: int = 200,
     ) -> None:
         self.outputs = plain_store(outputs, outputs_store())
         self.frames = plain_store(frames, collection_store("frames"))
         self.labels = plain_store(labels, collection_store("labels"))
-        super().__init__([self.outputs, self.frames], [self.labels], chunk_size)
+        self.trajectories = plain_store(trajectories, collection_store("trajectories"))
+        self.query = query
+        self.aimd_stride = aimd_stride
+        self.max_energy_jump_ev = max_energy_jump_ev
+        self.full = full
+        self._progress: Progress | None = None
+        self._given = self._taken = 0
+        self._complete = False
+        super().__init__([self.outputs, self.frames, self.trajectories], [self.labels], chunk_size)
+
+    @property
+    def job_query(self) -> dict[str, Any]:
+        """Which documents of outputs are labels."""
+        return self.query or {STAGE: "label"}
+
+    @property
+    def rules(self) -> str:
+        """The ``builder_version`` of the labels it makes: the rules, and the energy limit where it is another."""
+        changed = self.max_energy_jump_ev != MAX_JUMP_EV_PER_ATOM
+        return BUILDER_VERSION + (f"+jump{self.max_energy_jump_ev:g}" if changed else "")
 
     def get_items(self) -> Iterator[dict[str, Any]]:
-        """Yield the outcome and the frame of every job that is not built yet."""
-        built = self._built()
-        waiting = sorted(uuid for uuid, at in latest_outputs(self.outputs, "label").items() if (uuid, at) not in built)
-        self.total = len(waiting)
+        """Yield the outcome and the frame of every job, and every AIMD trajectory, that is not built yet."""
+        database = Database.connect()
+        told = {"aimd_stride": self.aimd_stride, "query": str(self.query)}
+        self._progress = look(database, "labels", self.rules, told, self.full)
+        waiting = self._waiting_jobs(self._progress.cut)
+        runs = self._waiting_runs(self._progress)
+        self.total = len(waiting) + len(runs)
+        shifts = Shifts.of(database, self.outputs, waiting) if waiting and self.max_energy_jump_ev > 0 else Shifts()
         for uuids in batched(waiting, self.chunk_size):
-            documents = read_outputs(self.outputs, uuids)
-            ids = [
-                d["output"]["frame_id"]
-                for d in documents
-                if isinstance(d.get("output"), dict) and "frame_id" in d["output"]
-            ]
-            frames = {f["frame_id"]: f for f in self.frames.query({"frame_id": {"$in": ids}})}
-            for document in documents:
-                output = document.get("output")
-                frame_id = output.get("frame_id") if isinstance(output, dict) else None
-                yield {
-                    "outcome": output if isinstance(output, dict) else {},
-                    "frame": frames.get(frame_id) if isinstance(frame_id, str) else None,
-                    "uuid": document["uuid"],
-                    "completed_at": str(document.get("completed_at", "")),
-                }
+            for item in self._jobs(database, uuids, shifts):
+                self._given += 1
+                yield item
+        for trajectory_id in runs:
+            for trajectory in self.trajectories.query({"trajectory_id": trajectory_id}):
+                self._given += 1
+                yield {"trajectory": trajectory}
+        self._complete = True
 
-    def process_item(self, item: dict[str, Any]) -> LabelDocument:
-        """Return the label, valid or rejected."""
-        return label_from_outcome(item["outcome"], item["frame"], item["uuid"], item["completed_at"])
+    def process_item(self, item: dict[str, Any]) -> list[LabelDocument]:
+        """Return the labels of one job or one trajectory, valid or rejected."""
+        labels = self._labels_of_run(item["trajectory"]) if "trajectory" in item else [self._label_of_job(item)]
+        return [label.model_copy(update={"builder_version": self.rules}) for label in labels]
 
-    def update_targets(self, items: list[LabelDocument]) -> None:
+    def _label_of_job(self, item: dict[str, Any]) -> LabelDocument:
+        outcome, at = item["outcome"], item["completed_at"]
+        if is_task(outcome):
+            outcome = outcome_of_task(outcome, f"task-{item['uuid']}", r2scan_protocol())
+        limit = self.max_energy_jump_ev
+        return label_from_outcome(
+            outcome, item["frame"], item["uuid"], at, shift=item["shift"], max_jump_ev_per_atom=limit
+        )
+
+    def update_targets(self, items: list[list[LabelDocument]]) -> None:
         """Write labels; of two jobs for one label the better stays."""
-        ids = [label.label_id for label in items]
+        labels = [label for made in items for label in made]
+        ids = [label.label_id for label in labels]
         known = {
             d["label_id"]: LabelDocument(**{k: v for k, v in d.items() if k != "_id"})
-            for d in self.labels.query({"label_id": {"$in": ids}})
+            for d in by_key(self.labels, "label_id", ids)
         }
-        for label in items:
+        for label in labels:
             stored = known.get(label.label_id)
-            known[label.label_id] = label if stored is None else merge(stored, label)
+            alone = stored is None or label.source == "aimd"  # a step of a run has no second source
+            known[label.label_id] = label if alone or stored is None else merge(stored, label)
         self.write("labels", [known[label_id] for label_id in dict.fromkeys(ids)])
+        self._taken += len(items)
 
-    def _built(self) -> set[tuple[str, str]]:
+    def finalize(self) -> None:
+        """Note how far this run has read, if it went through and something moved; then let go of the stores."""
+        progress = self._progress
+        if progress and self._complete and self._given == self._taken and (self._taken or progress.worth_moving):
+            database = Database.connect()
+            n_labels = database["labels"].estimated_document_count()
+            database.upsert("builds", [progress.next_document.model_copy(update={"n_labels": n_labels})])
+        super().finalize()
+
+    def _waiting_jobs(self, cut: str | None) -> list[str]:
+        # the date first: the embedded server takes the index of the field that a query names first
+        since = {} if cut is None else {"completed_at": {"$gte": cut}}
+        latest = latest_outputs(self.outputs, since | self.job_query)
+        if not latest:
+            return []
+        built = self._built(cut)
+        return sorted(uuid for uuid, at in latest.items() if (uuid, at) not in built)
+
+    def _built(self, cut: str | None) -> set[tuple[str, str]]:
         fields = {"source_uuid": 1, "source_completed_at": 1, "other_sources": 1, "_id": 0}
+        since = {} if cut is None else {"newest_source_at": {"$gte": cut}}
         found = set()
-        for label in self.labels.query({"builder_version": BUILDER_VERSION}, fields):
+        for label in self.labels.query(since | {"builder_version": self.rules}, fields):
             found.add((label.get("source_uuid"), label.get("source_completed_at")))
             found.update(label.get("other_sources", {}).items())
         return found
+
+    def _jobs(self, database: Database, uuids: Iterable[str], shifts: Shifts) -> Iterator[dict[str, Any]]:
+        documents = read_outputs(self.outputs, uuids)
+        outputs = [d["output"] if isinstance(d.get("output"), dict) else {} for d in documents]
+        ids = [o["frame_id"] for o in outputs if isinstance(o.get("frame_id"), str)]
+        frames = frames_with_model(database, ids)
+        for document, output in zip(documents, outputs, strict=True):
+            frame_id = output.get("frame_id")
+            frame = frames.get(frame_id) if isinstance(frame_id, str) else None
+            yield {
+                "outcome": output,
+                "frame": frame,
+                "shift": shifts.expected(output, frame),
+                "uuid": document["uuid"],
+                "completed_at": str(document.get("completed_at", "")),
+            }
+
+    def _waiting_runs(self, progress: Progress) -> list[str]:
+        query: dict[str, Any] = {"engine": "aimd", "status": {"$in": ["completed", "failed"]}}
+        if progress.trajectories_cut is not None:
+            query["last_updated"] = {"$gte": progress.trajectories_cut}
+        found = self.trajectories.query(query, {"trajectory_id": 1, "last_updated": 1, "_id": 0})
+        return sorted(t["trajectory_id"] for t in found if not self._is_built(t))
+
+    def _is_built(self, trajectory: dict[str, Any]) -> bool:
+        """Whether all labels of a run, as many as the first of them says, stand under these rules."""
+        query = {"trajectory_id": trajectory["trajectory_id"], "source": "aimd"}
+        fields = {"builder_version": 1, "source_completed_at": 1, "provenance": 1, "_id": 0}
+        found = [
+            label
+            for label in self.labels.query(query, fields)
+            if label["builder_version"] == self.rules
+            and label["source_completed_at"] == ended_at(trajectory)
+            and label["provenance"].get("stride") == self.aimd_stride
+        ]
+        return bool(found) and len(found) >= found[0]["provenance"]["n_labels"]
+
+    def _labels_of_run(self, trajectory: dict[str, Any]) -> list[LabelDocument]:
+        try:
+            frames: tuple[Frame, ...] = ()
+            if trajectory.get("frames"):
+                path = Database.connect().artifacts.local_path(ArtifactRef(**trajectory["frames"]))
+                frames = tuple(read_frames(path))
+            return labels_from_trajectory(trajectory, frames, self.aimd_stride, self.max_energy_jump_ev)
+        except AqvoltError as error:
+            failure = Failure(reason="missing_artifact", message=str(error))
+            return [rejected_trajectory(trajectory, failure, self.aimd_stride)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from aqvolt_builders.base import CountingBuilder
 from aqvolt_builders.benchmarks import BenchmarkBuilder
@@ -11,15 +12,22 @@ from aqvolt_builders.labels import LabelBuilder
 from aqvolt_flows.errors import InputError
 
 #: In the order in which ``all`` runs them.
-BUILDERS: dict[str, Callable[[], CountingBuilder]] = {
+BUILDERS: dict[str, Callable[..., CountingBuilder]] = {
     "labels": LabelBuilder,
     "benchmarks": BenchmarkBuilder,
     "costs": CostBuilder,
 }
 
 
-def run_builder(name: str) -> dict[str, int]:
+def run_builder(name: str, **options: Any) -> dict[str, int]:
     """Run a builder in this process and return its counts.
+
+    Parameters
+    ----------
+    name
+        One of :data:`BUILDERS`.
+    **options
+        Passed to it, e.g. ``full`` or ``aimd_stride`` of the label builder.
 
     Raises
     ------
@@ -28,6 +36,6 @@ def run_builder(name: str) -> dict[str, int]:
     """
     if name not in BUILDERS:
         raise InputError(f"There is no builder {name!r}; known are {', '.join(BUILDERS)}.")
-    builder = BUILDERS[name]()
+    builder = BUILDERS[name](**options)
     builder.run()
     return dict(builder.counts)

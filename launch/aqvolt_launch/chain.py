@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from aqvolt_builders.jobs import BuildMaker
 from aqvolt_flows.campaign import Campaign, load_campaign
@@ -23,20 +24,37 @@ from aqvolt_launch.submit import CoreHours, SubmitReport, claimed_units, submit
 ORDER = ("candidates", "explore", "sample", "label", "build", "release", "train", "benchmark", "report")
 
 
-def plan_build(_campaign: Campaign, database: Database, _claimed: frozenset[str] = frozenset()) -> Plan:
-    """Return the building of ``labels`` from the labeling outcomes of now."""
+def build_options(campaign: Campaign) -> dict[str, Any]:
+    """Return what a campaign tells the label builder."""
+    labeling = campaign.labeling
+    return {"aimd_stride": labeling.aimd_label_stride, "max_energy_jump_ev": labeling.max_energy_jump_ev}
+
+
+def plan_build(campaign: Campaign, database: Database, _claimed: frozenset[str] = frozenset()) -> Plan:
+    """Return the building of ``labels`` from the labeling outcomes and ab-initio runs of now."""
     outcomes = sorted(database["outputs"].distinct("metadata.aqvolt.key", {"metadata.aqvolt.stage": "label"}))
-    key = content_key("build/1", builder="labels", version=BUILDER_VERSION, outcomes=outcomes)
+    runs = sorted(
+        [t["trajectory_id"], t["n_frames"]]
+        for t in database["trajectories"].find(
+            {"engine": "aimd", "status": {"$in": ["completed", "failed"]}}, {"trajectory_id": 1, "n_frames": 1}
+        )
+    )
+    options = build_options(campaign)
+    key = content_key("build/1", builder="labels", version=BUILDER_VERSION, outcomes=outcomes, runs=runs, **options)
     done = database["outputs"].find_one({"metadata.aqvolt.key": key}) is not None
     item = WorkItem(
         "build",
         key,
-        f"labels from {len(outcomes)} outcomes",
-        partial(BuildMaker(builder="labels").make, key),
+        f"labels from {len(outcomes)} outcomes and {len(runs)} ab-initio runs",
+        partial(BuildMaker(builder="labels", options=options).make, key),
         done=done,
     )
-    missing = [] if outcomes else ["there is no labeling outcome yet; run 'aqvolt submit label' and 'aqvolt work'"]
-    return Plan("build", [item] if outcomes else [], missing, {"outcomes": len(outcomes)})
+    missing = (
+        [] if outcomes or runs else ["there is no labeling outcome yet; run 'aqvolt submit label' and 'aqvolt work'"]
+    )
+    return Plan(
+        "build", [item] if outcomes or runs else [], missing, {"outcomes": len(outcomes), "ab-initio runs": len(runs)}
+    )
 
 
 _PLANNERS: dict[str, Callable[[Campaign, Database, frozenset[str]], Plan]] = {**PLANNERS, "build": plan_build}

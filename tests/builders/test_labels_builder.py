@@ -6,6 +6,7 @@ import json
 import pickle
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import label_factory
@@ -13,9 +14,13 @@ import pytest
 
 from aqvolt_builders.jobs import BuildMaker
 from aqvolt_builders.labels import LabelBuilder
+from aqvolt_builders.progress import look
 from aqvolt_builders.registry import BUILDERS, run_builder
+from aqvolt_flows.datasets.labels import BUILDER_VERSION
 from aqvolt_flows.errors import InputError
+from aqvolt_flows.vasp.settings import r2scan_protocol, static_incar
 
+TOLD = {"aimd_stride": 1, "query": "None"}
 MRUN_FILES = Path(__file__).parents[2] / "builders"
 
 
@@ -57,11 +62,38 @@ def test_a_rerun_job_is_built_again(database):
     run_builder("labels")
     database["outputs"].replace_one(
         {"uuid": "uuid-1"},
-        label_factory.output(label_factory.outcome(1, energy=-77.0), "uuid-1", at="2026-01-02T00:00:00"),
+        label_factory.output(label_factory.outcome(1, energy=-77.0), "uuid-1", at=datetime.now().isoformat()),
     )
     assert run_builder("labels")["processed"] == 1
     assert database["labels"].find_one({"frame_id": "frame-0001"})["energy"] == -77.0
     assert run_builder("labels") == {"processed": 0}
+
+
+def test_full_looks_at_jobs_that_are_dated_before_the_last_run(database):
+    label_factory.fill(database, 2)
+    run_builder("labels")
+    again = label_factory.output(label_factory.outcome(1, energy=-77.0), "uuid-1", at="2026-01-02T00:00:00")
+    database["outputs"].replace_one({"uuid": "uuid-1"}, again)
+    assert run_builder("labels") == {"processed": 0}, "a job that runs again is dated now; this one was put back in"
+    assert run_builder("labels", full=True)["processed"] == 1
+    assert database["labels"].find_one({"frame_id": "frame-0001"})["energy"] == -77.0
+
+
+def test_a_run_with_nothing_new_compares_only_recent_jobs(database):
+    label_factory.fill(database, 6)
+    label = label_factory.output(label_factory.outcome(7), "uuid-7", at=datetime.now().isoformat())
+    database["outputs"].insert_one(label)
+    run_builder("labels")
+    progress = look(database, "labels", BUILDER_VERSION, TOLD)
+    assert progress.recent == 1
+    assert progress.cut is not None
+    database["outputs"].insert_one(label_factory.output(label_factory.outcome(8), "uuid-8"))
+    late = look(database, "labels", BUILDER_VERSION, TOLD)
+    assert late.cut is None, "a job from before the cut came late: everything is compared"
+    assert run_builder("labels")["processed"] == 1
+    assert look(database, "labels", BUILDER_VERSION, TOLD | {"aimd_stride": 2}).cut is None
+    database["labels"].delete_one({"frame_id": "frame-0001"})
+    assert run_builder("labels")["processed"] == 1, "a label that was removed is made again"
 
 
 def test_the_last_index_of_a_job_counts(database):
@@ -99,8 +131,9 @@ def test_other_rules_build_everything_again_but_write_only_what_differs(database
     label_factory.fill(database, 3)
     run_builder("labels")
     database["labels"].update_many({}, {"$set": {"builder_version": "labels/0"}})
+    database["builds"].update_one({}, {"$set": {"builder_version": "labels/0"}})
     assert run_builder("labels") == {"processed": 3, "valid": 3}
-    assert database["labels"].distinct("builder_version") == ["labels/1"]
+    assert database["labels"].distinct("builder_version") == [BUILDER_VERSION]
 
 
 def test_what_is_no_outcome_is_a_rejected_document(database):
@@ -156,3 +189,30 @@ def test_the_job_returns_counts(database):
 def test_an_unknown_builder_is_named(database):
     with pytest.raises(InputError, match="known are labels, benchmarks, costs"):
         run_builder("tables")
+
+
+def test_one_energy_that_jumps_is_refused_among_many_that_do_not(database):
+    label_factory.fill(database, 30)
+    wrong = label_factory.outcome(30)
+    database.upsert("frames", [label_factory.frame(30)])
+    wrong = wrong.model_copy(update={"energy": wrong.energy + 8 * 5.0})
+    database["outputs"].insert_one(label_factory.output(wrong, "uuid-30"))
+    assert run_builder("labels") == {"processed": 31, "valid": 30, "rejected": 1}
+    assert database["labels"].find_one({"status": "rejected"})["failure"]["reason"] == "energy_jump"
+    late = label_factory.outcome(31)
+    database.upsert("frames", [label_factory.frame(31)])
+    late = late.model_copy(update={"energy": late.energy - 8 * 5.0})
+    database["outputs"].insert_one(label_factory.output(late, "uuid-31"))
+    assert run_builder("labels") == {"processed": 1, "rejected": 1}, "one new label is judged by the old ones"
+    assert run_builder("labels", max_energy_jump_ev=0.0)["valid"] == 32
+
+
+def test_a_static_of_another_theory_level_is_refused_beside_good_ones(database):
+    protocol = r2scan_protocol()
+    good = static_incar()
+    for number, incar in enumerate((good, {k: v for k, v in good.items() if k != "METAGGA"}, good | {"ENCUT": 520})):
+        made = label_factory.outcome(number, protocol=protocol, details={"incar": incar})
+        database["outputs"].insert_one(label_factory.output(made, f"uuid-{number}"))
+    assert run_builder("labels") == {"processed": 3, "valid": 1, "rejected": 2}
+    found = {d["source_uuid"]: d["failure"]["reason"] for d in database["labels"].find({"status": "rejected"})}
+    assert found == {"uuid-1": "wrong_functional", "uuid-2": "low_cutoff"}

@@ -81,7 +81,11 @@ def test_build_then_release_then_everything_a_release_can_do(aqvolt, filled, tmp
         (("--filter", "mass=3"), "names are max_force"),
         (("--filter", "max_force=big"), "needs a number"),
         (("--filter", "max_force=-1"), "max_force_ev_per_a is -1"),
-        (("--export", "xlsx"), " is 'xlsx': Input should be 'aselmdb' or 'extxyz'"),
+        (("--export", "xlsx"), " is 'xlsx': Input should be 'aselmdb', 'extxyz' or 'matpes-json'"),
+        (("--query", "{"), "--query '{' is not JSON"),
+        (("--query", "[1]"), "--query '[1]' is not a query"),
+        (("--hold-out", "gnome"), "--hold-out gnome '' is not JSON"),
+        (("--hold-out", 'test={"source": "gnome"}'), "a hold-out cannot be called test"),
         (("--from", "nowhere.yaml"), "no campaign file nowhere.yaml"),
         ((), "There are no labels to release"),
     ],
@@ -91,6 +95,15 @@ def test_release_create_explains_what_is_wrong(aqvolt, tmp_path, arguments, mess
         aqvolt("release", "create", "halides", *arguments)
     assert message in str(error.value)
     assert not (tmp_path / "releases").exists()
+
+
+def test_hold_out_and_query_by_command(aqvolt, filled, tmp_path):
+    aqvolt("build", "labels")
+    rule = 'late={"frame_id": {"$gte": "frame-0009"}}'
+    found = created(aqvolt, "--hold-out", rule, "--query", '{"source": "sampled"}')
+    assert found["counts"]["by_split"]["late"] == 3
+    assert found["counts"]["total"] == 12
+    assert (tmp_path / "releases" / found["path"] / "data" / "late.parquet").is_file()
 
 
 def test_split_option_has_three_forms():

@@ -7,6 +7,7 @@ from typing import Any
 import typer
 
 from aqvolt_launch.cli import output
+from aqvolt_launch.cli.stages import CampaignOption
 
 NAMES = ("labels", "benchmarks", "costs")
 
@@ -18,6 +19,11 @@ def register(app: typer.Typer) -> None:
 
 def build(
     name: str = typer.Argument(help="labels, benchmarks, costs, or all."),
+    full: bool = typer.Option(False, "--full", help="labels: look at every job again, not only at recent ones."),
+    aimd_stride: int | None = typer.Option(
+        None, "--aimd-stride", min=1, help="labels: keep every so-manieth ionic step; default: the campaign's."
+    ),
+    campaign: CampaignOption = None,
     as_json: bool = typer.Option(False, "--json", help=output.JSON_HELP),
 ) -> None:
     """Bring collections that are made of others up to date; what is up to date is not touched.
@@ -29,10 +35,17 @@ def build(
     if name not in (*NAMES, "all"):
         raise InputError(f"There is no builder {name!r}; known are {', '.join(NAMES)} and all.")
     from aqvolt_builders.registry import run_builder
+    from aqvolt_flows.settings import load_settings
+    from aqvolt_launch.chain import build_options, campaign_for
+
+    told: dict[str, Any] = {"full": full}
+    if name in ("labels", "all"):
+        told |= build_options(campaign_for(load_settings(), campaign))
+        told |= {} if aimd_stride is None else {"aimd_stride": aimd_stride}
 
     rows: list[dict[str, Any]] = []
     for builder in NAMES if name == "all" else (name,):
-        counts = run_builder(builder)
+        counts = run_builder(builder, **(told if builder == "labels" else {}))
         others = ", ".join(f"{n} {status}" for status, n in sorted(counts.items()) if status != "processed" and n)
         rows.append({"builder": builder, "processed": counts["processed"], "made": others, "counts": counts})
     if as_json:

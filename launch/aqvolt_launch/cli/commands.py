@@ -18,6 +18,7 @@ MODULES = (
     "workers",
     "query",
     "build",
+    "labels",
     "release",
     "benchmark",
     "report",

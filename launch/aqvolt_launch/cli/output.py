@@ -23,6 +23,11 @@ def complain(text: str) -> None:
     sys.stderr.write(f"aqvolt: {' '.join(text.split())}\n")
 
 
+def note(text: str) -> None:
+    """Print a remark to standard error, where it does not mix with data."""
+    sys.stderr.write(f"aqvolt: {text}\n")
+
+
 def plain(value: Any) -> Any:
     """Return ``value`` as JSON types; dates in ISO 8601."""
     if isinstance(value, Mapping):

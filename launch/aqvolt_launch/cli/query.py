@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable, Iterator
+from itertools import batched
 from typing import Any
 
 import typer
@@ -22,10 +24,13 @@ COLUMNS = {
     "models": ("model_id", "architecture", "release_id", "status", "seconds"),
     "benchmarks": ("benchmark", "model", "dataset", "status", "n_items", "n_failed", "metrics"),
     "costs": ("stage", "n_documents", "n_failed", "n_atoms", "core_hours"),
+    "builds": ("builder", "builder_version", "cut", "n_labels", "last_updated"),
     "outputs": ("uuid", "name", "completed_at", "metadata.aqvolt.stage"),
     "holds": ("hold_id", "kind", "what", "status", "reason.reason", "since"),
 }
 FORMATS = ("table", "json", "csv", "extxyz")
+#: How far matches are counted for the line below a table; counting reads every one of them.
+_COUNTED = 10_000
 
 
 def register(app: typer.Typer) -> None:
@@ -60,21 +65,24 @@ def query(
     whole = wanted == "extxyz" or (wanted == "json" and not fields)
     names = fields.split(",") if fields else list(COLUMNS[collection])
     projection = {"_id": 0} | ({} if whole else dict.fromkeys(names, 1))
-    cursor = _find(source, criteria, projection, IDENTITIES.get(collection, "uuid"))
     size = limit or (20 if wanted == "table" else 0)
-    documents = cursor.limit(size) if size else cursor
+    slow = unindexed(collection, criteria)
+    if slow:
+        output.note(f"No index serves {', '.join(slow)}; every document of {collection} is read.")
+    documents = _stream(source, criteria, projection, IDENTITIES.get(collection, "_id"), size)
     if wanted == "extxyz":
         _print_extxyz(database, collection, documents)
     elif wanted == "json":
-        output.emit([d if whole else {n: dig(d, n) for n in names} for d in documents])
+        _print_json(d if whole else {n: dig(d, n) for n in names} for d in documents)
     elif wanted == "csv":
         _print_csv(names, documents)
     else:
         rows = [{n: dig(d, n) for n in names} for d in documents]
         output.table(rows, title=collection, columns=names)
-        total = source.count_documents(criteria)
+        total = source.count_documents(criteria, limit=_COUNTED) if criteria else source.estimated_document_count()
         if total > len(rows):
-            output.say(f"{len(rows)} of {total}; --limit shows more")
+            several = f"{_COUNTED} or more" if criteria and total == _COUNTED else str(total)
+            output.say(f"{len(rows)} of {several}; --limit shows more")
 
 
 def parse_filter(text: str) -> dict[str, Any]:
@@ -106,18 +114,51 @@ def parse_filter(text: str) -> dict[str, Any]:
     return found
 
 
-def _find(source: Any, criteria: dict[str, Any], projection: dict[str, int], identity: str) -> Any:
+def _stream(
+    source: Any, criteria: dict[str, Any], projection: dict[str, int], identity: str, limit: int
+) -> Iterator[dict[str, Any]]:
+    """Yield the documents that match, in the order of their identities; memory holds identities and one batch.
+
+    Sorting is done here: the embedded server sorts by holding whole documents, and refuses to hold many.
+    """
     from pymongo.errors import OperationFailure
 
     from aqvolt_flows.errors import InputError
+    from aqvolt_flows.stores import IDS_AT_ONCE, by_ids
 
     try:
-        source.find_one(criteria, {"_id": 1})
+        ids = sorted((d[identity] for d in source.find(criteria, {"_id": 0, identity: 1}).limit(limit)), key=str)
     except OperationFailure as error:
         raise InputError(
             f"The database refused the filter ({error.details.get('errmsg') if error.details else error})."
         ) from None
-    return source.find(criteria, projection).sort(identity, 1)
+    wanted = {k: v for k, v in projection.items() if k != "_id"}
+    hidden = {} if identity == "_id" else {"_id": 0}
+    chosen = hidden | (wanted | {identity: 1} if wanted else {})
+    for batch in batched(ids, IDS_AT_ONCE):
+        found = {d[identity]: d for d in by_ids(source, identity, batch, chosen)}
+        yield from ({k: v for k, v in found[i].items() if k != "_id"} for i in batch if i in found)
+
+
+def unindexed(collection: str, criteria: dict[str, Any]) -> list[str]:
+    """Return the fields of a query if no index serves any of them, so that the server must read every document."""
+    from aqvolt_flows.stores import IDENTITIES, INDEXES
+
+    known = {*INDEXES.get(collection, ()), "key", "_id", IDENTITIES.get(collection, "uuid")}
+    fields = queried_fields(criteria)
+    return sorted(fields) if fields and not fields & known else []
+
+
+def queried_fields(criteria: dict[str, Any]) -> set[str]:
+    """Return the fields that a MongoDB query names, those inside ``$and``, ``$or`` and ``$nor`` included."""
+    found: set[str] = set()
+    for name, value in criteria.items():
+        if name in {"$and", "$or", "$nor"} and isinstance(value, list):
+            for part in value:
+                found |= queried_fields(part) if isinstance(part, dict) else set()
+        elif not name.startswith("$"):
+            found.add(name)
+    return found
 
 
 def dig(document: dict[str, Any], path: str) -> Any:
@@ -126,6 +167,16 @@ def dig(document: dict[str, Any], path: str) -> Any:
     for part in path.split("."):
         value = value.get(part) if isinstance(value, dict) else None
     return value
+
+
+def _print_json(documents: Iterable[Any]) -> None:
+    """Print a JSON list document by document, so that any number of them needs the memory of one."""
+    first = True
+    for document in documents:
+        text = json.dumps(output.plain(document), indent=2, ensure_ascii=False).replace("\n", "\n  ")
+        sys.stdout.write(("[\n  " if first else ",\n  ") + text)
+        first = False
+    sys.stdout.write("[]\n" if first else "\n]\n")
 
 
 def _print_csv(names: list[str], documents: Any) -> None:
@@ -169,7 +220,7 @@ def _atoms(database: Any, collection: str, document: dict[str, Any]) -> Any:
 
 
 def why(
-    frame_id: str = typer.Argument(help="Identity of a frame, e.g. from a Parquet's frame_id column."),
+    frame_id: str = typer.Argument(help="Identity of a frame or a label, e.g. from a Parquet's columns."),
     as_json: bool = typer.Option(False, "--json", help=output.JSON_HELP),
 ) -> None:
     """Print a frame's lineage: candidate, trajectory, frame, labels, releases, models, benchmarks.
@@ -196,19 +247,20 @@ def lineage(database: Any, frame_id: str) -> list[dict[str, Any]]:
     """
     from aqvolt_flows.errors import InputError
 
+    if frame_id.startswith("label-"):
+        label = database["labels"].find_one({"label_id": frame_id}, {"frame_id": 1})
+        frame_id = label["frame_id"] if label else frame_id
     frame = database["frames"].find_one({"frame_id": frame_id}, {"_id": 0})
     labels = list(
         database["labels"].find({"frame_id": frame_id}, {"positions": 0, "forces": 0, "_id": 0}).sort("label_id", 1)
     )
     if frame is None and not labels:
         raise InputError(f"There is no frame {frame_id!r} in frames or labels; see 'aqvolt query frames'.")
-    steps = []
+    steps: list[dict[str, Any]] = []
     known = frame or labels[0]
-    candidate = database["candidates"].find_one({"candidate_id": known.get("candidate_id")})
-    if candidate:
-        steps.append(
-            _step("candidate", candidate["candidate_id"], candidate, "name", "formula", "source", "references")
-        )
+    for number, candidate in enumerate(_ancestry(database, known.get("candidate_id"))):
+        what = "candidate" if number == 0 else "parent"
+        steps.insert(0, _step(what, candidate["candidate_id"], candidate, "name", "formula", "source", "references"))
     run = database["trajectories"].find_one({"trajectory_id": known.get("trajectory_id")})
     if run:
         steps.append(
@@ -226,10 +278,25 @@ def lineage(database: Any, frame_id: str) -> list[dict[str, Any]]:
             "max_force",
             "cohesive_energy_per_atom",
             "failure",
+            "source",
+            "step",
+            "provenance",
             "source_uuid",
         )
         steps.append(_step("label", label["label_id"], label, *names))
     return steps + _downstream(database, frame_id)
+
+
+def _ancestry(database: Any, candidate_id: str | None) -> Iterator[dict[str, Any]]:
+    """Yield a candidate, what it was made from, and so on up to a structure that was not made of another."""
+    seen: set[str] = set()
+    while candidate_id and candidate_id not in seen:
+        seen.add(candidate_id)
+        found = database["candidates"].find_one({"candidate_id": candidate_id}, {"structure": 0, "decisions": 0})
+        if found is None:
+            return
+        yield found
+        candidate_id = found.get("parent_id")
 
 
 def _step(what: str, identity: str, document: dict[str, Any], *fields: str) -> dict[str, Any]:

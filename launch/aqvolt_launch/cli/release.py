@@ -35,12 +35,18 @@ def create(
     campaign: str | None = typer.Option(None, "--from", help="Campaign whose release parameters are used."),
     split: str | None = typer.Option(None, help="Shares and group: 90/5/5, formula, or 80/10/10:candidate."),
     filters: list[str] = typer.Option([], "--filter", help=f"NAME=VALUE; names: {', '.join(FILTERS)}."),
-    exports: list[str] = typer.Option([], "--export", help="aselmdb or extxyz, written into the release."),
+    query: str | None = typer.Option(None, help="MongoDB query in JSON; only labels that match it enter."),
+    hold_out: list[str] = typer.Option([], "--hold-out", help="NAME=QUERY; matching labels are a set of their own."),
+    exports: list[str] = typer.Option([], "--export", help="aselmdb, extxyz or matpes-json, written into the release."),
     as_json: bool = typer.Option(False, "--json", help=output.JSON_HELP),
 ) -> None:
     """Write a release of the labels in the database; the same labels give the same release.
 
+    A hold-out's query may ask the candidate that a label comes from, by fields that begin with 'candidate.'.
+
     Example: aqvolt release create aqvolt26 --split 90/5/5:candidate --filter max_force=50 --export aselmdb
+
+    Example: aqvolt release create aqvolt26 --hold-out 'gnome={"candidate.provenance.database": "gnome"}'
     """
     from aqvolt_flows.campaign import load_campaign
     from aqvolt_flows.datasets.release import create_release
@@ -49,7 +55,7 @@ def create(
 
     settings = load_settings()
     base = load_campaign(campaign or settings.campaign).release
-    parameters = _parameters(base, name, split, filters, exports)
+    parameters = _parameters(base, name, split, filters, exports, query, hold_out)
     database = Database.connect(settings)
     root = settings.path(settings.release_root)
     document = create_release(database, parameters, root)
@@ -123,7 +129,7 @@ def diff(
 
 def export(
     release: str = typer.Argument(help=PLACE),
-    format: str = typer.Option(..., "--format", help="aselmdb, extxyz or parquet."),
+    format: str = typer.Option(..., "--format", help="aselmdb, extxyz, matpes-json or parquet."),
     out: Path = typer.Option(..., "--out", help="A new folder."),
     as_json: bool = typer.Option(False, "--json", help=output.JSON_HELP),
 ) -> None:
@@ -142,12 +148,12 @@ def card(release: str = typer.Argument(help=PLACE)) -> None:
 
     Example: aqvolt release card aqvolt26
     """
-    from aqvolt_flows.datasets.card import render, statistics
-    from aqvolt_flows.datasets.folder import read_manifest, split_path
-    from aqvolt_flows.datasets.splits import SPLITS
+    from aqvolt_flows.datasets.card import render
+    from aqvolt_flows.datasets.folder import read_manifest, split_paths
+    from aqvolt_flows.datasets.stats import statistics
 
     path = find_release(release)
-    output.say(render(read_manifest(path), statistics({s: split_path(path, s) for s in SPLITS})).rstrip("\n"))
+    output.say(render(read_manifest(path), statistics(split_paths(path))).rstrip("\n"))
 
 
 def find_release(text: str) -> Path:
@@ -178,7 +184,13 @@ def find_release(text: str) -> Path:
 
 
 def _parameters(
-    base: ReleaseParameters, name: str, split: str | None, filters: list[str], exports: list[str]
+    base: ReleaseParameters,
+    name: str,
+    split: str | None,
+    filters: list[str],
+    exports: list[str],
+    query: str | None,
+    hold_out: list[str],
 ) -> ReleaseParameters:
     from pydantic import ValidationError
 
@@ -189,6 +201,11 @@ def _parameters(
         values["exports"] = sorted({*base.exports, *exports})
     if split:
         values |= _split(split)
+    if query is not None:
+        values["query"] = _query("--query", query)
+    for text in hold_out:
+        held, _, rule = text.partition("=")
+        values["hold_out"] = values["hold_out"] | {held: _query(f"--hold-out {held}", rule)}
     for text in filters:
         key, equals, value = text.partition("=")
         if not equals or key not in FILTERS:
@@ -212,6 +229,20 @@ def _number(text: str, value: str) -> float:
         return float(value)
     except ValueError:
         raise InputError(f"--filter {text!r} needs a number after '='.") from None
+
+
+def _query(option: str, text: str) -> dict[str, Any]:
+    import json
+
+    from aqvolt_flows.errors import InputError
+
+    try:
+        query = json.loads(text)
+    except ValueError as error:
+        raise InputError(f'{option} {text!r} is not JSON ({error}); write e.g. \'{{"source": "gnome"}}\'.') from None
+    if not isinstance(query, dict):
+        raise InputError(f'{option} {text!r} is not a query; write e.g. \'{{"source": "gnome"}}\'.')
+    return query
 
 
 def _boolean(text: str, value: str) -> bool:

@@ -18,9 +18,9 @@ from pymatgen.core import Lattice, Structure
 from aqvolt_flows.candidates.materials_project import queries, stream_live
 from aqvolt_flows.candidates.records import Quarantined, Record
 from aqvolt_flows.candidates.sources import detect_format, stream_file
-from aqvolt_flows.candidates.streams import stream_documents, stream_lines
 from aqvolt_flows.errors import InputError, ResourceError
 from aqvolt_flows.schemas.parameters import CandidateParameters
+from aqvolt_flows.streams import stream_documents, stream_lines
 
 
 def salt(a: float = 5.13, halogen: str = "Cl") -> Structure:

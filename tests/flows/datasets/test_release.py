@@ -26,6 +26,12 @@ from aqvolt_flows.schemas.parameters import ReleaseParameters
 SPLITS = ("train", "val", "test")
 
 
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch):
+    """Pictures have tests of their own (test_card.py) and take most of the time of a small release."""
+    monkeypatch.setattr("aqvolt_flows.datasets.plots.available", lambda: False)
+
+
 def changed(parameters, **changes):
     return ReleaseParameters(**(parameters.model_dump() | changes))
 
@@ -315,7 +321,7 @@ class TestVerify:
         found = folder.verify(released)
         assert found["content_hash"] == independent_content_hash(released)
 
-    @pytest.mark.parametrize("name", ["data/train.parquet", "README.md", "stats.json"])
+    @pytest.mark.parametrize("name", ["data/train.parquet", "README.md", "stats.json", "frames.tsv", "croissant.json"])
     def test_a_changed_file_is_named(self, released, name):
         data = bytearray((released / name).read_bytes())
         data[len(data) // 2] ^= 1
@@ -342,8 +348,19 @@ class TestVerify:
             "bytes": path.stat().st_size,
         }
         (released / "manifest.json").write_text(json.dumps(manifest))
-        with pytest.raises(InputError, match="content_hash"):
+        with pytest.raises(
+            InputError, match=f"content_hash.*{len(energies)} rows are not as .* first frame-.* in test"
+        ):
             folder.verify(released)
+
+    @pytest.mark.parametrize("keep", [0.5, 0.999])
+    def test_a_truncated_parquet_is_named(self, released, keep):
+        path = released / "data" / "train.parquet"
+        path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
+        with pytest.raises(InputError, match=r"data/train\.parquet was changed"):
+            folder.verify(released)
+        with pytest.raises(InputError, match=r"train\.parquet is not a readable Parquet"):
+            list(folder.read_release(released))
 
     def test_forged_counts_are_caught(self, released):
         manifest = json.loads((released / "manifest.json").read_text())
@@ -357,7 +374,7 @@ class TestVerify:
         path.write_bytes(path.read_bytes()[:-100])
         with pytest.raises(InputError, match="not a readable Parquet"):
             folder.export(released, "extxyz", tmp_path / "out")
-        assert not (tmp_path / "out" / "train.extxyz").exists()
+        assert not (tmp_path / "out").exists()
 
     def test_what_is_no_release_is_refused(self, tmp_path):
         with pytest.raises(InputError, match=r"no readable manifest\.json"):
@@ -373,6 +390,49 @@ class TestVerify:
         assert (released / "README.md").read_text() == "mine"
 
 
+def test_the_hash_of_the_list_of_frames_is_the_content_hash(labelled, parameters, tmp_path):
+    document, path = create(labelled, parameters, tmp_path / "releases")
+    data = (path / "frames.tsv").read_bytes()
+    assert hashlib.sha256(data).hexdigest() == document.content_hash
+    lines = [line.split("\t") for line in data.decode().splitlines()[1:]]
+    listed = {(frame, label, split) for frame, label, split, _ in lines}
+    assert listed == {(r["frame_id"], r["label_id"], s) for s, rows in rows_of(path).items() for r in rows}
+    assert lines == sorted(lines)
+
+
+def test_releases_without_a_list_of_frames_are_compared_by_their_data(labelled, parameters, tmp_path):
+    _, old = create(labelled, parameters, tmp_path / "releases")
+    labelled["labels"].update_one({"frame_id": "frame-0002"}, {"$set": {"energy": -50.0}})
+    _, new = create(labelled, parameters, tmp_path / "releases")
+    by_list = folder.diff(old, new)
+    (old / "frames.tsv").unlink()
+    assert folder.diff(old, new) == by_list
+    assert by_list["relabelled"] == ["frame-0002"]
+    (new / "frames.tsv").write_text("aqvolt-release/1\n")
+    with pytest.raises(InputError, match=r"frames\.tsv was changed"):
+        folder.diff(old, new)
+
+
+def test_a_release_of_an_earlier_version_lacks_columns_and_is_read(labelled, parameters, tmp_path):
+    _, path = create(labelled, parameters, tmp_path / "releases")
+    for split in SPLITS:
+        file = path / "data" / f"{split}.parquet"
+        pq.write_table(pq.read_table(file).drop_columns(["magmoms", "bandgap", "record_id", "provenance"]), file)
+    rows = dict(folder.read_release(path))
+    assert all(row.magmoms is row.bandgap is row.provenance is None for row in rows.values())
+    folder.export(path, "parquet", tmp_path / "out")
+    assert pq.read_table(tmp_path / "out" / "train.parquet").column("magmoms").null_count > 0
+
+
+def test_an_export_that_fails_leaves_nothing(labelled, parameters, tmp_path):
+    _, path = create(labelled, parameters, tmp_path / "releases")
+    (path / "data" / "val.parquet").write_bytes(b"PAR1")
+    with pytest.raises(InputError, match=r"val\.parquet"):
+        folder.export(path, "extxyz", tmp_path / "out" / "deep")
+    assert not list(tmp_path.rglob("*.part"))
+    assert not (tmp_path / "out" / "deep").exists()
+
+
 def test_diff_lists_what_changed(labelled, parameters, tmp_path):
     _, old = create(labelled, parameters, tmp_path / "releases")
     labelled["labels"].delete_one({"frame_id": "frame-0001"})
@@ -386,7 +446,7 @@ def test_diff_lists_what_changed(labelled, parameters, tmp_path):
     assert folder.diff(old, old)["same"]
 
 
-@pytest.mark.parametrize("format", ["parquet", "extxyz", "aselmdb"])
+@pytest.mark.parametrize("format", ["parquet", "extxyz", "aselmdb", "matpes-json"])
 def test_export_writes_every_split(labelled, parameters, tmp_path, format):
     document, path = create(labelled, parameters, tmp_path / "releases")
     assert folder.export(path, format, tmp_path / "out") == document.counts["by_split"]
@@ -400,7 +460,7 @@ def test_export_writes_every_split(labelled, parameters, tmp_path, format):
 
 def test_unknown_export_format(labelled, parameters, tmp_path):
     _, path = create(labelled, parameters, tmp_path / "releases")
-    with pytest.raises(InputError, match="known are parquet, aselmdb, extxyz"):
+    with pytest.raises(InputError, match="known are parquet, aselmdb, extxyz, matpes-json"):
         folder.export(path, "xlsx", tmp_path / "out")
 
 
@@ -419,7 +479,7 @@ def test_a_failure_half_way_leaves_nothing(labelled, parameters, tmp_path, monke
     monkeypatch.setattr(release.card, "render", fail)
     with pytest.raises(ResourceError, match="No space left"):
         create_release(labelled, parameters, tmp_path / "releases")
-    assert list((tmp_path / "releases").iterdir()) == []
+    assert not (tmp_path / "releases").exists()
 
 
 def test_a_killed_writer_leaves_nothing_for_long(labelled, parameters, tmp_path):

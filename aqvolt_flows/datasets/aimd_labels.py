@@ -1,0 +1,151 @@
+"""Labels from ab-initio MD: every converged ionic step is a configuration with its energy, forces and stress."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+
+from aqvolt_flows.datasets.energies import MAX_JUMP_EV_PER_ATOM, MIN_SUPPORT, jump_fault
+from aqvolt_flows.datasets.labels import label_from_outcome
+from aqvolt_flows.errors import InputError
+from aqvolt_flows.frames import Frame
+from aqvolt_flows.identity import content_key
+from aqvolt_flows.schemas.label import LabelDocument, LabelOutcome
+from aqvolt_flows.schemas.provenance import Failure, Protocol
+
+#: How a run may have ended whose ionic steps are of another theory level than it declares.
+_OTHER_LEVEL = frozenset({"protocol_changed"})
+
+
+def thinned(frames: Iterable[Frame], stride: int) -> list[Frame]:
+    """Return every ``stride``-th step of a run, counted by step number from the first, so that gaps move nothing."""
+    return [frame for frame in frames if (frame.step - 1) % stride == 0]
+
+
+def aimd_protocol(trajectory: Mapping[str, Any]) -> Protocol:
+    """Return the protocol that an AIMD trajectory carries, or that its ``model`` and ``model_hash`` name.
+
+    Raises
+    ------
+    InputError
+        If they do not name one, e.g. because a machine-learning potential made the run.
+    """
+    if isinstance(trajectory.get("protocol"), Mapping):
+        return Protocol(**trajectory["protocol"])
+    code, _, rest = str(trajectory["model"]).partition(":")
+    functional, _, digest = rest.partition("@")
+    full = str(trajectory["model_hash"])
+    if code not in {"vasp", "gpaw"} or not functional or not digest or not full.startswith(digest):
+        raise InputError(
+            f"Trajectory {trajectory['trajectory_id']} was made with {trajectory['model']!r}; expected a protocol such "
+            "as vasp:r2SCAN@<hash> that agrees with its model_hash."
+        )
+    return Protocol.model_validate({"code": code, "version": "", "functional": functional, "settings_hash": full})
+
+
+def aimd_frame_id(trajectory_id: str, step: int) -> str:
+    """Return the identity of one ionic step as a frame."""
+    return f"frame-{content_key('aimd-frame/1', trajectory_id=trajectory_id, step=step)}"
+
+
+def labels_from_trajectory(
+    trajectory: Mapping[str, Any],
+    frames: Iterable[Frame],
+    stride: int = 1,
+    max_jump_ev_per_atom: float = MAX_JUMP_EV_PER_ATOM,
+) -> list[LabelDocument]:
+    """Return the labels of an AIMD run, one per kept step; a step that cannot be one is a rejected label.
+
+    A step whose energy leaves the run's own median by more than the limit of
+    :mod:`aqvolt_flows.datasets.energies` is refused as ``energy_jump``: one cell at one temperature has no reason to.
+    What the run cost stays with the trajectory, so that no hour is summed twice: ``cost_core_hours`` is 0 here, a
+    step's share is in ``provenance.core_hours`` where the run knows its core-hours.
+
+    Parameters
+    ----------
+    trajectory
+        A document of ``trajectories`` with ``engine`` aimd that has ended.
+    frames
+        Its converged ionic steps.
+    stride
+        Thinning: keep every so-manieth step.
+    max_jump_ev_per_atom
+        The limit at zero force, eV/atom; 0: not checked.
+    """
+    failure = trajectory.get("failure") or {}
+    if failure.get("reason") in _OTHER_LEVEL:
+        return [rejected_trajectory(trajectory, Failure(**failure), stride)]
+    kept = thinned(frames, stride)
+    if not kept:
+        reason = failure.get("reason", "no_frames")
+        message = failure.get("message") or "The run has no converged ionic step."
+        return [rejected_trajectory(trajectory, Failure(reason=reason, message=message), stride)]
+    protocol = aimd_protocol(trajectory)
+    energies = np.array([frame.energy / frame.n_atoms for frame in kept])
+    finite = energies[np.isfinite(energies)]
+    median = float(np.median(finite)) if len(finite) >= MIN_SUPPORT else None
+    provenance: dict[str, Any] = {"stride": stride, "n_labels": len(kept)}
+    if trajectory.get("core_hours") is not None and trajectory.get("n_frames"):
+        provenance["core_hours"] = float(trajectory["core_hours"]) / int(trajectory["n_frames"])
+    return [_label(frame, trajectory, protocol, median, max_jump_ev_per_atom, provenance) for frame in kept]
+
+
+def _label(
+    frame: Frame,
+    trajectory: Mapping[str, Any],
+    protocol: Protocol,
+    median: float | None,
+    limit: float,
+    provenance: dict[str, Any],
+) -> LabelDocument:
+    frame_id = aimd_frame_id(str(trajectory["trajectory_id"]), frame.step)
+    outcome = LabelOutcome(
+        frame_id=frame_id,
+        key=str(trajectory["key"]),
+        status="converged",
+        protocol=protocol,
+        atomic_numbers=frame.atomic_numbers.astype(int).tolist(),
+        positions=frame.positions.astype(float).tolist(),
+        cell=frame.cell.astype(float).tolist(),
+        energy=frame.energy,
+        forces=frame.forces.astype(float).tolist(),
+        stress=frame.stress.astype(float).tolist(),
+    )
+    label = label_from_outcome(outcome, _as_frame(trajectory, frame_id), None, ended_at(trajectory), source="aimd")
+    if label.status == "valid" and median is not None and label.energy_per_atom is not None:
+        jump = jump_fault(label.energy_per_atom - median, label.max_force or 0.0, limit, "the run's median")
+        if jump is not None:
+            bad = outcome.model_copy(update={"status": "bad_output", "failure": jump})
+            label = label_from_outcome(bad, _as_frame(trajectory, frame_id), None, ended_at(trajectory), source="aimd")
+    return label.model_copy(update={"step": frame.step, "provenance": provenance})
+
+
+def _as_frame(trajectory: Mapping[str, Any], frame_id: str) -> dict[str, Any]:
+    fields = ("trajectory_id", "candidate_id", "temperature_k", "formula", "chemsys", "elements", "n_atoms")
+    return {name: trajectory[name] for name in fields} | {
+        "frame_id": frame_id,
+        "explored_with": str(trajectory["model"]),
+    }
+
+
+def rejected_trajectory(trajectory: Mapping[str, Any], failure: Failure, stride: int) -> LabelDocument:
+    """Return the one rejected label that stands for a run without any usable step."""
+    frame_id = aimd_frame_id(str(trajectory["trajectory_id"]), 0)
+    try:
+        protocol = aimd_protocol(trajectory)
+    except InputError:
+        protocol = Protocol(code="external", version="", functional="unknown")
+    outcome = LabelOutcome(
+        frame_id=frame_id, key=str(trajectory["key"]), status="failed", protocol=protocol, failure=failure
+    )
+    label = label_from_outcome(outcome, _as_frame(trajectory, frame_id), None, ended_at(trajectory), source="aimd")
+    return label.model_copy(update={"provenance": {"stride": stride, "n_labels": 1}})
+
+
+def ended_at(trajectory: Mapping[str, Any]) -> str:
+    """Return when a trajectory's document was last written, as its labels remember it."""
+    updated = trajectory["last_updated"]
+    return updated.isoformat() if isinstance(updated, datetime) else str(updated)

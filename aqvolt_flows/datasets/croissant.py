@@ -1,0 +1,182 @@
+"""``croissant.json``: MLCommons Croissant 1.1 (https://docs.mlcommons.org/croissant/docs/croissant-spec-1.1.html).
+
+One file object a Parquet file, one record set with its columns; arrays have their shape. ``datePublished`` is the day
+of the newest label, so that the same labels give the same bytes. Without a published address ``url`` is the name that
+RFC 6920 gives content: ``ni:///sha-256;`` and the release's content hash.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from aqvolt_flows.datasets.folder import split_paths
+from aqvolt_flows.datasets.formats import SCHEMA
+from aqvolt_flows.identity import file_sha256
+
+VERSION = "http://mlcommons.org/croissant/1.1"
+_CONTEXT: dict[str, Any] = {
+    "@language": "en",
+    "@vocab": "https://schema.org/",
+    "arrayShape": "cr:arrayShape",
+    "citeAs": "cr:citeAs",
+    "column": "cr:column",
+    "conformsTo": "dct:conformsTo",
+    "containedIn": "cr:containedIn",
+    "cr": "http://mlcommons.org/croissant/",
+    "data": {"@id": "cr:data", "@type": "@json"},
+    "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
+    "dct": "http://purl.org/dc/terms/",
+    "description": {"@container": "@language"},
+    "equivalentProperty": "cr:equivalentProperty",
+    "examples": {"@id": "cr:examples", "@type": "@json"},
+    "extract": "cr:extract",
+    "field": "cr:field",
+    "fileObject": "cr:fileObject",
+    "fileProperty": "cr:fileProperty",
+    "fileSet": "cr:fileSet",
+    "format": "cr:format",
+    "includes": "cr:includes",
+    "isArray": "cr:isArray",
+    "isLiveDataset": "cr:isLiveDataset",
+    "jsonPath": "cr:jsonPath",
+    "key": "cr:key",
+    "md5": "cr:md5",
+    "name": {"@container": "@language"},
+    "parentField": "cr:parentField",
+    "path": "cr:path",
+    "rai": "http://mlcommons.org/croissant/RAI/",
+    "recordSet": "cr:recordSet",
+    "references": "cr:references",
+    "regex": "cr:regex",
+    "repeated": "cr:repeated",
+    "replace": "cr:replace",
+    "samplingRate": "cr:samplingRate",
+    "sc": "https://schema.org/",
+    "separator": "cr:separator",
+    "source": "cr:source",
+    "subField": "cr:subField",
+    "transform": "cr:transform",
+}
+#: Column → what it is, with unit; arrays with their shape.
+COLUMNS: dict[str, tuple[str, str]] = {
+    "frame_id": ("Identity of the configuration.", ""),
+    "label_id": ("Identity of configuration and protocol.", ""),
+    "trajectory_id": ("The run that the configuration was sampled from, if any.", ""),
+    "candidate_id": ("The structure that was simulated, if any.", ""),
+    "source": ("sampled, aimd, or the name of an imported dataset.", ""),
+    "protocol": ("How it was computed: code:functional@settings.", ""),
+    "formula": ("Reduced formula.", ""),
+    "chemsys": ("Element symbols in alphabetical order, joined by '-'.", ""),
+    "n_atoms": ("Number of atoms.", ""),
+    "temperature_k": ("Target temperature of the run, K, if known.", ""),
+    "atomic_numbers": ("Atomic numbers.", "-1"),
+    "positions": ("Cartesian positions, Å.", "-1,3"),
+    "cell": ("Lattice vectors as rows, Å; periodic in all directions.", "3,3"),
+    "energy": ("Total energy, eV.", ""),
+    "forces": ("Forces, eV/Å.", "-1,3"),
+    "stress": ("Stress, eV/Å³, tension positive, order xx yy zz yz xz xy.", "6"),
+    "cohesive_energy_per_atom": ("(E − Σ E_atom)/N, eV/atom, if known.", ""),
+    "max_force": ("Largest force on an atom, eV/Å.", ""),
+    "pressure_gpa": ("Pressure, GPa, compression positive.", ""),
+    "magmoms": ("Magnetic moments, µB, if known.", "-1"),
+    "bandgap": ("Band gap, eV, if known.", ""),
+    "record_id": ("Identity in the dataset it was imported from, if any.", ""),
+    "provenance": ("JSON of what an imported or AIMD label says about its origin, if anything.", ""),
+}
+
+
+def describe(release: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the Croissant description of a release whose Parquet files are written."""
+    files = split_paths(release)
+    counts = manifest["counts"]
+    return {
+        "@context": _CONTEXT,
+        "@type": "sc:Dataset",
+        "conformsTo": VERSION,
+        "name": manifest["name"],
+        "description": f"{counts['total']} configurations with energy, forces and stress, release "
+        f"{manifest['release_id']}, protocols: {', '.join(manifest['protocols'])}.",
+        "license": _license(manifest["license"]),
+        "url": manifest["url"] or content_uri(manifest["content_hash"]),
+        "creator": {"@type": "sc:Organization", "name": manifest["creator"]},
+        "datePublished": str(manifest["labels_as_of"])[:10],
+        "version": "1.0.0",
+        "citeAs": f"{manifest['name']}, release {manifest['release_id']}, content hash {manifest['content_hash']}.",
+        "isLiveDataset": False,
+        "keywords": ["interatomic potentials", "density functional theory", "solid electrolytes"],
+        "distribution": [_file(name, path) for name, path in files.items()],
+        "recordSet": [_splits(files), *(_records(name) for name in files)],
+    }
+
+
+def content_uri(digest: str) -> str:
+    """Return the RFC 6920 name of what has this SHA-256 (hexadecimal): here the release's ``frames.tsv``."""
+    return "ni:///sha-256;" + base64.urlsafe_b64encode(bytes.fromhex(digest)).decode().rstrip("=")
+
+
+def _license(identifier: str) -> str:
+    names = {"cc-by-4.0": "CC-BY-4.0", "cc0-1.0": "CC0-1.0", "mit": "MIT", "apache-2.0": "Apache-2.0"}
+    return f"https://spdx.org/licenses/{names[identifier]}.html" if identifier in names else identifier
+
+
+def _file(name: str, path: Path) -> dict[str, Any]:
+    return {
+        "@type": "cr:FileObject",
+        "@id": f"{name}.parquet",
+        "name": f"{name}.parquet",
+        "description": f"The rows of {name}.",
+        "contentUrl": f"data/{name}.parquet",
+        "contentSize": f"{path.stat().st_size} B",
+        "encodingFormat": "application/x-parquet",
+        "sha256": file_sha256(path),
+    }
+
+
+def _splits(files: Mapping[str, Path]) -> dict[str, Any]:
+    urls = {"train": "cr:TrainingSplit", "val": "cr:ValidationSplit", "test": "cr:TestSplit"}
+    return {
+        "@type": "cr:RecordSet",
+        "@id": "splits",
+        "name": "splits",
+        "description": "The sets of the release; hold-outs are test sets of their own.",
+        "dataType": "cr:Split",
+        "key": {"@id": "splits/name"},
+        "field": [
+            {"@type": "cr:Field", "@id": "splits/name", "name": "splits/name", "dataType": "sc:Text"},
+            {"@type": "cr:Field", "@id": "splits/url", "name": "splits/url", "dataType": "sc:URL"},
+        ],
+        "data": [{"splits/name": name, "splits/url": urls.get(name, "cr:TestSplit")} for name in files],
+    }
+
+
+def _records(split: str) -> dict[str, Any]:
+    return {
+        "@type": "cr:RecordSet",
+        "@id": split,
+        "name": split,
+        "description": f"One record a configuration of {split}.",
+        "key": {"@id": f"{split}/label_id"},
+        "field": [_field(split, column) for column in SCHEMA],
+    }
+
+
+def _field(split: str, column: pa.Field) -> dict[str, Any]:
+    text, shape = COLUMNS[column.name]
+    kind = column.type
+    types = {"string": "sc:Text", "int16": "sc:Integer", "int32": "sc:Integer", "double": "sc:Float"}
+    while pa.types.is_list(kind):
+        kind = kind.value_type
+    found = {
+        "@type": "cr:Field",
+        "@id": f"{split}/{column.name}",
+        "name": f"{split}/{column.name}",
+        "description": text,
+        "dataType": types[str(kind)],
+        "source": {"fileObject": {"@id": f"{split}.parquet"}, "extract": {"column": column.name}},
+    }
+    return found | ({"isArray": True, "arrayShape": shape} if shape else {})

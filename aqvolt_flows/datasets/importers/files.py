@@ -1,0 +1,84 @@
+"""From a file to a stream of labels, whatever its format: JSON(.gz), JSON lines, Parquet, extended XYZ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from aqvolt_flows.datasets.importers.extxyz import extxyz_entries
+from aqvolt_flows.datasets.importers.matpes import identifier, matpes_entry
+from aqvolt_flows.datasets.importers.records import Broken, Entry, ImportOptions, RecordError
+from aqvolt_flows.datasets.importers.tables import is_parquet, parquet_entries
+from aqvolt_flows.datasets.importers.tasks import mp_entry
+from aqvolt_flows.errors import InputError
+from aqvolt_flows.streams import Item, first_character, stream_documents, stream_lines
+from aqvolt_flows.units import STRESS_FACTORS
+
+Reader = Callable[[Mapping[str, Any], Mapping[str, Any], ImportOptions], Entry]
+
+
+def read_labels(path: Path, options: ImportOptions) -> Iterator[Entry]:
+    """Yield the labels of one file, in the memory of a few records.
+
+    Parameters
+    ----------
+    path
+        A file of one of the formats; compressed or not is seen from its first bytes.
+    options
+        Its source, and what to take from it.
+
+    Raises
+    ------
+    InputError
+        If there is no such file, or it is not of its kind at all. Single broken records are yielded as
+        :class:`Broken`, those that the options leave out as :class:`Skipped`.
+    """
+    if not path.is_file():
+        raise InputError(f"There is no file {path}; give the path of a file to import.")
+    if options.stress_unit not in STRESS_FACTORS:
+        raise InputError(
+            f"The unit of stress {options.stress_unit!r} is not known; expected {', '.join(STRESS_FACTORS)} (kbar: "
+            "compression positive, as VASP writes it; the others: tension positive)."
+        )
+    if options.source == "extxyz":
+        return extxyz_entries(path, options)
+    if is_parquet(path):
+        if options.source == "mp":
+            raise InputError(f"{path} is Parquet; Materials Project tasks are imported from JSON or JSON lines.")
+        return parquet_entries(path, options)
+    if options.source == "aqvolt26":
+        raise InputError(f"{path} is not Parquet; AQVolt26 is imported from the Parquet files of its release.")
+    return _json(path, mp_entry if options.source == "mp" else matpes_entry, options)
+
+
+def _json(path: Path, read: Reader, options: ImportOptions) -> Iterator[Entry]:
+    for item in _items(path):
+        if item.error:
+            yield Broken(path.name, item.record, item.line, item.error, fatal=item.fatal)
+            continue
+        document = item.value[1] if isinstance(item.value, tuple) else item.value
+        if not isinstance(document, Mapping):
+            said = f"it is a {type(document).__name__}; expected a document"
+            yield Broken(path.name, item.record, item.line, said)
+            continue
+        try:
+            yield read(document, {"file": path.name, "record": item.record}, options)
+        except RecordError as error:
+            yield Broken(path.name, item.record, item.line, str(error), record_id=identifier(document))
+
+
+def _items(path: Path) -> Iterator[Item]:
+    """Return documents of a JSON list or mapping, of one document alone, or of JSON lines."""
+    suffixes = {s.lower() for s in path.suffixes[-2:]}
+    if suffixes & {".jsonl", ".ndjson"}:
+        return stream_lines(path)
+    if first_character(path) == "{":
+        first = next(stream_lines(path), None)  # one document a line, or one mapping over the whole file
+        if first is not None and isinstance(first.value, dict) and not _is_mapping_of_documents(first.value):
+            return stream_lines(path)
+    return stream_documents(path)
+
+
+def _is_mapping_of_documents(value: Mapping[str, Any]) -> bool:
+    return bool(value) and all(isinstance(v, Mapping) for v in value.values()) and identifier(value) is None

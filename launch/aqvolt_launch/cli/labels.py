@@ -1,0 +1,144 @@
+"""``aqvolt labels``: import published labels, sweep a filter, and count what there is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from aqvolt_launch.cli import output
+
+labels = typer.Typer(help="Labels: import published ones, sweep a filter, count.", no_args_is_help=True)
+Json = Annotated[bool, typer.Option("--json", help=output.JSON_HELP)]
+
+
+@labels.command("import")
+def import_files(
+    files: Annotated[list[Path], typer.Argument(help="JSON(.gz), JSON lines, Parquet or extended XYZ.")],
+    source: Annotated[str, typer.Option("--source", help="matpes, mp-aloe, mp (task documents), aqvolt26 or extxyz.")],
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", help="Name that the labels carry; default: the source's.")
+    ] = None,
+    functional: Annotated[str, typer.Option("--functional", help="Only these labels, or any.")] = "r2SCAN",
+    keep_mp_rows: Annotated[
+        bool, typer.Option("--keep-mp-rows", help="mp-aloe: keep rows that were taken from the Materials Project.")
+    ] = False,
+    exclude_potcars: Annotated[
+        str,
+        typer.Option(
+            "--exclude-potcars", help="mp: leave out conflicting pseudopotentials of lanthanides, of all, or of none."
+        ),
+    ] = "lanthanides",
+    exclude_element: Annotated[
+        list[str] | None, typer.Option("--exclude-element", help="Leave structures with it out; repeatable.")
+    ] = None,
+    stress_unit: Annotated[
+        str, typer.Option("--stress-unit", help="extxyz: eV/A^3 or GPa (tension positive), kbar (VASP's sign).")
+    ] = "eV/A^3",
+    json: Json = False,
+) -> None:
+    """Add published labels, each under its own protocol; broken records are set aside, the rest goes in.
+
+    Example: [bold]aqvolt labels import MatPES-R2SCAN-2025.1.json.gz --source matpes[/bold]
+    """
+    from aqvolt_flows.settings import load_settings
+    from aqvolt_flows.stores import Database
+
+    options = _options(
+        source=source,
+        dataset=dataset,
+        functional=None if functional == "any" else functional,
+        keep_mp_rows=keep_mp_rows,
+        exclude_potcars=exclude_potcars,
+        exclude_elements=tuple(exclude_element or ()),
+        stress_unit=stress_unit,
+    )
+    settings = load_settings()
+    database = Database.connect(settings)
+    database.ensure_indexes()
+    reports = [_import_one(path, options, database, settings) for path in files]
+    if json:
+        output.emit(reports)
+    else:
+        _print(reports)
+    _refuse_nothing(reports)
+
+
+def _options(**given: Any) -> Any:
+    from pydantic import ValidationError
+
+    from aqvolt_flows.datasets.importers.records import ImportOptions
+    from aqvolt_flows.errors import InputError
+
+    try:
+        return ImportOptions(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]).replace("_", "-")
+        raise InputError(
+            f"--{name} is {first.get('input')!r}: {first['msg']}; see 'aqvolt labels import -h'."
+        ) from None
+
+
+def _import_one(path: Path, options: Any, database: Any, settings: Any) -> dict[str, Any]:
+    """Import one file; one that cannot be opened is reported, not fatal to the others."""
+    from aqvolt_flows.datasets.importers.files import read_labels
+    from aqvolt_flows.datasets.importers.intake import LabelImportReport, import_labels
+    from aqvolt_flows.errors import InputError
+
+    aside = settings.path("quarantine") / f"{path.name}.labels.jsonl"
+    try:
+        report = import_labels(database, read_labels(path, options), options, aside)
+    except InputError as error:
+        report = LabelImportReport(stopped=[str(error)])
+    return {"file": path.name, **report.as_dict(), "quarantine": str(aside) if report.quarantined else None}
+
+
+def _print(reports: list[dict[str, Any]]) -> None:
+    columns = ("file", "read", "labels", "new", "skipped", "quarantined", "protocols")
+    output.table(reports, title="Imported", columns=columns)
+    for report in reports:
+        for sentence in report["broken"]:
+            output.say(f"Broken: {sentence}")
+        if report["quarantine"]:
+            output.say(f"{report['quarantined']} broken records, with line and reason: {report['quarantine']}")
+        for sentence in report["stopped"]:
+            output.say(f"Stopped: {sentence}")
+
+
+def _refuse_nothing(reports: list[dict[str, Any]]) -> None:
+    from aqvolt_flows.errors import InputError
+
+    if any(report["labels"] or report["skipped"] for report in reports):
+        return
+    why = " ".join(sentence for report in reports for sentence in (report["stopped"] or report["broken"])[:1])
+    raise InputError(f"No label was found in {', '.join(r['file'] for r in reports)}; nothing was added. {why}")
+
+
+@labels.command("sweep", context_settings={"ignore_unknown_options": True})
+def sweep(
+    filter: Annotated[str, typer.Argument(help="max_force, cohesive_energy, duplicate or incomplete.")],
+    values: Annotated[
+        list[float] | None, typer.Argument(help="Thresholds: eV/Å, eV/atom, Å; none for incomplete.")
+    ] = None,
+    query: Annotated[str, typer.Option("--query", help="Only labels that match this MongoDB query (JSON).")] = "{}",
+    json: Json = False,
+) -> None:
+    """Count what a release's filter would keep and drop at each of several thresholds; changes nothing.
+
+    Example: [bold]aqvolt labels sweep max_force 5 50 100 400 800[/bold]
+    """
+    from aqvolt_flows.datasets.filters import make_filters
+    from aqvolt_flows.datasets.sweep import sweep_labels
+    from aqvolt_flows.stores import Database
+    from aqvolt_launch.cli.query import parse_filter
+
+    filters = make_filters(filter, values or [])
+    rows = sweep_labels(Database.connect(), filters, parse_filter(query))
+    output.table(rows, as_json=json, title=f"Sweep of {filter}")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.add_typer(labels, name="labels")
