@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import fsspec
