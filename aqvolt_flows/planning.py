@@ -159,9 +159,10 @@ def plan_sample(campaign: Campaign, database: Database, claimed: frozenset[str] 
 def plan_aimd(campaign: Campaign, database: Database, _claimed: frozenset[str] = frozenset()) -> Plan:
     """Return one r2SCAN NpT run per accepted candidate and temperature."""
     p = campaign.aimd
-    maker = AIMDMaker(parameters=p.model_dump(mode="json"))
+    updates = campaign.labeling.incar_updates  # of the statics, too: labels of both are of one protocol
+    maker = AIMDMaker(parameters=p.model_dump(mode="json"), incar_updates=updates)
     candidates = list(database["candidates"].find(ACCEPTED, {"candidate_id": 1, "formula": 1}).sort("candidate_id", 1))
-    pairs = [(c, t, aimd_key(c["candidate_id"], t, p)) for c in candidates for t in p.temperatures_k]
+    pairs = [(c, t, aimd_key(c["candidate_id"], t, p, updates)) for c in candidates for t in p.temperatures_k]
     done = set(database["trajectories"].distinct("key", {"engine": "aimd", "status": {"$in": ["completed", "failed"]}}))
     items = [
         WorkItem(

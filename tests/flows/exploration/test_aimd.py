@@ -13,6 +13,7 @@ from jobflow import Response
 from pymatgen.core import Lattice, Structure
 from pymatgen.io.vasp.inputs import Incar
 
+from aqvolt_flows.campaign import load_campaign
 from aqvolt_flows.chemistry import describe_structure
 from aqvolt_flows.exploration.aimd import (
     AIMDMaker,
@@ -24,6 +25,7 @@ from aqvolt_flows.exploration.aimd import (
     timestep_fs,
 )
 from aqvolt_flows.frames import read_frames
+from aqvolt_flows.planning import plan_aimd
 from aqvolt_flows.schemas.candidate import CandidateDocument
 from aqvolt_flows.schemas.parameters import AIMDParameters
 from aqvolt_flows.schemas.provenance import ArtifactRef
@@ -110,6 +112,18 @@ def test_static_and_aimd_are_one_protocol_and_the_key_follows_the_physics():
     assert aimd_key("c", 300.0, SHORT) != aimd_key("c", 300.0, AIMDParameters())
     assert aimd_key("c", 300.0, SHORT) != aimd_key("c", 300.0, SHORT, {"ENAUG": 1360})
     assert 0 <= aimd_seed(aimd_key("c", 300.0, SHORT)) <= 900_000_000
+
+
+def test_a_campaign_plans_aimd_at_the_theory_level_of_its_statics(candidate, database):
+    campaign = load_campaign("aqvolt26")
+    labeling = campaign.labeling.model_copy(update={"incar_updates": {"ENAUG": 1360}})
+    plain, changed = (
+        plan_aimd(c, database).items for c in (campaign, campaign.model_copy(update={"labeling": labeling}))
+    )
+    assert [i.key for i in plain] == [aimd_key(candidate, t, campaign.aimd) for t in campaign.aimd.temperatures_k]
+    made = [item.make() for item in changed]
+    assert all(job.maker.incar_updates == {"ENAUG": 1360} for job in made)
+    assert {i.key for i in plain}.isdisjoint(i.key for i in changed)
 
 
 def test_a_run_becomes_a_trajectory_with_its_labels(candidate, database, stand_in):
