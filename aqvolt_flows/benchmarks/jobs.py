@@ -20,6 +20,7 @@ from aqvolt_flows.errors import InputError, ResourceError
 from aqvolt_flows.identity import content_key
 from aqvolt_flows.models import ResolvedModel, resolve_model
 from aqvolt_flows.potentials import load_potential
+from aqvolt_flows.releases import release_folder
 from aqvolt_flows.schemas.benchmark import BenchmarkDocument
 from aqvolt_flows.schemas.parameters import EVScanParameters, ForceBinParameters
 from aqvolt_flows.schemas.provenance import ArtifactRef, Failure
@@ -136,7 +137,7 @@ def compute_force_bins(
     start = time.perf_counter()
     force_bins.check_edges(parameters.edges_ev_per_a)
     release = database.find_by_ids("releases", [release_id])[0]
-    folder = database.settings.path(database.settings.release_root) / release["path"]
+    folder = release_folder(database, release)
     potential = load_potential(model.load, database.settings.resolve_device())
     errors: list[force_bins.ItemErrors] = []
     rows: list[dict[str, Any]] = []

@@ -37,6 +37,7 @@ from aqvolt_flows.datasets.survey import (
 )
 from aqvolt_flows.errors import InputError, ResourceError
 from aqvolt_flows.identity import content_hash, content_key, file_sha256
+from aqvolt_flows.releases import store_folder
 from aqvolt_flows.schemas.parameters import ReleaseParameters
 from aqvolt_flows.schemas.release import ReleaseDocument
 from aqvolt_flows.stores import Database
@@ -108,7 +109,7 @@ def create_release(
         if made_root:
             with suppress(OSError):
                 root.rmdir()  # succeeds only when nothing was released
-    return _document(database, folder.read_manifest(target), target.name, key)
+    return _document(database, target, key)
 
 
 def labels_fingerprint(database: Database, parameters: ReleaseParameters) -> str:
@@ -266,7 +267,8 @@ def _write_json(target: Path, value: Any) -> None:
         aside.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
-def _document(database: Database, manifest: dict[str, Any], path: str, key: str | None) -> ReleaseDocument:
+def _document(database: Database, target: Path, key: str | None) -> ReleaseDocument:
+    manifest = folder.read_manifest(target)
     release_id = manifest["release_id"]
     known = database["releases"].find_one({"release_id": release_id}, {"key": 1})
     own = content_key("release/1", name=manifest["name"], content_hash=manifest["content_hash"])
@@ -278,6 +280,7 @@ def _document(database: Database, manifest: dict[str, Any], path: str, key: str 
         content_hash=manifest["content_hash"],
         counts=manifest["counts"],
         protocols=manifest["counts"]["by_protocol"],
-        path=path,
+        path=target.name,
         manifest=stored,
+        files=store_folder(database.artifacts, target),
     )

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from aqvolt_flows.aside import written_aside
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.identity import content_hash, content_key, file_sha256
+from aqvolt_flows.releases import release_folder
 from aqvolt_flows.schemas.provenance import ArtifactRef
 from aqvolt_flows.stores import Database
 
@@ -71,10 +72,10 @@ def _release_files(database: Database, name: str) -> list[Path]:
     """Return the Parquet files of a release's splits."""
     wanted = name.removeprefix("release:")
     query = {"$or": [{"name": wanted}, {"release_id": wanted}]}
-    release = database["releases"].find_one(query, {"_id": 0, "path": 1}, sort=[("last_updated", -1)])
+    release = database["releases"].find_one(query, {"_id": 0, "manifest": 0}, sort=[("last_updated", -1)])
     if release is None:
         return []
-    return sorted((database.settings.path(database.settings.release_root) / release["path"] / "data").glob("*.parquet"))
+    return sorted((release_folder(database, release) / "data").glob("*.parquet"))
 
 
 def store_files(database: Database, paths: Sequence[Path]) -> list[dict[str, Any]]:

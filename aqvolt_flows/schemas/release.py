@@ -6,7 +6,15 @@ from typing import Any
 
 from pydantic import Field
 
-from aqvolt_flows.schemas.base import Document
+from aqvolt_flows.schemas.base import Document, Parameters
+from aqvolt_flows.schemas.provenance import ArtifactRef
+
+
+class ReleaseFile(Parameters):
+    """One file of a release in the artifact store."""
+
+    name: str = Field(description="Path in the release's folder.")
+    artifact: ArtifactRef
 
 
 class ReleaseDocument(Document):
@@ -19,3 +27,4 @@ class ReleaseDocument(Document):
     protocols: dict[str, int]
     path: str = Field(description="Folder, relative to the release root of aqvolt.yaml.")
     manifest: dict[str, Any]
+    files: list[ReleaseFile] = Field(default_factory=list, description="The folder in the artifact store.")

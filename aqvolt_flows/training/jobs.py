@@ -19,6 +19,7 @@ from jobflow import Flow, Maker, job
 
 from aqvolt_flows.errors import InputError, ResourceError
 from aqvolt_flows.identity import content_key
+from aqvolt_flows.releases import release_folder
 from aqvolt_flows.schemas.model import ModelDocument
 from aqvolt_flows.schemas.parameters import TrainingParameters
 from aqvolt_flows.schemas.provenance import ArtifactRef, Failure
@@ -187,8 +188,7 @@ class _Run:
                 f"Release {self.release_id} has content hash {document['content_hash'][:12]}…, the training was "
                 f"planned for {self.content_hash[:12]}…; plan it again."
             )
-        settings = self.database.settings
-        folder = settings.path(settings.release_root) / document["path"]
+        folder = release_folder(self.database, document)
         open_split(folder, "train")
         return folder
 

@@ -17,6 +17,7 @@ import psutil
 from aqvolt_flows.campaign import Campaign
 from aqvolt_flows.errors import ResourceError
 from aqvolt_flows.planning import latest_release
+from aqvolt_flows.releases import release_folder
 from aqvolt_flows.settings import AqvoltSettings
 from aqvolt_flows.stores import Database
 from aqvolt_launch import chain, embedded
@@ -282,7 +283,7 @@ def _conclude(result: DemoResult, settings: AqvoltSettings, campaign: Campaign) 
     release = latest_release(database, campaign.release.name)
     if release:
         result.release_id, result.content_hash = release["release_id"], release["content_hash"]
-        result.release_path = settings.path(settings.release_root) / release["path"]
+        result.release_path = release_folder(database, release)
     report = database["outputs"].find_one({"metadata.aqvolt.stage": "report"}, sort=[("completed_at", -1)])
     if report and report.get("output"):
         result.report_path = settings.path(report["output"]["path"])

@@ -167,20 +167,20 @@ def find_release(text: str) -> Path:
     if Path(text).is_dir():
         return Path(text)
     from aqvolt_flows.errors import InputError
+    from aqvolt_flows.releases import release_folder
     from aqvolt_flows.settings import load_settings
     from aqvolt_flows.stores import Database
 
     if "/" in text:
         raise InputError(f"There is no folder {text}; give the folder of a release, a release_id or a name.")
-    settings = load_settings()
     query = {"release_id": text} if "@" in text else {"name": text}
-    releases = Database.connect(settings)["releases"]
-    document = releases.find_one(query, {"path": 1}, sort=[("last_updated", -1)])
+    database = Database.connect(load_settings())
+    document = database["releases"].find_one(query, {"manifest": 0}, sort=[("last_updated", -1)])
     if document is None:
         raise InputError(
             f"There is no release {text!r}, neither as a folder nor in the database; see 'aqvolt query releases'."
         )
-    return settings.path(settings.release_root) / str(document["path"])
+    return release_folder(database, document)
 
 
 def _parameters(

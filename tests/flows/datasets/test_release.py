@@ -21,6 +21,7 @@ from aqvolt_flows.datasets import folder
 from aqvolt_flows.datasets.jobs import ReleaseMaker
 from aqvolt_flows.datasets.release import create_release, labels_fingerprint
 from aqvolt_flows.errors import InputError, ResourceError
+from aqvolt_flows.releases import release_folder
 from aqvolt_flows.schemas.parameters import ReleaseParameters
 
 SPLITS = ("train", "val", "test")
@@ -537,3 +538,23 @@ def test_a_moved_release_still_verifies(labelled, parameters, tmp_path):
     _, path = create(labelled, parameters, tmp_path / "releases")
     moved = Path(shutil.copytree(path, tmp_path / "elsewhere"))
     assert folder.verify(moved) == folder.verify(path)
+
+
+def test_a_release_folder_can_be_fetched_from_the_artifact_store(labelled, parameters):
+    """What another machine, with the database and the store but not the folder, reads: the same bytes."""
+    root = labelled.settings.path(labelled.settings.release_root)
+    exported = changed(parameters, exports=["extxyz"])
+    document, path = create(labelled, exported, root)
+    labelled.upsert("releases", [document])
+    before = tree(path)
+    shutil.rmtree(path)
+    row = labelled["releases"].find_one({"release_id": document.release_id})
+    assert release_folder(labelled, row, fetch=False) == path
+    assert not path.exists()
+    assert release_folder(labelled, row) == path
+    assert tree(path) == before
+    folder.verify_files(path)
+    shutil.rmtree(path)
+    with pytest.raises(ResourceError, match=r"no files in the artifact store; copy the folder"):
+        release_folder(labelled, row | {"files": []})
+    assert [p for p in root.iterdir() if p.name.startswith(".")] == []

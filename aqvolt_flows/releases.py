@@ -1,0 +1,71 @@
+"""Where the folder of a release is on this machine: the release root, or a copy fetched from the artifact store.
+
+A release is written under the release root and its files go into the artifact store, where every machine finds them.
+"""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from aqvolt_flows.artifacts import ArtifactStore
+from aqvolt_flows.errors import ResourceError
+from aqvolt_flows.schemas.provenance import ArtifactRef
+from aqvolt_flows.schemas.release import ReleaseFile
+from aqvolt_flows.stores import Database
+
+
+def store_folder(artifacts: ArtifactStore, folder: str | Path) -> list[ReleaseFile]:
+    """Put every file of a release folder into the artifact store and return what is where, in order of names.
+
+    Hidden files and the lock files of LMDB stay out; a file that is stored already is not stored again.
+    """
+    root = Path(folder)
+    found = []
+    for path in sorted(p for p in root.rglob("*") if p.is_file()):
+        name = path.relative_to(root).as_posix()
+        if not any(part.startswith(".") for part in name.split("/")) and not name.endswith("-lock"):
+            suffix = "".join(path.suffixes).lstrip(".") or "file"
+            found.append(ReleaseFile(name=name, artifact=artifacts.put_file(path, suffix)))
+    return found
+
+
+def release_folder(database: Database, release: Mapping[str, Any], fetch: bool = True) -> Path:
+    """Return the folder of a release; where it is not on this machine its files are fetched from the artifact store.
+
+    Parameters
+    ----------
+    database
+        Names the release root and the artifact store.
+    release
+        Document of ``releases``, at least ``path``, ``release_id`` and ``files``.
+    fetch
+        False: only say where the folder belongs, whether or not it is there.
+
+    Raises
+    ------
+    ResourceError
+        If neither this machine nor the artifact store has it.
+    """
+    folder = database.settings.path(database.settings.release_root) / str(release["path"])
+    if not fetch or folder.is_dir():
+        return folder
+    files = release.get("files") or []
+    if not files:
+        raise ResourceError(
+            f"Release {release['release_id']} is not at {folder} and has no files in the artifact store; copy the "
+            "folder there, or create the release again."
+        )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.part")
+    try:
+        for file in files:
+            database.artifacts.copy_out(ArtifactRef(**file["artifact"]), aside / file["name"])
+        if not folder.is_dir():  # another process may have been first
+            aside.rename(folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return folder
