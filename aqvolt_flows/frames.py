@@ -91,7 +91,8 @@ class Frame:
     @property
     def volume(self) -> float:
         """Volume of the cell, Å³."""
-        return float(abs(np.linalg.det(self.cell.astype(float))))
+        with np.errstate(invalid="ignore"):  # a cell that is not finite has no volume: NaN
+            return float(abs(np.linalg.det(self.cell.astype(float))))
 
     @property
     def max_force(self) -> float:

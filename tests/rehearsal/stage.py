@@ -45,7 +45,15 @@ FINAL = {"COMPLETED", "FIZZLED", "DEFUSED", "ARCHIVED"}
 LOOK_S = 0.1
 MAX_ROUNDS = 60
 #: Of labels: what differs between two runs of one campaign without its labels being other ones.
-VOLATILE = {"_id", "source_uuid", "source_completed_at", "other_sources", "last_updated", "cost_core_hours"}
+VOLATILE = {
+    "_id",
+    "source_uuid",
+    "source_completed_at",
+    "newest_source_at",
+    "other_sources",
+    "last_updated",
+    "cost_core_hours",
+}
 
 
 @dataclass

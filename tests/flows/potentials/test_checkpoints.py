@@ -80,6 +80,9 @@ def test_what_is_missing_is_said_with_how_to_install_it(monkeypatch, tmp_path):
 
     monkeypatch.setattr(registry.importlib.util, "find_spec", lambda name: None)
     (tmp_path / "m").write_text("x")
-    for model, said in (("mace:m", "mace-torch, into an environment of its own"), ("matgl:m", "pip install matgl")):
+    for model, said in (
+        ("mace:m", "mace-torch, into an environment of its own"),
+        ("matgl:m", r"aqvolt-flows\[m3gnet\]"),
+    ):
         with pytest.raises(ResourceError, match=said):
             check_model(model)

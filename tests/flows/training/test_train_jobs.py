@@ -140,7 +140,7 @@ def test_more_ranks_than_there_are_is_refused(released: Database):
 def test_a_file_that_is_no_checkpoint_is_one_sentence(tmp_path: Path):
     junk = tmp_path / "junk.pt"
     junk.write_bytes(b"no pickle at all")
-    with pytest.raises(InputError, match="not an inference checkpoint"):
+    with pytest.raises(InputError, match="not a checkpoint that torch wrote"):
         load_potential(f"fairchem:{junk}").torchsim_model()
     with pytest.raises(InputError, match="not a fairchem checkpoint"):
         strip_direct_head(junk, tmp_path / "out.pt")
