@@ -102,12 +102,12 @@ class Plan:
         Numbers worth reading before submitting: systems, atom-steps, frames, core-hours.
     """
 
-    @property
-    def todo(self) -> list[WorkItem]:
-        """The units of work without a result."""
-        return [item for item in self.items if not item.done]
-
     stage: str
     items: Collection[WorkItem]
     missing: list[str] = field(default_factory=list)
     facts: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def todo(self) -> list[WorkItem]:
+        """The units of work without a result."""
+        return [item for item in self.items if not item.done]
