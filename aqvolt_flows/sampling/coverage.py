@@ -24,7 +24,7 @@ class Coverage:
     fraction
         Share of the rows within ``threshold`` of the reference.
     mean, p99, max
-        Distance of a row to the nearest one of the reference, in the weighted space.
+        Distance of a row to the nearest one of the reference, in the weighted space; with a beam an upper bound.
     n_rows, n_reference
         Sizes of both.
     threshold
@@ -72,7 +72,8 @@ def coverage(
     threshold
         A row of ``set_a`` within this distance of a row of ``set_b`` is covered.
     engine
-        Default: the CPU's.
+        Default: the CPU's with a beam, whose distances are never below the true ones: what counts as covered is, and
+        gaps are upper bounds. ``load_engine(search="exact")`` gives them exactly.
 
     Raises
     ------
