@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.sampling.engines import Engine, load_engine
-from aqvolt_flows.sampling.shards import Rows, coalesced
+from aqvolt_flows.sampling.shards import Rows, ahead, coalesced
 from aqvolt_flows.sampling.space import Space
 from aqvolt_flows.sampling.state import SampledSpace, rows_of
 
@@ -91,7 +91,7 @@ def coverage(
         reference = np.concatenate([runner.project(space, b) for b in rows_of(space, set_b, "set_b")])
     index = runner.index(reference)
     points = (runner.project(space, b) for b in rows_of(space, set_a, "set_a"))
-    gaps = np.concatenate([index.query(b)[1] for b in coalesced(points, runner.rows_per_query)])
+    gaps = np.concatenate([index.query(b)[1] for b in ahead(coalesced(points, runner.rows_per_query))])
     return Coverage(
         fraction=float((gaps <= threshold).mean()),
         **gaps_summary(gaps),

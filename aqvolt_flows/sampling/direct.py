@@ -24,9 +24,9 @@ from aqvolt_flows.sampling.birch import BRANCHING, SubClusters
 from aqvolt_flows.sampling.coverage import gaps_summary
 from aqvolt_flows.sampling.engines import Search, load_engine
 from aqvolt_flows.sampling.neighbours import BEAM
-from aqvolt_flows.sampling.shards import PointStore, Rows, Shards, coalesced
+from aqvolt_flows.sampling.shards import PointStore, Rows, Shards, ahead, coalesced
 from aqvolt_flows.sampling.space import Space
-from aqvolt_flows.sampling.stage import Chooser, Order, Pick, Running, fit, rotate, sub_clusters
+from aqvolt_flows.sampling.stage import Chooser, Order, Pick, Running, fit, gaps, nearest, rotate, sub_clusters
 from aqvolt_flows.sampling.state import SampledSpace
 from aqvolt_flows.sampling.two_stage import AtomChoice, choose_atoms
 
@@ -119,9 +119,8 @@ def direct_select(
         shards = Shards(features, "features", folder)
         _, points, clusters = fit(shards, threshold, weight_components, running)
         chooser = Chooser(len(clusters.centres), k, threshold)
-        index = running.engine.index(clusters.centres)
-        for block in coalesced(points.blocks(), running.engine.rows_per_query):
-            chooser.add(*index.query(block))
+        for found in nearest(points, running.engine.index(clusters.centres), running.engine):
+            chooser.add(*found)
         points.close()
         shards.close()
     return chooser.chosen()[0]
@@ -325,10 +324,10 @@ class TwoStageDirect:
                 counts=np.concatenate([before.counts, clusters.counts]),
                 chosen=np.concatenate([before.chosen, points.take(indices)]),
             )
-            gaps = _distances(points, after.chosen if len(after.chosen) else after.reference, running)
+            apart = gaps(points, after.chosen if len(after.chosen) else after.reference, running.engine)
             for source in (points, structures, atoms):
                 source.close()
-        summary = gaps_summary(gaps) | {
+        summary = gaps_summary(apart) | {
             "structure_clusters": float(len(clusters.centres)),
             "atom_clusters": float(n_clusters),
             "covered_before": float((labels < 0).sum()),
@@ -377,7 +376,7 @@ class TwoStageDirect:
         within = running.engine.index(before.reference) if len(before.reference) else None
         index = running.engine.index(clusters.centres) if m else None
         first = 0
-        for block in coalesced(points.blocks(), running.engine.rows_per_query):
+        for block in ahead(coalesced(points.blocks(), running.engine.rows_per_query)):
             rows = slice(first, first + len(block))
             first += len(block)
             components[rows, : min(2, block.shape[1])] = block[:, :2]
@@ -405,10 +404,3 @@ def _check_counts(n_atoms: NDArray[np.integer]) -> Index:
             f"n_atoms has shape {counts.shape} and type {counts.dtype}; expected one positive count for each structure."
         )
     return counts.astype(np.int64)
-
-
-def _distances(points: PointStore, reference: Points, running: Running) -> Points:
-    """Return the distance of every stored row to the nearest one of a reference (with a beam: no less than it)."""
-    index = running.engine.index(reference)
-    blocks = coalesced(points.blocks(), running.engine.rows_per_query)
-    return np.concatenate([index.query(block)[1] for block in blocks])
