@@ -210,31 +210,11 @@ def _query(points, turns, m, depth, order, leaves, lower, upper, firsts, widths,
 
 
 @compiled
-def _follow(row, nodes, bounds, held, lower, upper, bits, limit, boxes, kept, kept_bounds):  # type: ignore[no-untyped-def]
-    """Keep the nearest children of the nodes in a beam, those below ``limit``, nearest first; return how many."""
-    beam, got = len(nodes), 0
-    for b in range(held):
-        if bounds[b] >= limit:
-            break
-        _box_distances(lower[nodes[b]], upper[nodes[b]], row, boxes)
-        for c in range(1 << bits):
-            x = boxes[c]
-            if x >= limit or (got == beam and x >= kept_bounds[got - 1]):
-                continue
-            slot = got if got < beam else beam - 1
-            while slot > 0 and kept_bounds[slot - 1] > x:
-                kept_bounds[slot], kept[slot] = kept_bounds[slot - 1], kept[slot - 1]
-                slot -= 1
-            kept_bounds[slot], kept[slot] = x, (nodes[b] << bits) + c
-            got = min(got + 1, beam)
-    for b in range(got):
-        nodes[b], bounds[b] = kept[b], kept_bounds[b]
-    return got
-
-
-@compiled
 def _query_beam(points, turns, homes, beam, m, depth, order, leaves, lower, upper, firsts, widths, labels, squares):  # type: ignore[no-untyped-def]
-    """Write a near label and its squared distance of the rows ``turns``, as :func:`_query` writes the nearest."""
+    """Write a near label and its squared distance of the rows ``turns``, as :func:`_query` writes the nearest.
+
+    The beam is sorted, nearest box first. Its loop is written out: a function for each level costs a quarter more.
+    """
     boxes, distances = np.empty(lower.shape[2], np.float32), np.empty(leaves.shape[2], np.float32)
     nodes, kept = np.empty(beam, np.int64), np.empty(beam, np.int64)
     bounds, kept_bounds = np.empty(beam, np.float32), np.empty(beam, np.float32)
@@ -244,11 +224,25 @@ def _query_beam(points, turns, homes, beam, m, depth, order, leaves, lower, uppe
         start, stop = (m * home) >> depth, (m * (home + 1)) >> depth
         best, label = np.float32(np.inf), m
         best, label = _leaf_best(leaves[home], order[start:stop], stop - start, row, distances, best, label)
-        nodes[0], bounds[0], held = 0, 0, 1
+        nodes[0], held = 0, 1
+        limit = best * share
         for level in range(len(firsts)):
-            first = firsts[level]
-            own = (lower[first:], upper[first:], widths[level])
-            held = _follow(row, nodes, bounds, held, *own, best * share, boxes, kept, kept_bounds)
+            got = 0
+            for b in range(held):
+                parent = firsts[level] + nodes[b]
+                _box_distances(lower[parent], upper[parent], row, boxes)
+                for c in range(1 << widths[level]):
+                    x = boxes[c]
+                    if x < limit and (got < beam or x < kept_bounds[got - 1]):
+                        slot = got if got < beam else beam - 1
+                        while slot > 0 and kept_bounds[slot - 1] > x:
+                            kept_bounds[slot], kept[slot] = kept_bounds[slot - 1], kept[slot - 1]
+                            slot -= 1
+                        kept_bounds[slot], kept[slot] = x, (nodes[b] << widths[level]) + c
+                        got = min(got + 1, beam)
+            for b in range(got):
+                nodes[b], bounds[b] = kept[b], kept_bounds[b]
+            held = got
         for b in range(held):
             if bounds[b] >= best * share:
                 break
