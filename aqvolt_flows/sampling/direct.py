@@ -22,10 +22,11 @@ from threadpoolctl import threadpool_limits
 from aqvolt_flows.errors import InputError, ResourceError
 from aqvolt_flows.sampling.birch import BRANCHING, SubClusters
 from aqvolt_flows.sampling.coverage import gaps_summary
-from aqvolt_flows.sampling.engines import load_engine
-from aqvolt_flows.sampling.shards import PointStore, Rows, Shards, coalesced
+from aqvolt_flows.sampling.engines import Search, load_engine
+from aqvolt_flows.sampling.neighbours import BEAM
+from aqvolt_flows.sampling.shards import PointStore, Rows, Shards, ahead, coalesced
 from aqvolt_flows.sampling.space import Space
-from aqvolt_flows.sampling.stage import Chooser, Order, Pick, Running, fit, rotate, sub_clusters
+from aqvolt_flows.sampling.stage import Chooser, Order, Pick, Running, fit, gaps, nearest, rotate, sub_clusters
 from aqvolt_flows.sampling.state import SampledSpace
 from aqvolt_flows.sampling.two_stage import AtomChoice, choose_atoms
 
@@ -69,6 +70,8 @@ def direct_select(
     device: str = "cuda",
     threads: int | None = None,
     scratch: str | Path | None = None,
+    search: Search = "beam",
+    beam: int = BEAM,
 ) -> Index:
     """Select rows that cover a feature space, one stage.
 
@@ -90,6 +93,8 @@ def direct_select(
         As in :func:`aqvolt_flows.sampling.engines.load_engine`.
     scratch
         Folder for temporary files; default: the system's.
+    search, beam
+        How the cluster of a row is found, as in :func:`aqvolt_flows.sampling.engines.load_engine`.
 
     Returns
     -------
@@ -110,13 +115,12 @@ def direct_select(
     _check_choice(threshold, k)
     _check_name("order", order, ("given", "shuffled"))
     with _scratch(scratch) as folder:
-        running = Running(load_engine(engine, device, threads), folder, order=order, seed=seed)
+        running = Running(load_engine(engine, device, threads, search, beam), folder, order=order, seed=seed)
         shards = Shards(features, "features", folder)
         _, points, clusters = fit(shards, threshold, weight_components, running)
         chooser = Chooser(len(clusters.centres), k, threshold)
-        index = running.engine.index(clusters.centres)
-        for block in coalesced(points.blocks(), running.engine.rows_per_query):
-            chooser.add(*index.query(block))
+        for found in nearest(points, running.engine.index(clusters.centres), running.engine):
+            chooser.add(*found)
         points.close()
         shards.close()
     return chooser.chosen()[0]
@@ -137,8 +141,9 @@ class Selection:
     atom_clusters
         For each chosen row, the stage-2 clusters that chose it; numbered over all parts.
     coverage
-        Distances of all structures to the nearest chosen one (of any round): mean, p99, max; the number of clusters
-        of both stages; how many structures were covered before.
+        Distances of all structures to the nearest chosen one (of any round): mean, p99, max, upper bounds where the
+        search is a beam (by 0.1 % on average, 0.6 % at p99 for 450,000 chosen); the number of clusters of both
+        stages; how many structures were covered before.
     parameters
         All choices, and the identity of the space.
     components
@@ -191,6 +196,10 @@ class TwoStageDirect:
         structural cluster (once their size), and copies of one-shot iterators.
     memory_bytes
         How much of the rotated rows stays in memory.
+    search, beam
+        How the cluster of a row, what covers it and its gap are found, as in
+        :func:`aqvolt_flows.sampling.engines.load_engine`. Distances are never below the true ones, so that a row
+        counted as covered is.
     """
 
     structure_threshold: float = 0.1
@@ -208,6 +217,8 @@ class TwoStageDirect:
     threads: int | None = None
     scratch: str | Path | None = None
     memory_bytes: int = 512 * 1024**2
+    search: Search = "beam"
+    beam: int = BEAM
 
     def select(
         self,
@@ -288,8 +299,8 @@ class TwoStageDirect:
         counts = _check_counts(n_atoms)
         with _scratch(self.scratch) as folder:
             running = Running(
-                *(load_engine(self.engine, self.device, self.threads), folder, self.memory_bytes),
-                *(self.order, self.seed, self.branching),
+                load_engine(self.engine, self.device, self.threads, self.search, self.beam),
+                *(folder, self.memory_bytes, self.order, self.seed, self.branching),
             )
             structures = Shards(structure_features, "structure_features", folder)
             atoms = Shards(atom_features, "atom_features", folder)
@@ -313,10 +324,10 @@ class TwoStageDirect:
                 counts=np.concatenate([before.counts, clusters.counts]),
                 chosen=np.concatenate([before.chosen, points.take(indices)]),
             )
-            gaps = _distances(points, after.chosen if len(after.chosen) else after.reference, running)
+            apart = gaps(points, after.chosen if len(after.chosen) else after.reference, running.engine)
             for source in (points, structures, atoms):
                 source.close()
-        summary = gaps_summary(gaps) | {
+        summary = gaps_summary(apart) | {
             "structure_clusters": float(len(clusters.centres)),
             "atom_clusters": float(n_clusters),
             "covered_before": float((labels < 0).sum()),
@@ -365,7 +376,7 @@ class TwoStageDirect:
         within = running.engine.index(before.reference) if len(before.reference) else None
         index = running.engine.index(clusters.centres) if m else None
         first = 0
-        for block in coalesced(points.blocks(), running.engine.rows_per_query):
+        for block in ahead(coalesced(points.blocks(), running.engine.rows_per_query)):
             rows = slice(first, first + len(block))
             first += len(block)
             components[rows, : min(2, block.shape[1])] = block[:, :2]
@@ -393,10 +404,3 @@ def _check_counts(n_atoms: NDArray[np.integer]) -> Index:
             f"n_atoms has shape {counts.shape} and type {counts.dtype}; expected one positive count for each structure."
         )
     return counts.astype(np.int64)
-
-
-def _distances(points: PointStore, reference: Points, running: Running) -> Points:
-    """Return the distance of every stored row to the nearest one of a reference."""
-    index = running.engine.index(reference)
-    blocks = coalesced(points.blocks(), running.engine.rows_per_query)
-    return np.concatenate([index.query(block)[1] for block in blocks])

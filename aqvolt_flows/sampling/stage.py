@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aqvolt_flows.sampling.birch import BRANCHING, CFTree, SubClusters
-from aqvolt_flows.sampling.engines import Engine
+from aqvolt_flows.sampling.engines import Engine, Index
 from aqvolt_flows.sampling.kernels import compiled
-from aqvolt_flows.sampling.shards import PointStore, Shards, ahead
+from aqvolt_flows.sampling.shards import PointStore, Shards, ahead, coalesced
 from aqvolt_flows.sampling.space import Space
 
 Points = NDArray[np.float32]
@@ -103,6 +103,16 @@ def fit(
         return space, rotate(rows, space, running, tree), tree.sub_clusters()
     store = rotate(rows, space, running)
     return space, store, sub_clusters(store, len(space.weights), threshold, running)
+
+
+def nearest(points: PointStore, index: Index, engine: Engine) -> Iterator[tuple[Numbers, Points]]:
+    """Yield nearest centre and distance of stored rows, block by block; the next is searched while one is in use."""
+    return ahead(index.query(block) for block in coalesced(points.blocks(), engine.rows_per_query))
+
+
+def gaps(points: PointStore, reference: Points, engine: Engine) -> Points:
+    """Return the distance of every stored row to the nearest one of a reference (with a beam: no less than it)."""
+    return np.concatenate([distances for _, distances in nearest(points, engine.index(reference), engine)])
 
 
 @compiled

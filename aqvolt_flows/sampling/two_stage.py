@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from aqvolt_flows.sampling.grouping import Parents, buckets
 from aqvolt_flows.sampling.parts import PartChoices, choose_in_bucket
-from aqvolt_flows.sampling.shards import Rows, Shards, coalesced
+from aqvolt_flows.sampling.shards import Rows, Shards
 from aqvolt_flows.sampling.space import Moments
-from aqvolt_flows.sampling.stage import Chooser, Pick, Running, fit
+from aqvolt_flows.sampling.stage import Chooser, Pick, Running, fit, nearest
 
 Numbers = NDArray[np.int64]
 
@@ -129,12 +129,10 @@ def _whole_stage(
     running = choice.running
     _, points, clusters = fit(shards, choice.threshold, choice.weight_components, running)
     chooser = Chooser(len(clusters.centres), choice.k, choice.threshold, choice.pick)
-    index = running.engine.index(clusters.centres)
     seen = 0
-    for block in coalesced(points.blocks(), running.engine.rows_per_query):
-        rows = slice(seen, seen + len(block))
-        chooser.add(*index.query(block), sizes[rows] if parents is None else sizes[parents.of(seen, len(block))])
-        seen += len(block)
+    for found, distances in nearest(points, running.engine.index(clusters.centres), running.engine):
+        own = slice(seen, seen + len(found)) if parents is None else parents.of(seen, len(found))
+        chooser.add(found, distances, sizes[own])
+        seen += len(found)
     points.close()
-    rows_chosen, found = chooser.chosen()
-    return rows_chosen, found, len(clusters.centres)
+    return *chooser.chosen(), len(clusters.centres)

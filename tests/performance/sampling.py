@@ -2,9 +2,10 @@
 
 Features are synthetic, 128 columns of rank 24 in 2,000 modes (:func:`features`), written as ``.npy`` shards before the
 clock starts. Every line is a process of its own, which is timed from opening the first shard to the sorted indices
-and whose peak memory is the kernel's ``VmHWM``. maml 2025.4.3 is installed into a temporary folder for the run; its
-three steps (scaler and PCA, BIRCH and prediction, choice) run as its pipeline runs them, at the same threshold. Gaps
-are distances of all rows to the nearest chosen row in one space for both; ``random`` draws as many rows as ours chose.
+and whose peak memory is the kernel's ``VmHWM``; ours searches with a beam unless ``--search exact``. maml 2025.4.3 is
+installed into a temporary folder for the run; its three steps (scaler and PCA, BIRCH and prediction, choice) run as
+its pipeline runs them, at the same threshold. Gaps are distances of all rows to the nearest chosen row, searched
+exactly in one space for both; ``random`` draws as many rows as ours chose.
 
 Examples
 --------
@@ -83,7 +84,7 @@ def gaps(shards: Shards, chosen: np.ndarray, threads: int) -> dict[str, float]:
     from aqvolt_flows.sampling.engines import load_engine
     from aqvolt_flows.sampling.space import Space
 
-    engine = load_engine("cpu", threads=threads)
+    engine = load_engine("cpu", threads=threads, search="exact")
     space = Space.fit(engine.moments(shards))
     random = np.sort(np.random.default_rng(0).choice(shards.n, len(chosen), replace=False))
     found = {}
@@ -133,7 +134,8 @@ def run_ours(task: dict[str, Any]) -> dict[str, Any]:
     first = time.perf_counter() - first
     start, cpu = time.perf_counter(), time.process_time()
     shards = Shards(Path(task["folder"]), task["rows"])
-    chosen = direct_select(shards, THRESHOLD, threads=task["threads"], scratch=task["scratch"], **engine)
+    search = {"search": task["search"], "beam": task["beam"]}
+    chosen = direct_select(shards, THRESHOLD, threads=task["threads"], scratch=task["scratch"], **search, **engine)
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     return {"seconds": seconds, "cpu": cpu, "clusters": len(chosen), "chosen": chosen, "first_call": first}
 
@@ -151,7 +153,9 @@ def run_parts(task: dict[str, Any]) -> dict[str, Any]:
     n_atoms = part_sizes(n)
     engine = {"engine": "cpu" if task["device"] == "cpu" else "torch", "device": task["device"]}
     method = TwoStageDirect(
-        THRESHOLD, THRESHOLD, stage2=task["stage2"], threads=task["threads"], scratch=task["scratch"], **engine
+        *(THRESHOLD, THRESHOLD),
+        **{name: task[name] for name in ("stage2", "threads", "scratch", "search", "beam")},
+        **engine,
     )
     small = features(300, 128, 0, 24), features(900, 64, 0, 16), np.full(300, 3)
     first = time.perf_counter()
@@ -246,6 +250,8 @@ def main() -> None:
     parser.add_argument("--without-maml", action="store_true")
     parser.add_argument("--maml", help="a folder that maml 2025.4.3 is installed in already")
     parser.add_argument("--device", default="cpu", help="cpu: our CPU engine; cuda: the torch engine")
+    parser.add_argument("--search", choices=("beam", "exact"), default="beam", help="of ours")
+    parser.add_argument("--beam", type=int, default=16, help="boxes that ours follows per level")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of ours and of BLAS, for both")
     parser.add_argument("--gaps-to", type=int, default=2_000_000, help="no gaps above so many rows")
     parser.add_argument("--shards", help="folder for the shards, kept; default: a temporary one")
@@ -258,6 +264,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         shards, scratch = Path(args.shards or name), Path(name)
         common = {"device": args.device, "threads": args.threads, "blas": args.threads, "scratch": str(scratch)}
+        common |= {"search": args.search, "beam": args.beam}
         wide, narrow = {"folder": str(shards / "128"), "columns": 128}, {"folder": str(shards / "64"), "columns": 64}
         tasks = []
         maml = None if args.without_maml else args.maml or install_maml(scratch)

@@ -22,14 +22,16 @@ class CpuEngine:
     ----------
     threads
         Default: all cores of this process. Results do not depend on it.
+    beam
+        Boxes that the search follows per level; none: it is exact.
     """
 
     name = "cpu"
     #: Enough that rows sorted by their place in the tree find its leaves in the cache.
     rows_per_query = 2**18
 
-    def __init__(self, threads: int | None = None) -> None:
-        self.threads = threads or n_threads()
+    def __init__(self, threads: int | None = None, beam: int | None = None) -> None:
+        self.threads, self.beam = threads or n_threads(), beam
 
     def moments(self, blocks: Iterable[NDArray[np.floating]]) -> Moments:
         """Return the moments of all rows; blocks are added in their order, whichever is done first."""
@@ -51,4 +53,4 @@ class CpuEngine:
 
     def index(self, centres: NDArray[np.float32]) -> NearestIndex:
         """Return the box tree over centres."""
-        return NearestIndex(centres, self.threads)
+        return NearestIndex(centres, self.threads, self.beam)

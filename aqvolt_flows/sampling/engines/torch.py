@@ -1,7 +1,8 @@
-"""The engine of a GPU: moments, rotation and the nearest-centre search in torch; the CF tree stays on the CPU.
+"""The engine of a GPU: moments, rotation and the exact nearest-centre search in torch; the CF tree stays on the CPU.
 
-The search is exact. Centres lie in boxes of about 512; a row is compared with the boxes' bounds, then with the
-centres of the nearest box, and only with those of other boxes that could still hold a nearer one.
+In the exact search centres lie in boxes of about 512; a row is compared with the boxes' bounds, then with the
+centres of the nearest box, and only with those of other boxes that could still hold a nearer one. Its time grows with
+rows times centres, so that a GPU takes it up to some ten thousand centres only, and the CPU's beam beyond.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aqvolt_flows.errors import InputError, ResourceError
-from aqvolt_flows.sampling.neighbours import halved
+from aqvolt_flows.sampling.neighbours import EXACT_TO, NearestIndex, halved, n_threads
 from aqvolt_flows.sampling.space import Moments, Space
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 #: Centres of a box; below eight boxes all pairs are compared.
 _BOX, _FEW = 512, 4096
+#: Most centres for which a GPU searches exactly where a beam would do.
+_GPU_EXACT_TO = 16_384
 #: Numbers of the largest temporary matrix: 8 GiB of float32 on a GPU, a 32nd of its free memory at most (there are
 #: about five of them at a time); 64 MiB on a CPU.
 _GPU_NUMBERS, _CPU_NUMBERS = 2**31, 2**24
@@ -35,6 +38,8 @@ class TorchEngine:
     ----------
     device
         ``cuda``, ``cuda:1`` …, or ``cpu``.
+    threads, beam
+        Of the CPU's search; no beam: the search is exact and runs on the device.
 
     Raises
     ------
@@ -46,7 +51,7 @@ class TorchEngine:
     #: Every box costs a few kernel launches per query, whatever the number of rows.
     rows_per_query = 2**20
 
-    def __init__(self, device: str = "cuda") -> None:
+    def __init__(self, device: str = "cuda", threads: int | None = None, beam: int | None = None) -> None:
         try:
             import torch
         except ImportError:
@@ -54,6 +59,7 @@ class TorchEngine:
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise ResourceError(f"Torch sees no GPU for device {device!r}; use engine cpu or device cpu.")
         self.device = torch.device(device)
+        self.threads, self.beam = threads or n_threads(), beam
 
     def moments(self, blocks: Iterable[NDArray[np.floating]]) -> Moments:
         """Return the moments of all rows in one pass, in double precision."""
@@ -79,9 +85,12 @@ class TorchEngine:
         projection = torch.from_numpy(space.projection).to(values)
         return np.asarray(((values - mean) @ projection).float().cpu().numpy())
 
-    def index(self, centres: NDArray[np.float32]) -> TorchIndex:
-        """Return the search over centres."""
-        return TorchIndex(centres, self.device)
+    def index(self, centres: NDArray[np.float32]) -> TorchIndex | NearestIndex:
+        """Return the search over centres: the device's if it is exact, or as quick as the CPU's beam."""
+        few = _GPU_EXACT_TO if self.device.type == "cuda" else EXACT_TO
+        if self.beam is None or len(centres) <= few:
+            return TorchIndex(centres, self.device)
+        return NearestIndex(centres, self.threads, self.beam)
 
 
 class TorchIndex:

@@ -1,4 +1,4 @@
-"""The exact search, on each engine, against all pairs."""
+"""The searches, on each engine, against all pairs."""
 
 from __future__ import annotations
 
@@ -57,7 +57,58 @@ def test_torch_agrees_with_all_pairs(m):
     rng = np.random.default_rng(m)
     scale = 0.8 ** np.arange(6)
     centres, points = np.float32(rng.normal(size=(m, 6)) * scale), np.float32(rng.normal(size=(400, 6)) * scale)
-    check(load_engine("torch", "cpu").index(centres), points, centres)
+    check(load_engine("torch", "cpu", search="exact").index(centres), points, centres)
+
+
+def modes(n: int, d: int = 20, seed: int = 0) -> np.ndarray:
+    """Return rows in 400 modes of unlike widths, over components of unlike weight: what a space looks like."""
+    world, rng = np.random.default_rng(0), np.random.default_rng([1, seed])
+    mode = rng.integers(400, size=n)
+    rows = (
+        world.normal(size=(400, d))[mode]
+        + rng.normal(size=(n, d)) * 0.3 * np.exp(0.5 * world.normal(size=400))[mode, None]
+    )
+    return np.float32(rows * 0.93 ** np.arange(d))
+
+
+def test_a_beam_finds_the_nearest_of_nearly_all_rows_and_never_less_than_its_distance():
+    centres, points = modes(30_000), modes(4000, seed=1)
+    _, nearest = NearestIndex(centres).query(points)
+    before = np.inf
+    for beam, apart in ((1, 1.0), (4, 0.05), (16, 0.005)):
+        labels, distances = NearestIndex(centres, beam=beam).query(points)
+        np.testing.assert_allclose(np.linalg.norm(points - centres[labels], axis=1), distances, rtol=1e-4, atol=1e-5)
+        assert (distances >= nearest * (1 - 1e-5)).all()
+        excess = distances.mean(dtype=float) / nearest.mean(dtype=float) - 1
+        assert excess < min(before, apart)
+        before = excess
+    assert np.mean(distances <= nearest * (1 + 1e-5)) > 0.97
+
+
+def test_the_beams_answer_depends_on_the_row_alone():
+    centres, points = modes(6000), modes(20_000, seed=1)
+    whole = NearestIndex(centres, threads=1, beam=3).query(points)
+    pieces = [NearestIndex(centres, threads=2, beam=3).query(p) for p in np.array_split(points[::-1], 7)]
+    for i in (0, 1):
+        np.testing.assert_array_equal(np.concatenate([p[i] for p in pieces])[::-1], whole[i])
+
+
+@pytest.mark.parametrize("engine", ["cpu", "torch"])
+def test_few_centres_are_searched_exactly_by_a_beam_too(engine):
+    centres, points = modes(4000), modes(500, seed=1)
+    check(load_engine(engine, "cpu", beam=1).index(centres), points, centres)
+
+
+def test_engines_search_with_the_same_beam():
+    centres, points = modes(6000), modes(2000, seed=1)
+    ours, theirs = (load_engine(e, "cpu", beam=2).index(centres).query(points) for e in ("cpu", "torch"))
+    np.testing.assert_array_equal(ours[0], theirs[0])
+
+
+@pytest.mark.parametrize(("choice", "said"), [({"search": "best"}, "expected beam or exact"), ({"beam": 0}, "one box")])
+def test_a_search_that_does_not_exist_is_named(choice, said):
+    with pytest.raises(InputError, match=said):
+        load_engine(**choice)
 
 
 def test_engines_agree_on_moments_and_rotation():

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.spatial.distance import cdist
 
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.sampling import TwoStageDirect
 from aqvolt_flows.sampling.coverage import coverage, picture
+from aqvolt_flows.sampling.engines import load_engine
 from aqvolt_flows.sampling.space import Moments, Space
 from aqvolt_flows.sampling.state import SampledSpace
 
@@ -93,6 +95,24 @@ def test_a_state_of_another_threshold_or_encoder_is_refused(first):
         TwoStageDirect(0.05).extend(first.state, features[:, :3], atoms, n_atoms)
     with pytest.raises(InputError, match="3 columns"):
         first.state.with_covered(features[:, :3])
+
+
+def test_what_a_beam_counts_as_covered_is_within_the_threshold():
+    """A narrow beam over more rows than are searched exactly misses some neighbours: it samples more, never less."""
+    rng = np.random.default_rng(3)
+    known, new = np.float32(rng.normal(size=(6000, 6))), np.float32(rng.normal(size=(3000, 6)))
+    space = Space.fit(Moments.of(known))
+    state = SampledSpace.empty(space, 0.08).with_covered(known)
+    apart = cdist(space.project(new), space.project(known)).min(axis=1)
+    found = TwoStageDirect(0.08, 0.5, beam=1).extend(state, new, new, np.ones(3000, int))
+    covered = found.structure_clusters < 0
+    assert 500 < covered.sum() < (apart <= 0.08).sum()
+    assert (apart[covered] <= 0.08 * (1 + 1e-5)).all()
+    assert covered.sum() > 0.9 * (apart <= 0.08).sum()
+    exact = coverage(new, known, space, 0.08, load_engine(search="exact"))
+    assert exact.fraction == pytest.approx(np.mean(apart <= 0.08), abs=1e-3)
+    assert exact.mean == pytest.approx(apart.mean(), rel=1e-4)
+    assert exact.mean <= coverage(new, known, space, 0.08).mean < 1.01 * exact.mean
 
 
 def test_coverage_is_the_distance_to_the_nearest():
