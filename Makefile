@@ -3,6 +3,8 @@
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3.12
+# Processes of the test suite; 0: all tests in one.
+TEST_PROCESSES ?= 2
 UV_VERSION := 0.13.9
 VENV := .venv
 BIN := $(VENV)/bin
@@ -23,7 +25,7 @@ demo: env
 	$(BIN)/aqvolt demo --workdir demo
 
 test: env
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
 
 lint: env
 	$(BIN)/ruff check .

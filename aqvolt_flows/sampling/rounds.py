@@ -41,6 +41,8 @@ CHOICES = (
     "stage2",
     "pick",
     "order",
+    "search",
+    "beam",
 )
 #: Documents written to the database together.
 _DOCUMENTS = 500

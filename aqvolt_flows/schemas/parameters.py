@@ -143,6 +143,10 @@ class SamplingParameters(Parameters):
     )
     pick: Literal["nearest", "smallest"] = Field(default="nearest", description="Silent. Which atom of a cluster wins.")
     order: Literal["given", "shuffled"] = Field(default="given", description="Silent. How rows enter the CF tree.")
+    search: Literal["beam", "exact"] = Field(
+        default="beam", description="Silent. How a row finds its cluster where there are more than 4,096."
+    )
+    beam: PositiveInt = Field(default=16, description="Boxes followed per level; more finds the nearest more often.")
     engine: Literal["auto", "cpu", "torch"] = Field(
         default="cpu", description="What selects; the same within a tolerance. auto: torch where there is a GPU."
     )
