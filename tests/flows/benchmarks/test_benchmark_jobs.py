@@ -16,7 +16,7 @@ from pymatgen.core.structure import Structure
 
 from aqvolt_flows.benchmarks import jobs
 from aqvolt_flows.chemistry import describe_structure
-from aqvolt_flows.errors import InputError
+from aqvolt_flows.errors import InputError, ResourceError
 from aqvolt_flows.models import resolve_model
 from aqvolt_flows.potentials import Evaluation, load_potential
 from aqvolt_flows.schemas.candidate import CandidateDocument
@@ -199,5 +199,5 @@ def test_an_unknown_model_is_a_failed_document(database: Database) -> None:
 def test_a_release_without_its_folder_is_a_sentence(database: Database) -> None:
     release_id = add_release(database, True)
     (database.settings.path("releases") / "demo").rename(database.settings.path("releases") / "moved")
-    with pytest.raises(InputError, match="Parquet"):
+    with pytest.raises(ResourceError, match="has no files in the artifact store; copy the folder there"):
         jobs.compute_force_bins(database, resolve_model(database, CHGNET), ForceBinParameters(), release_id, "gone")
