@@ -135,7 +135,7 @@ def test_runs_are_keyed_by_what_decides_them_only():
     assert [r.key for r in plan_runs([("candidate-1", salt)], p.model_copy(update=same), "hash")] == [
         r.key for r in runs
     ]
-    assert runs[0].key == "c112dcdb2b49d7c9ce39e566"  # as issue 2's code gave it
+    assert runs[0].key == "c112dcdb2b49d7c9ce39e566"  # as the first version of the engine gave it
     noisy = p.model_copy(update={"ensemble": "npt_crescale_full"})
     softer = noisy.model_copy(update={"compressibility_per_gpa": 1.0})
     assert len({plan_runs([("candidate-1", salt)], q, "hash")[0].key for q in (p, noisy, softer)}) == 3
