@@ -15,6 +15,7 @@ from typing import Any
 
 import fsspec
 
+from aqvolt_flows.aside import written_aside
 from aqvolt_flows.errors import InputError, ResourceError
 from aqvolt_flows.identity import file_sha256
 from aqvolt_flows.schemas.provenance import ArtifactRef
@@ -80,10 +81,8 @@ class ArtifactStore:
         else:
             path = self._cache / ref.path
             if not path.exists() and self._fs.exists(f"{self._path}/{ref.path}"):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
-                self._fs.get_file(f"{self._path}/{ref.path}", str(aside))
-                aside.rename(path)
+                with written_aside(path) as aside:
+                    self._fs.get_file(f"{self._path}/{ref.path}", str(aside))
         if not path.exists():
             raise ResourceError(
                 f"Artifact {ref.path} is not in the store at {self.root}; point artifact_root at the store that the "
@@ -108,8 +107,6 @@ class ArtifactStore:
     def copy_out(self, ref: ArtifactRef, target: str | Path) -> Path:
         """Copy a stored file to ``target`` (written aside, then renamed) and return the target."""
         path = Path(target)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-        shutil.copyfile(self.local_path(ref), aside)
-        aside.rename(path)
+        with written_aside(path) as aside:
+            shutil.copyfile(self.local_path(ref), aside)
         return path

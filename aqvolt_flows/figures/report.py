@@ -7,7 +7,6 @@ time of making, so that an unchanged project gives an unchanged file, which is t
 from __future__ import annotations
 
 import re
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -15,6 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from aqvolt_flows.aside import written_aside
 from aqvolt_flows.errors import ResourceError
 from aqvolt_flows.figures import gather, plots, style
 from aqvolt_flows.figures.paper import TABLE_1, TABLE_1_NOTE
@@ -76,13 +76,8 @@ def build_report(database: Database, path: str | Path) -> ReportInfo:
     try:
         if target.is_file() and target.read_bytes() == content:
             return ReportInfo(info.path, info.sha256, info.bytes, changed=False)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
-        try:
+        with written_aside(target) as aside:
             aside.write_bytes(content)
-            aside.replace(target)
-        finally:
-            aside.unlink(missing_ok=True)
     except OSError as error:
         raise ResourceError(
             f"The report cannot be written to {target} ({error.strerror}); give a place that can be written."

@@ -16,7 +16,6 @@ import shutil
 import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from typing import Any
 
 import yaml
 
+from aqvolt_flows.aside import written_aside
 from aqvolt_flows.errors import AqvoltError, InputError
 from aqvolt_flows.training.esen import ENERGY_HEAD
 
@@ -286,10 +286,8 @@ def strip_direct_head(source: Path, target: Path) -> None:
     for name in ("model_state_dict", "ema_state_dict"):
         state = getattr(checkpoint, name)
         setattr(checkpoint, name, {k: v for k, v in state.items() if "output_heads.forces." not in k})
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
-    torch.save(checkpoint, aside)
-    aside.rename(target)
+    with written_aside(target) as aside:
+        torch.save(checkpoint, aside)
 
 
 def load_checkpoint(path: Path) -> Any:
