@@ -98,14 +98,7 @@ def _print_reports(reports: list[dict[str, Any]], json: bool) -> None:
         output.emit(reports)
         return
     columns = ("file", "read", "new", "accepted", "rejected", "not_kept", "repeated", "quarantined")
-    output.table(reports, title="Imported", columns=columns)
-    for report in reports:
-        for sentence in report["broken"]:
-            output.say(f"Broken: {sentence}")
-        if report["quarantine"]:
-            output.say(f"{report['quarantined']} broken records, with line and reason: {report['quarantine']}")
-        for sentence in report["stopped"]:
-            output.say(f"Stopped: {sentence}")
+    output.imported(reports, columns)
 
 
 @candidates.command("list")

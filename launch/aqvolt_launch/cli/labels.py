@@ -61,7 +61,7 @@ def import_files(
     if json:
         output.emit(reports)
     else:
-        _print(reports)
+        output.imported(reports, ("file", "read", "labels", "new", "skipped", "quarantined", "protocols"))
     _refuse_nothing(reports)
 
 
@@ -93,18 +93,6 @@ def _import_one(path: Path, options: Any, database: Any, settings: Any) -> dict[
     except InputError as error:
         report = LabelImportReport(stopped=[str(error)])
     return {"file": path.name, **report.as_dict(), "quarantine": str(aside) if report.quarantined else None}
-
-
-def _print(reports: list[dict[str, Any]]) -> None:
-    columns = ("file", "read", "labels", "new", "skipped", "quarantined", "protocols")
-    output.table(reports, title="Imported", columns=columns)
-    for report in reports:
-        for sentence in report["broken"]:
-            output.say(f"Broken: {sentence}")
-        if report["quarantine"]:
-            output.say(f"{report['quarantined']} broken records, with line and reason: {report['quarantine']}")
-        for sentence in report["stopped"]:
-            output.say(f"Stopped: {sentence}")
 
 
 def _refuse_nothing(reports: list[dict[str, Any]]) -> None:

@@ -58,6 +58,18 @@ def _cell(value: Any) -> str:
     return "" if value is None else str(value)
 
 
+def imported(reports: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Print what importing files gave: a table, then what was broken, set aside or stopped, and where it lies."""
+    table(reports, title="Imported", columns=columns)
+    for report in reports:
+        for sentence in report["broken"]:
+            say(f"Broken: {sentence}")
+        if report["quarantine"]:
+            say(f"{report['quarantined']} broken records, with line and reason: {report['quarantine']}")
+        for sentence in report["stopped"]:
+            say(f"Stopped: {sentence}")
+
+
 def table(
     rows: Sequence[Mapping[str, Any]],
     as_json: bool = False,
