@@ -33,7 +33,12 @@ def store_folder(artifacts: ArtifactStore, folder: str | Path) -> list[ReleaseFi
     return found
 
 
-def release_folder(database: Database, release: Mapping[str, Any], fetch: bool = True) -> Path:
+def release_path(database: Database, release: Mapping[str, Any]) -> Path:
+    """Return where the folder of a release belongs on this machine, whether or not it is there."""
+    return database.settings.path(database.settings.release_root) / str(release["path"])
+
+
+def release_folder(database: Database, release: Mapping[str, Any]) -> Path:
     """Return the folder of a release; where it is not on this machine its files are fetched from the artifact store.
 
     Parameters
@@ -42,16 +47,14 @@ def release_folder(database: Database, release: Mapping[str, Any], fetch: bool =
         Names the release root and the artifact store.
     release
         Document of ``releases``, at least ``path``, ``release_id`` and ``files``.
-    fetch
-        False: only say where the folder belongs, whether or not it is there.
 
     Raises
     ------
     ResourceError
         If neither this machine nor the artifact store has it.
     """
-    folder = database.settings.path(database.settings.release_root) / str(release["path"])
-    if not fetch or folder.is_dir():
+    folder = release_path(database, release)
+    if folder.is_dir():
         return folder
     files = release.get("files") or []
     if not files:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from aqvolt_flows.errors import ResourceError
-from aqvolt_flows.releases import release_folder
+from aqvolt_flows.releases import release_path
 from aqvolt_flows.schemas.provenance import ArtifactRef
 from aqvolt_flows.stores import Database
 
@@ -204,7 +204,7 @@ def releases(database: Database) -> list[Row]:
     fields = ("release_id", "name", "content_hash", "counts", "protocols", "path", "last_updated")
     rows = _find(database, "releases", fields)
     for row in rows:
-        folder = release_folder(database, row, fetch=False)
+        folder = release_path(database, row)
         row["files"] = (
             [
                 {"name": p.relative_to(folder).as_posix(), "bytes": p.stat().st_size}

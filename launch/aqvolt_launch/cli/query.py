@@ -310,13 +310,13 @@ def _step(what: str, identity: str, document: dict[str, Any], *fields: str) -> d
 def _downstream(database: Any, frame_id: str) -> list[dict[str, Any]]:
     """Return releases that hold the frame, models trained on their content, and benchmarks of either."""
     from aqvolt_flows.datasets.folder import frame_split
-    from aqvolt_flows.releases import release_folder
+    from aqvolt_flows.releases import release_path
 
     steps: list[dict[str, Any]] = []
     hashes: set[str] = set()
     ids: list[str] = []
     for release in database["releases"].find({}, {"manifest": 0}).sort("release_id", 1):
-        folder = release_folder(database, release, fetch=False)
+        folder = release_path(database, release)
         if not folder.is_dir():
             facts = {"folder": f"{folder} is not on this machine, so whether it holds the frame is unknown"}
             steps.append({"what": "release?", "identity": release["release_id"], "facts": facts})

@@ -21,7 +21,7 @@ from aqvolt_flows.datasets import folder
 from aqvolt_flows.datasets.jobs import ReleaseMaker
 from aqvolt_flows.datasets.release import create_release, labels_fingerprint
 from aqvolt_flows.errors import InputError, ResourceError
-from aqvolt_flows.releases import release_folder
+from aqvolt_flows.releases import release_folder, release_path
 from aqvolt_flows.schemas.parameters import ReleaseParameters
 
 SPLITS = ("train", "val", "test")
@@ -549,7 +549,7 @@ def test_a_release_folder_can_be_fetched_from_the_artifact_store(labelled, param
     before = tree(path)
     shutil.rmtree(path)
     row = labelled["releases"].find_one({"release_id": document.release_id})
-    assert release_folder(labelled, row, fetch=False) == path
+    assert release_path(labelled, row) == path
     assert not path.exists()
     assert release_folder(labelled, row) == path
     assert tree(path) == before
