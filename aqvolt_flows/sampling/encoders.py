@@ -19,6 +19,7 @@ supercell have one place in the structural space, as in M3GNet's readout, which 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -96,7 +97,7 @@ class Encoder(Protocol):
         ...
 
 
-class BatchedEncoder:
+class BatchedEncoder(ABC):
     """What encoders share: checks before and after, batches by atoms, smaller ones where memory ends.
 
     A family gives ``_prepare`` (a frame to its graph; may be any object) and ``_forward`` (graphs to a structure
@@ -112,11 +113,13 @@ class BatchedEncoder:
     #: Atomic numbers that the model knows; None: all.
     known: frozenset[int] | None = None
 
+    @abstractmethod
     def _prepare(self, atoms: Atoms) -> Any:
-        raise NotImplementedError
+        """Return the graph of a frame."""
 
+    @abstractmethod
     def _forward(self, prepared: list[Any]) -> tuple[Array32, Array32]:
-        raise NotImplementedError
+        """Return the structure matrix and the atom matrix of graphs."""
 
     def encode(self, frames: Sequence[Atoms], max_batch_atoms: int = 4096) -> Features:
         """Return the features of frames, computed in batches of at most so many atoms.

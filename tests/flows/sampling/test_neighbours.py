@@ -14,7 +14,7 @@ from aqvolt_flows.sampling.neighbours import NearestIndex
 from aqvolt_flows.sampling.space import Moments, Space
 
 
-def check(index, points, centres):
+def assert_nearest(index, points, centres):
     labels, distances = index.query(points)
     every = cdist(points, centres)
     np.testing.assert_allclose(distances, every.min(axis=1), rtol=1e-4, atol=1e-5)
@@ -28,14 +28,14 @@ def test_it_agrees_with_all_pairs_for_any_number_of_centres(m, d, seed):
     scale = 0.6 ** np.arange(d)
     centres = np.float32(rng.normal(size=(m, d)) * scale)
     centres[rng.random(m) < 0.2] = centres[0]  # equal ones
-    check(NearestIndex(centres, threads=1), np.float32(rng.normal(size=(30, d)) * scale), centres)
+    assert_nearest(NearestIndex(centres, threads=1), np.float32(rng.normal(size=(30, d)) * scale), centres)
 
 
 @pytest.mark.parametrize("m", [64, 65, 1024, 1025, 6000])
 def test_it_agrees_at_the_sizes_where_the_tree_gets_a_level(m):
     rng = np.random.default_rng(m)
     centres, points = np.float32(rng.normal(size=(m, 5))), np.float32(rng.normal(size=(300, 5)))
-    check(NearestIndex(centres, threads=2), points, centres)
+    assert_nearest(NearestIndex(centres, threads=2), points, centres)
 
 
 def test_equal_centres_give_the_lowest_number():
@@ -57,7 +57,7 @@ def test_torch_agrees_with_all_pairs(m):
     rng = np.random.default_rng(m)
     scale = 0.8 ** np.arange(6)
     centres, points = np.float32(rng.normal(size=(m, 6)) * scale), np.float32(rng.normal(size=(400, 6)) * scale)
-    check(load_engine("torch", "cpu", search="exact").index(centres), points, centres)
+    assert_nearest(load_engine("torch", "cpu", search="exact").index(centres), points, centres)
 
 
 def modes(n: int, d: int = 20, seed: int = 0) -> np.ndarray:
@@ -96,7 +96,7 @@ def test_the_beams_answer_depends_on_the_row_alone():
 @pytest.mark.parametrize("engine", ["cpu", "torch"])
 def test_few_centres_are_searched_exactly_by_a_beam_too(engine):
     centres, points = modes(4000), modes(500, seed=1)
-    check(load_engine(engine, "cpu", beam=1).index(centres), points, centres)
+    assert_nearest(load_engine(engine, "cpu", beam=1).index(centres), points, centres)
 
 
 def test_engines_search_with_the_same_beam():
