@@ -11,6 +11,7 @@ import warnings
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from aqvolt_flows.errors import InputError
@@ -71,7 +72,7 @@ class MatglPotential(TorchSimPotential):
         from aqvolt_flows.potentials.torchsim import evaluate_batched
 
         model = MatglTorchSim(loaded, torch.device(self.device), self.dtype)
-        found = lithium_chloride(lambda systems: evaluate_batched(model, systems, 2048))
+        found = lithium_chloride(lambda cells: np.array([r.energy for r in evaluate_batched(model, cells, 2048)]))
         if not found.plausible:
             raise InputError(
                 f"{self._folder} was written for an older matgl, and with the installed one {found.sentence}; "

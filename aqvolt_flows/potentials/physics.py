@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from ase import Atoms
 from ase.build import bulk
+from numpy.typing import NDArray
 
 from aqvolt_flows.errors import InputError
-from aqvolt_flows.potentials.registry import Evaluation, Potential
+from aqvolt_flows.potentials.registry import Potential
 
 #: Lattice constant of LiCl, Å: 5.13 at room temperature (R. W. G. Wyckoff, Crystal Structures, vol. 1, 1963); r2SCAN
 #: potentials give 5.10. Functionals from LDA (4.97) to PBE (5.15) lie within the tolerance.
@@ -49,9 +50,15 @@ class LatticeCheck:
         return f"LiCl has its minimum at {self.minimum:.2f} Å (expected 5.1 Å)"
 
 
-def lithium_chloride(evaluate: Callable[[Sequence[Atoms]], list[Evaluation]]) -> LatticeCheck:
-    """Return energies and the minimum of LiCl, 4.6 to 5.6 Å."""
-    energies = np.array([r.energy for r in evaluate([bulk("LiCl", "rocksalt", a=a) for a in _LATTICE])])
+def lithium_chloride(energies_of: Callable[[Sequence[Atoms]], NDArray[np.floating]]) -> LatticeCheck:
+    """Return energies and the minimum of LiCl, 4.6 to 5.6 Å.
+
+    Parameters
+    ----------
+    energies_of
+        Gives the energies of cells of one LiCl, eV; to a positive factor and a constant, if only the minimum matters.
+    """
+    energies = np.asarray(energies_of([bulk("LiCl", "rocksalt", a=a) for a in _LATTICE]), dtype=np.float64)
     least = int(np.argmin(energies)) if np.isfinite(energies).all() else 0
     minimum = None
     if 0 < least < len(_LATTICE) - 1:
@@ -70,7 +77,7 @@ def check_physics(potential: Potential) -> LatticeCheck | None:
     """
     if not potential.elements >= _NEEDED:
         return None
-    found = lithium_chloride(potential.evaluate)
+    found = lithium_chloride(lambda cells: np.array([r.energy for r in potential.evaluate(cells)]))
     if not found.plausible:
         raise InputError(
             f"With {potential.name} {found.sentence}; its weights and the installed package do not belong together, "

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from aqvolt_flows.sampling.coverage import Coverage
-    from aqvolt_flows.sampling.direct import Selection, TwoStageDirect, direct_select
+    from aqvolt_flows.sampling.direct import TwoStageDirect, direct_select
+    from aqvolt_flows.sampling.selection import Selection
     from aqvolt_flows.sampling.state import SampledSpace
 
 __all__ = ["Coverage", "SampledSpace", "Selection", "TwoStageDirect", "direct_select"]
@@ -15,7 +16,7 @@ __all__ = ["Coverage", "SampledSpace", "Selection", "TwoStageDirect", "direct_se
 _MODULES = {
     "Coverage": "coverage",
     "SampledSpace": "state",
-    "Selection": "direct",
+    "Selection": "selection",
     "TwoStageDirect": "direct",
     "direct_select": "direct",
 }

@@ -24,9 +24,21 @@ from aqvolt_flows.sampling.birch import BRANCHING, SubClusters
 from aqvolt_flows.sampling.coverage import gaps_summary
 from aqvolt_flows.sampling.engines import Search, load_engine
 from aqvolt_flows.sampling.neighbours import BEAM
+from aqvolt_flows.sampling.selection import AtomClusters, Selection
 from aqvolt_flows.sampling.shards import PointStore, Rows, Shards, ahead, coalesced
 from aqvolt_flows.sampling.space import Space
-from aqvolt_flows.sampling.stage import Chooser, Order, Pick, Running, fit, gaps, nearest, rotate, sub_clusters
+from aqvolt_flows.sampling.stage import (
+    ONE_TREE_ROWS,
+    Chooser,
+    Order,
+    Pick,
+    Running,
+    fit,
+    gaps,
+    nearest,
+    rotate,
+    sub_clusters,
+)
 from aqvolt_flows.sampling.state import SampledSpace
 from aqvolt_flows.sampling.two_stage import AtomChoice, choose_atoms
 
@@ -72,6 +84,7 @@ def direct_select(
     scratch: str | Path | None = None,
     search: Search = "beam",
     beam: int = BEAM,
+    one_tree_rows: int = ONE_TREE_ROWS,
 ) -> Index:
     """Select rows that cover a feature space, one stage.
 
@@ -95,6 +108,9 @@ def direct_select(
         Folder for temporary files; default: the system's.
     search, beam
         How the cluster of a row is found, as in :func:`aqvolt_flows.sampling.engines.load_engine`.
+    one_tree_rows
+        More rows are clustered in cells of the space on all cores, each cell in a CF tree of its own
+        (:mod:`aqvolt_flows.sampling.forest`).
 
     Returns
     -------
@@ -115,7 +131,8 @@ def direct_select(
     _check_choice(threshold, k)
     _check_name("order", order, ("given", "shuffled"))
     with _scratch(scratch) as folder:
-        running = Running(load_engine(engine, device, threads, search, beam), folder, order=order, seed=seed)
+        used = load_engine(engine, device, threads, search, beam)
+        running = Running(used, folder, order=order, seed=seed, one_tree_rows=one_tree_rows)
         shards = Shards(features, "features", folder)
         _, points, clusters = fit(shards, threshold, weight_components, running)
         chooser = Chooser(len(clusters.centres), k, threshold)
@@ -124,42 +141,6 @@ def direct_select(
         points.close()
         shards.close()
     return chooser.chosen()[0]
-
-
-@dataclass(frozen=True, eq=False)
-class Selection:
-    """What 2DIRECT chose.
-
-    Attributes
-    ----------
-    indices
-        Sorted rows of the chosen structures.
-    structure_clusters
-        (n,), stage-1 cluster of every structure; −1: covered before this round.
-    structure_distances
-        (n,), float32, distance of every structure to the centre of its cluster, or to what covers it.
-    atom_clusters
-        For each chosen row, the stage-2 clusters that chose it; numbered over all parts.
-    coverage
-        Distances of all structures to the nearest chosen one (of any round): mean, p99, max, upper bounds where the
-        search is a beam (by 0.1 % on average, 0.6 % at p99 for 450,000 chosen); the number of clusters of both
-        stages; how many structures were covered before.
-    parameters
-        All choices, and the identity of the space.
-    components
-        (n, 2), float32, the first two components of every structure, for the picture.
-    state
-        What the next round needs.
-    """
-
-    indices: Index
-    structure_clusters: Index
-    structure_distances: Points
-    atom_clusters: dict[int, list[int]]
-    coverage: dict[str, float]
-    parameters: dict[str, Any]
-    components: Points
-    state: SampledSpace
 
 
 @dataclass(frozen=True)
@@ -200,6 +181,8 @@ class TwoStageDirect:
         How the cluster of a row, what covers it and its gap are found, as in
         :func:`aqvolt_flows.sampling.engines.load_engine`. Distances are never below the true ones, so that a row
         counted as covered is.
+    one_tree_rows
+        As in :func:`direct_select`, of stage 1 and of a global stage 2.
     """
 
     structure_threshold: float = 0.1
@@ -219,6 +202,7 @@ class TwoStageDirect:
     memory_bytes: int = 512 * 1024**2
     search: Search = "beam"
     beam: int = BEAM
+    one_tree_rows: int = ONE_TREE_ROWS
 
     def select(
         self,
@@ -300,7 +284,7 @@ class TwoStageDirect:
         with _scratch(self.scratch) as folder:
             running = Running(
                 load_engine(self.engine, self.device, self.threads, self.search, self.beam),
-                *(folder, self.memory_bytes, self.order, self.seed, self.branching),
+                *(folder, self.memory_bytes, self.order, self.seed, self.branching, self.one_tree_rows),
             )
             structures = Shards(structure_features, "structure_features", folder)
             atoms = Shards(atom_features, "atom_features", folder)
@@ -315,8 +299,9 @@ class TwoStageDirect:
                 *(self.atom_threshold, self.k, self.weight_components, self.pick),
                 *(self.stage2 == "global", self.threads, running),
             )
-            chosen, n_clusters = choose_atoms(atoms, counts, np.where(eligible, labels, -1), choice)
-            indices = np.array(sorted(chosen), dtype=np.int64)
+            picks = choose_atoms(atoms, counts, np.where(eligible, labels, -1), choice)
+            chosen = AtomClusters(picks)
+            indices = chosen.indices
             after = replace(
                 before,
                 centres=np.concatenate([before.centres, clusters.centres]),
@@ -329,7 +314,7 @@ class TwoStageDirect:
                 source.close()
         summary = gaps_summary(apart) | {
             "structure_clusters": float(len(clusters.centres)),
-            "atom_clusters": float(n_clusters),
+            "atom_clusters": float(picks.n_clusters),
             "covered_before": float((labels < 0).sum()),
         }
         parameters = self.parameters | {"space": space.hash, "components": len(space.weights)}

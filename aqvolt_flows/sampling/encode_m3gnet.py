@@ -11,13 +11,16 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from ase.build import bulk
 
 from aqvolt_flows.errors import InputError, ResourceError
 from aqvolt_flows.identity import file_sha256
+from aqvolt_flows.potentials.physics import LICL_A, lithium_chloride
 from aqvolt_flows.sampling.encoders import Array32, BatchedEncoder
 
 if TYPE_CHECKING:
@@ -25,8 +28,6 @@ if TYPE_CHECKING:
 
 #: Files of a model that matgl saved.
 FILES = ("model.json", "model.pt", "state.pt")
-#: LiCl's lattice constant at room temperature, Å (Wyckoff 1963), and how far a potential's minimum may be from it.
-LICL_A, LICL_TOLERANCE_A = 5.13, 0.25
 
 
 def _folder(name: str) -> Path:
@@ -112,8 +113,8 @@ class M3GNetEncoder(BatchedEncoder):
     device
         torch device.
     gate
-        For a potential, refuse it unless LiCl's energy has its minimum at 5.13 ± 0.25 Å. Models of one property,
-        such as the formation energy, saw relaxed structures only and are not asked.
+        For a potential, refuse it unless it passes :func:`aqvolt_flows.potentials.physics.lithium_chloride`. Models
+        of one property, such as the formation energy, saw relaxed structures only and are not asked.
 
     Raises
     ------
@@ -142,7 +143,7 @@ class M3GNetEncoder(BatchedEncoder):
         self.known = frozenset(atomic_numbers[e] for e in self._net.element_types)
         self.layer = f"{'readout' if self._net.is_intensive else f'mean({self._last})'}+{self._last}"
         with torch.no_grad():
-            structures, atoms = self._forward([self._prepare(_rock_salt(LICL_A))])
+            structures, atoms = self._forward([self._prepare(bulk("LiCl", "rocksalt", a=LICL_A))])
         self.d_structure, self.d_atom = structures.shape[1], atoms.shape[1]
         if gate and self._potential is not None and not self._net.is_intensive:
             self._check_licl()
@@ -189,19 +190,14 @@ class M3GNetEncoder(BatchedEncoder):
     def _check_licl(self) -> None:
         import torch
 
-        lattice = np.arange(4.6, 5.71, 0.1)
-        with torch.no_grad():
-            energies = self._energies([self._prepare(_rock_salt(a)) for a in lattice]).cpu().numpy()
+        def energies(cells: Sequence[Atoms]) -> Any:
+            with torch.no_grad():
+                return self._energies([self._prepare(cell) for cell in cells]).cpu().numpy()
+
         # element references and the mean shift every energy alike; only the scale's sign matters, and it is positive
-        minimum = float(lattice[int(np.argmin(energies))])
-        if abs(minimum - LICL_A) > LICL_TOLERANCE_A:
+        found = lithium_chloride(energies)
+        if not found.plausible:
             raise InputError(
-                f"The potential of {self.name} puts rock-salt LiCl's minimum at {minimum:.1f} Å within 4.6 to 5.7 Å, "
-                f"measured is {LICL_A} Å: it was loaded wrongly or never trained; take the model's current release."
+                f"With the potential of {self.name} {found.sentence}: it was loaded wrongly or never trained; take "
+                "the model's current release."
             )
-
-
-def _rock_salt(a: float) -> Atoms:
-    from ase.build import bulk
-
-    return bulk("LiCl", "rocksalt", a=a)

@@ -19,8 +19,8 @@ from aqvolt_flows.sampling.shards import Rows, Shards, Spool
 
 Numbers = NDArray[np.int64]
 
-#: Open files of one shuffle.
-_MOST_BUCKETS = 512
+#: Buckets of one shuffle, two open files each; most systems allow a process 1,024.
+_MOST_BUCKETS = 300
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +104,7 @@ def buckets(
     per_label = np.zeros(int(labels.max(initial=-1)) + 1, np.int64)
     takes_part = labels >= 0
     np.add.at(per_label, labels[takes_part], np.diff(parents.first)[takes_part])
-    bucket_of = np.zeros(len(per_label), np.int64)
+    bucket_of: NDArray[np.integer] = np.zeros(len(per_label), np.int16)
     files: list[tuple[Spool, Spool]] = []
     seen = 0
     try:
@@ -129,10 +129,10 @@ def buckets(
                 spool.path.unlink(missing_ok=True)
 
 
-def _plan(per_label: Numbers, row_bytes: int, bucket_bytes: int) -> Numbers:
+def _plan(per_label: Numbers, row_bytes: int, bucket_bytes: int) -> NDArray[np.int16]:
     """Return the bucket of each cluster: consecutive clusters share one until it is full."""
     size = max(bucket_bytes // row_bytes, int(per_label.sum()) // _MOST_BUCKETS + 1)
-    bucket_of = np.empty(len(per_label), np.int64)
+    bucket_of = np.empty(len(per_label), np.int16)  # numpy sorts 16 bits by radix
     bucket, held = 0, 0
     for label, rows in enumerate(per_label.tolist()):
         if held and held + rows > size:
@@ -143,7 +143,7 @@ def _plan(per_label: Numbers, row_bytes: int, bucket_bytes: int) -> Numbers:
 
 
 def _spill(
-    block: Rows, structures: Numbers, labels: Numbers, bucket_of: Numbers, files: list[tuple[Spool, Spool]]
+    block: Rows, structures: Numbers, labels: Numbers, bucket_of: NDArray[np.integer], files: list[tuple[Spool, Spool]]
 ) -> None:
     """Write the rows of a block behind those of their buckets."""
     label = labels[structures]

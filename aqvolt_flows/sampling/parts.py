@@ -29,6 +29,7 @@ from aqvolt_flows.sampling.kernels import (
     squared_distances,
 )
 from aqvolt_flows.sampling.neighbours import n_threads
+from aqvolt_flows.sampling.selection import AtomPicks
 from aqvolt_flows.sampling.stage import TICK, Pick
 
 Numbers = NDArray[np.int64]
@@ -143,7 +144,9 @@ def _pick(labels, distances, sizes, n, k, nearest, chosen):  # type: ignore[no-u
 
 
 @compiled
-def choose_parts(atoms, sizes, starts, first, last, limit, branching, weight, k, nearest, tree, chosen, labels, counts):  # type: ignore[no-untyped-def]
+def choose_parts(  # type: ignore[no-untyped-def]
+    atoms, sizes, starts, first, last, limit, branching, weight, k, nearest, tree, chosen, labels, distances, counts
+):
     """Choose atoms of parts first … last − 1; ``counts`` gets the clusters of each, −1 where the part is too large.
 
     Parameters
@@ -156,8 +159,8 @@ def choose_parts(atoms, sizes, starts, first, last, limit, branching, weight, k,
         Square of the threshold, and the choices of the stage.
     tree
         Arrays of a CF tree for d dimensions, used again for each part.
-    chosen, labels
-        (n,), written: whether an atom is chosen, its cluster within the part.
+    chosen, labels, distances
+        (n,), written: whether an atom is chosen, its cluster within the part, the distance to its centre in ticks.
     """
     centres, tree_sizes, leaf, tree_counts, scatters, children = tree
     state = np.zeros(3, np.int64)
@@ -169,7 +172,7 @@ def choose_parts(atoms, sizes, starts, first, last, limit, branching, weight, k,
             continue
         rows, varies = _standardised(atoms[begin:end])
         if m == 1 or not varies:
-            labels[begin:end] = 0
+            labels[begin:end], distances[begin:end] = 0, 0
             chosen[begin + np.argmin(sizes[begin:end])] = True
             counts[part] = 1
             continue
@@ -186,9 +189,8 @@ def choose_parts(atoms, sizes, starts, first, last, limit, branching, weight, k,
         harvest(
             d, state, centres, tree_sizes, leaf, tree_counts, scatters, children, found, found_counts, found_scatters
         )
-        distances = np.empty(m, np.float32)
-        _label(points, found, TICK * np.sqrt(limit), labels[begin:end], distances)
-        _pick(labels[begin:end], distances, sizes[begin:end], n, k, nearest, chosen[begin:end])
+        _label(points, found, TICK * np.sqrt(limit), labels[begin:end], distances[begin:end])
+        _pick(labels[begin:end], distances[begin:end], sizes[begin:end], n, k, nearest, chosen[begin:end])
         counts[part] = n
 
 
@@ -208,8 +210,8 @@ def choose_in_bucket(
     bucket: Bucket,
     n_atoms: Numbers,
     choices: PartChoices,
-    large: Callable[[NDArray, Numbers], tuple[Numbers, Numbers, int]],
-) -> tuple[Numbers, Numbers, int]:
+    large: Callable[[NDArray, Numbers], AtomPicks],
+) -> AtomPicks:
     """Choose atoms within each part of a bucket.
 
     Parameters
@@ -222,19 +224,20 @@ def choose_in_bucket(
         Threshold and rules.
     large
         Chooses from the atoms of a part too large for the loop, given them and their structures' sizes; returns
-        rows, clusters and the number of clusters.
+        rows in place of structures.
 
     Returns
     -------
-    (numpy.ndarray, numpy.ndarray, int)
-        The structures of the chosen atoms, the cluster of each (numbered over the bucket), the number of clusters.
+    AtomPicks
+        Clusters numbered over the bucket.
     """
     atoms = np.ascontiguousarray(bucket.atoms)
     sizes = n_atoms[bucket.structures]
     n_parts, d = len(bucket.starts) - 1, atoms.shape[1]
     chosen, labels = np.zeros(len(atoms), np.bool_), np.zeros(len(atoms), np.int64)
+    distances = np.zeros(len(atoms), np.float32)
     counts = np.zeros(n_parts, np.int64)
-    threads = min(choices.threads or n_threads(), n_parts)
+    threads, tick = min(choices.threads or n_threads(), n_parts), np.float32(TICK * choices.threshold)
     cuts = np.searchsorted(bucket.starts, np.linspace(0, len(atoms), 4 * threads + 1)).astype(np.int64)
     cuts[0], cuts[-1] = 0, n_parts
 
@@ -243,7 +246,7 @@ def choose_in_bucket(
             choose_parts(
                 *(atoms, sizes, bucket.starts, *pair, choices.threshold**2, choices.branching),
                 *(choices.weight_components, choices.k, choices.pick == "nearest"),
-                *(tree_arrays(_NODES, d, choices.branching), chosen, labels, counts),
+                *(tree_arrays(_NODES, d, choices.branching), chosen, labels, distances, counts),
             )
 
     pairs = list(pairwise(cuts.tolist()))
@@ -251,9 +254,11 @@ def choose_in_bucket(
         list(pool.map(run, pairs))
     for part in np.flatnonzero(counts < 0):
         begin, end = int(bucket.starts[part]), int(bucket.starts[part + 1])
-        found, clusters, counts[part] = large(atoms[begin:end], sizes[begin:end])
-        chosen[begin + found], labels[begin + found] = True, clusters
+        found = large(atoms[begin:end], sizes[begin:end])
+        rows, counts[part] = begin + found.structures, found.n_clusters
+        chosen[rows], labels[rows], distances[rows] = True, found.clusters, found.distances / tick
     offsets = np.cumsum([0, *counts])
     rows = np.flatnonzero(chosen)
     part_of = np.searchsorted(bucket.starts, rows, side="right") - 1
-    return bucket.structures[rows], labels[rows] + offsets[part_of], int(offsets[-1])
+    clusters = labels[rows] + offsets[part_of]
+    return AtomPicks(bucket.structures[rows], clusters, distances[rows] * tick, int(offsets[-1]))

@@ -25,8 +25,8 @@ from aqvolt_flows.schemas.provenance import ArtifactRef
 from aqvolt_flows.schemas.sample import CoveredSource, SampleDocument
 
 if TYPE_CHECKING:
-    from aqvolt_flows.sampling.direct import Selection
     from aqvolt_flows.sampling.features import FeatureShards
+    from aqvolt_flows.sampling.selection import Selection
     from aqvolt_flows.sampling.state import SampledSpace
     from aqvolt_flows.stores import Database
 
@@ -297,6 +297,7 @@ class Round:
             atom_clusters=clusters,
             source_row=source_row,
             n_atom_clusters=len(clusters),
+            atom_distances=selection.atom_clusters.distances(index),
             encoder_sha256=encoder_sha256,
         )
 

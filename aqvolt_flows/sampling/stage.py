@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from aqvolt_flows.sampling.birch import BRANCHING, CFTree, SubClusters
 from aqvolt_flows.sampling.engines import Engine, Index
+from aqvolt_flows.sampling.forest import cell_means, sub_clusters_by_cell
 from aqvolt_flows.sampling.kernels import compiled
 from aqvolt_flows.sampling.shards import PointStore, Shards, ahead, coalesced
 from aqvolt_flows.sampling.space import Space
@@ -28,11 +29,13 @@ Pick = Literal["nearest", "smallest"]
 #: Distances to a centre are compared in steps of this share of the threshold: both rows of a pair are as far from
 #: their mean, and rounding should not decide between them before the smaller cell or the lower row does.
 TICK = 1e-3
+#: So many rows enter one CF tree; more of them are sent to cells of the space, each with a tree of its own.
+ONE_TREE_ROWS = 20_000_000
 
 
 @dataclass(frozen=True)
 class Running:
-    """How a stage runs; none of it changes what is chosen, but order and seed.
+    """How a stage runs; none of it changes what is chosen, but order, seed, branching and rows of one tree.
 
     Attributes
     ----------
@@ -49,6 +52,8 @@ class Running:
         Of the shuffled order.
     branching
         Of the CF tree.
+    one_tree_rows
+        More rows are clustered in cells (:mod:`aqvolt_flows.sampling.forest`).
     """
 
     engine: Engine
@@ -57,6 +62,7 @@ class Running:
     order: Order = "given"
     seed: int = 0
     branching: int = BRANCHING
+    one_tree_rows: int = ONE_TREE_ROWS
 
 
 def rotate(rows: Shards, space: Space, running: Running, tree: CFTree | None = None) -> PointStore:
@@ -71,8 +77,14 @@ def rotate(rows: Shards, space: Space, running: Running, tree: CFTree | None = N
 
 def sub_clusters(points: PointStore, dimensions: int, threshold: float, running: Running) -> SubClusters:
     """Return the sub-clusters of stored rows, entered in the order that ``running`` asks for."""
+    blocks = in_order(points, running)
+    means = None
+    if points.count > running.one_tree_rows:
+        means = cell_means(points, threshold, running.branching)
+    if means is not None:
+        return sub_clusters_by_cell(blocks, means, threshold, running.branching, running.engine.threads)
     tree = CFTree(dimensions, threshold, running.branching)
-    for block in in_order(points, running):
+    for block in blocks:
         tree.insert(block)
     return tree.sub_clusters()
 
@@ -97,9 +109,10 @@ def fit(
     Space, PointStore, SubClusters
         The space, the rows in it, and the sub-clusters.
     """
-    space = Space.fit(running.engine.moments(ahead(rows.blocks())), weight_components)
-    tree = CFTree(len(space.weights), threshold, running.branching)
-    if running.order == "given":
+    moments = running.engine.moments(ahead(rows.blocks()))
+    space = Space.fit(moments, weight_components)
+    if running.order == "given" and moments.count <= running.one_tree_rows:
+        tree = CFTree(len(space.weights), threshold, running.branching)
         return space, rotate(rows, space, running, tree), tree.sub_clusters()
     store = rotate(rows, space, running)
     return space, store, sub_clusters(store, len(space.weights), threshold, running)
@@ -165,9 +178,10 @@ class Chooser:
         _keep(np.asarray(labels, np.int64), first, second, self._seen, self._first, self._second, self._row)
         self._seen += len(labels)
 
-    def chosen(self) -> tuple[Numbers, Numbers]:
-        """Return the chosen rows, sorted, and the cluster of each."""
+    def chosen(self) -> tuple[Numbers, Numbers, Points]:
+        """Return the chosen rows, sorted, the cluster of each, and the distance to its centre, to a tick."""
         clusters, slots = np.nonzero(self._row >= 0)
         rows = self._row[clusters, slots]
         order = np.argsort(rows)
-        return rows[order], clusters[order]
+        ticks = (self._first if self.pick == "nearest" else self._second)[clusters, slots]
+        return rows[order], clusters[order], (ticks[order] * self.tick).astype(np.float32)

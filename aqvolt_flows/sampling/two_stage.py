@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aqvolt_flows.sampling.grouping import Parents, buckets
 from aqvolt_flows.sampling.parts import PartChoices, choose_in_bucket
-from aqvolt_flows.sampling.shards import Rows, Shards
+from aqvolt_flows.sampling.selection import AtomPicks
+from aqvolt_flows.sampling.shards import Rows, Shards, ahead
 from aqvolt_flows.sampling.space import Moments
 from aqvolt_flows.sampling.stage import Chooser, Pick, Running, fit, nearest
 
@@ -42,10 +43,8 @@ class AtomChoice:
     running: Running
 
 
-def choose_atoms(
-    atoms: Shards, n_atoms: Numbers, labels: Numbers, choice: AtomChoice
-) -> tuple[dict[int, list[int]], int]:
-    """Choose atoms and return their structures.
+def choose_atoms(atoms: Shards, n_atoms: Numbers, labels: Numbers, choice: AtomChoice) -> AtomPicks:
+    """Choose atoms and return their structures, clusters and distances.
 
     Parameters
     ----------
@@ -57,41 +56,24 @@ def choose_atoms(
         (n,), structural cluster of each structure; negative: takes no part.
     choice
         Threshold and rules.
-
-    Returns
-    -------
-    (dict, int)
-        The atomic clusters that chose each chosen structure, and how many atomic clusters there are.
     """
     parents = Parents(n_atoms)
-    found: dict[int, list[int]] = {}
     if not (labels >= 0).any():
         parents.check_count(sum(len(block) for block in atoms.blocks()))
-        return found, 0
+        return AtomPicks.joined([])
     if choice.together:
-        rows, clusters, total = _one_space(_Taking(atoms, parents, labels >= 0), n_atoms, labels >= 0, choice)
-        _note(found, rows, clusters)
-        return found, total
+        return _one_space(_Taking(atoms, parents, labels >= 0), n_atoms, labels >= 0, choice)
     rules = PartChoices(
         *(choice.threshold, choice.k, choice.weight_components, choice.pick, choice.running.branching, choice.threads)
     )
 
-    def large(rows: Rows, sizes: Numbers) -> tuple[Numbers, Numbers, int]:
+    def large(rows: Rows, sizes: Numbers) -> AtomPicks:
         if Moments.of(rows).constant.all():
-            return np.array([np.argmin(sizes)]), np.zeros(1, np.int64), 1
+            return AtomPicks(np.array([np.argmin(sizes)]), np.zeros(1, np.int64), np.zeros(1, np.float32), 1)
         return _whole_stage(Shards(rows, "part", choice.running.scratch), sizes, choice)
 
-    total = 0
-    for bucket in buckets(atoms, parents, labels, choice.running.scratch):
-        rows, clusters, count = choose_in_bucket(bucket, n_atoms, rules, large)
-        _note(found, rows, clusters + total)
-        total += count
-    return found, total
-
-
-def _note(found: dict[int, list[int]], structures: Numbers, clusters: Numbers) -> None:
-    for structure, cluster in zip(structures.tolist(), clusters.tolist(), strict=True):
-        found.setdefault(structure, []).append(cluster)
+    grouped = buckets(atoms, parents, labels, choice.running.scratch)
+    return AtomPicks.joined([choose_in_bucket(bucket, n_atoms, rules, large) for bucket in ahead(grouped)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,21 +93,20 @@ class _Taking:
         self.parents.check_count(seen)
 
 
-def _one_space(
-    rows: _Taking, n_atoms: Numbers, takes_part: NDArray[np.bool_], choice: AtomChoice
-) -> tuple[Numbers, Numbers, int]:
-    """Choose over all atoms in one space; return the structures of the chosen, their clusters, how many clusters."""
+def _one_space(rows: _Taking, n_atoms: Numbers, takes_part: NDArray[np.bool_], choice: AtomChoice) -> AtomPicks:
+    """Choose over all atoms in one space."""
     structures = np.flatnonzero(takes_part)
     parents = Parents(n_atoms[structures])
     shards = Shards(rows, "atom_features", choice.running.scratch)
-    chosen, clusters, total = _whole_stage(shards, n_atoms[structures], choice, parents)
-    return structures[np.searchsorted(parents.first, chosen, side="right") - 1], clusters, total
+    picks = _whole_stage(shards, n_atoms[structures], choice, parents)
+    return replace(picks, structures=structures[np.searchsorted(parents.first, picks.structures, side="right") - 1])
 
 
-def _whole_stage(
-    shards: Shards, sizes: Numbers, choice: AtomChoice, parents: Parents | None = None
-) -> tuple[Numbers, Numbers, int]:
-    """Run one stage over atoms; ``sizes`` are those of each row's structure, or of each structure of ``parents``."""
+def _whole_stage(shards: Shards, sizes: Numbers, choice: AtomChoice, parents: Parents | None = None) -> AtomPicks:
+    """Run one stage over atoms and return rows in place of structures.
+
+    ``sizes`` are those of each row's structure, or of each structure of ``parents``.
+    """
     running = choice.running
     _, points, clusters = fit(shards, choice.threshold, choice.weight_components, running)
     chooser = Chooser(len(clusters.centres), choice.k, choice.threshold, choice.pick)
@@ -135,4 +116,4 @@ def _whole_stage(
         chooser.add(found, distances, sizes[own])
         seen += len(found)
     points.close()
-    return *chooser.chosen(), len(clusters.centres)
+    return AtomPicks(*chooser.chosen(), len(clusters.centres))

@@ -30,4 +30,8 @@ class FrameDocument(Document):
     atom_clusters: list[int] = Field(description="Clusters of stage 2 that chose this frame.")
     source_row: int | None = Field(default=None, description="Row of the trajectory's own Parquet file.")
     n_atom_clusters: int | None = Field(default=None, description="How many clusters of stage 2 chose it.")
+    atom_distances: list[float] = Field(
+        default_factory=list,
+        description="Distances of the choosing atoms to the centres of atom_clusters, in weighted PC units.",
+    )
     encoder_sha256: str | None = Field(default=None, description="Hash of the encoder that the clusters belong to.")

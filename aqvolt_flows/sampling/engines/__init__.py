@@ -32,6 +32,7 @@ class Engine(Protocol):
     """What an engine computes."""
 
     name: str
+    threads: int
     rows_per_query: int
 
     def moments(self, blocks: Iterable[NDArray[np.floating]]) -> Moments:

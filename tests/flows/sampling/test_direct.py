@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 
@@ -17,6 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from aqvolt_flows.errors import InputError, ResourceError
 from aqvolt_flows.sampling import TwoStageDirect, direct_select, parts, two_stage
 from aqvolt_flows.sampling.neighbours import BEAM, EXACT_TO
+from aqvolt_flows.sampling.selection import AtomPicks
 from aqvolt_flows.sampling.space import Moments, Space
 from aqvolt_flows.sampling.stage import Chooser
 
@@ -189,6 +191,8 @@ def test_parts_are_clustered_like_whole_stages(monkeypatch):
     assert loop.coverage["atom_clusters"] == stages.coverage["atom_clusters"] > 20
     assert loop.indices.tolist() == stages.indices.tolist()
     assert loop.atom_clusters == stages.atom_clusters
+    for row in loop.indices:  # to a thousandth of the threshold, and rounding between the two ways
+        assert loop.atom_clusters.distances(row) == pytest.approx(stages.atom_clusters.distances(row), abs=4e-4)
 
 
 def test_a_part_too_large_for_the_loop_is_chosen_the_same(monkeypatch):
@@ -246,13 +250,25 @@ def test_a_beam_chooses_nearly_what_the_exact_search_does():
 
 def whole_stages(choose, bucket, n_atoms, choices, large):
     """Every part goes the way of one too large for the loop."""
-    sizes, found, clusters, total = n_atoms[bucket.structures], [], [], 0
+    sizes, found = n_atoms[bucket.structures], []
     for first, last in pairwise(bucket.starts.tolist()):
-        rows, names, count = large(bucket.atoms[first:last], sizes[first:last])
-        found.append(bucket.structures[first:last][rows])
-        clusters.append(names + total)
-        total += count
-    return np.concatenate(found), np.concatenate(clusters), total
+        picks = large(bucket.atoms[first:last], sizes[first:last])
+        found.append(replace(picks, structures=bucket.structures[first:last][picks.structures]))
+    return AtomPicks.joined(found)
+
+
+def test_distances_are_those_to_the_centres_of_the_choosing_clusters():
+    """One space for all atoms, pairs on a line: both atoms of a pair are half their distance from the mean."""
+    atoms = np.array([[0.0], [1.0], [10.0], [11.0], [20.0], [22.0]])
+    features = np.array([[0.0], [0.0], [1.0]])
+    found = TwoStageDirect(0.1, 0.2, stage2="global").select(features, atoms, np.array([2, 2, 2]))
+    scale = atoms.std()  # one component that holds all variance: standardised rows are the space
+    expected = {0: [0.5 / scale], 1: [0.5 / scale], 2: [1 / scale]}
+    for row, distances in expected.items():
+        assert found.atom_clusters.distances(row) == pytest.approx(distances, abs=2e-4)
+    assert set(found.atom_clusters) == {0, 1, 2}
+    with pytest.raises(KeyError):
+        found.atom_clusters[3]
 
 
 def test_one_structure_is_selected():

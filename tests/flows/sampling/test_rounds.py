@@ -151,6 +151,8 @@ def test_the_funnel_adds_up_and_every_frame_has_its_lineage(database, explored, 
         assert d["surrogate_max_force"] == pytest.approx(own.max_force)
         assert d["n_atom_clusters"] == len(d["atom_clusters"]) >= 1
         assert d["structure_distance"] >= 0
+        assert len(d["atom_distances"]) == len(d["atom_clusters"])
+        assert min(d["atom_distances"]) >= 0
     assert {d["step"] for d in frames if d["trajectory_id"] == "traj-a"}.isdisjoint({30, 50, 70, 90})
     better = document["comparison"]
     assert better["chosen"]["mean"] <= better["random"]["mean"]
