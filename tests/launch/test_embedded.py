@@ -73,6 +73,15 @@ def test_data_and_port_stay_after_the_server_was_killed(folder: AqvoltSettings) 
     assert read(again.uri) == {1}
 
 
+def test_no_oplog_holds_documents_twice(folder: AqvoltSettings) -> None:
+    """An oplog blocks inserts of large documents from its 100,000th entry on; a server without one is no replica set."""
+    info = embedded.start(folder)
+    with MongoClient(info.uri) as client:
+        client.get_default_database()["c"].insert_many([{"n": n} for n in range(10)])
+        assert "setName" not in client.admin.command("hello")
+        assert client["local"]["oplog.rs"].find_one() is None
+
+
 def test_what_was_acknowledged_survives_sigkill(folder: AqvoltSettings) -> None:
     """Insert one document after another with w=1, kill the server in the middle, and look for each acknowledged one."""
     for _ in range(2):
