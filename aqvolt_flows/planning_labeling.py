@@ -17,6 +17,7 @@ from aqvolt_flows.errors import InputError
 from aqvolt_flows.labeling.forecast import CostModel, fit_costs, valence_electrons
 from aqvolt_flows.labeling.labelers import labeler_maker
 from aqvolt_flows.labeling.protocols import label_key, protocol_for
+from aqvolt_flows.labeling.reasons import worth_rerunning
 from aqvolt_flows.stores import Database
 from aqvolt_flows.work import Category, Plan, Stream, WorkItem
 
@@ -30,6 +31,8 @@ _FIELDS = {
     "atom_clusters": 1,
 }
 _CHUNK = 1000
+#: Set in an outcome whose Firework runs again; the outcome that replaces it has it no more.
+RERUN = "metadata.aqvolt.rerun"
 #: Finished runs that a forecast is fitted to, at most; more do not change it.
 FORECAST_RUNS = 5000
 
@@ -73,7 +76,7 @@ def _read(campaign: Campaign, database: Database, by_priority: bool) -> Iterator
     protocol = protocol_for(p)
     make = labeler_maker(p).make
     category: Category = "vasp" if p.labeler == "vasp" else "cpu"
-    outcomes = set(_outcome_keys(database))
+    outcomes = _outcomes(database)
     systems, held_frames = held(database)
     for frame in _frames(database, by_priority):
         frame_id, system = frame["frame_id"], frame["chemsys"]
@@ -92,6 +95,7 @@ def _read(campaign: Campaign, database: Database, by_priority: bool) -> Iterator
             arguments=(frame_id, key),
             tags={"chemsys": system, "atoms": atoms, "electrons": electrons_of(frame["formula"], atoms)},
             held=why,
+            again=outcomes.get(key, ""),
         )
 
 
@@ -112,10 +116,21 @@ def _frames(database: Database, by_priority: bool) -> Iterator[dict[str, Any]]:
         yield from (found[i] for i in wanted if i in found)
 
 
-def _outcome_keys(database: Database) -> Iterator[str]:
-    fields = {"metadata.aqvolt.key": 1, "_id": 0}
-    for output in database["outputs"].find({"metadata.aqvolt.stage": "label"}, fields).batch_size(5000):
-        yield output["metadata"]["aqvolt"]["key"]
+def _outcomes(database: Database) -> dict[str, str]:
+    """Return the keys that have an outcome, with the reason of a failure that another run may cure.
+
+    An outcome that ``--rerun-failed`` has given up (:data:`RERUN`) is none.
+    """
+    fields = {"metadata.aqvolt.key": 1, RERUN: 1, "output.failure.reason": 1, "_id": 0}
+    found: dict[str, str] = {}
+    for document in database["outputs"].find({"metadata.aqvolt.stage": "label"}, fields).batch_size(5000):
+        about = document["metadata"]["aqvolt"]
+        if about.get("rerun"):
+            continue
+        reason, key = ((document.get("output") or {}).get("failure") or {}).get("reason", ""), about["key"]
+        again = reason if worth_rerunning(reason) else ""
+        found[key] = again if key not in found else found[key] and again  # a result or a final failure stands
+    return found
 
 
 def held(database: Database) -> tuple[dict[str, str], dict[str, str]]:

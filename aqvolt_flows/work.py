@@ -43,6 +43,8 @@ class WorkItem:
         Small facts that the Firework and its output carry beside stage and key (``chemsys``).
     held
         Why it must not run now (``"chemsys Cl-Li-Y: 12 of 20 failed"``); empty: it may.
+    again
+        Of a unit that is ``done``: the reason of its failure (``wall_time``), if another run may end otherwise.
     """
 
     stage: str
@@ -57,6 +59,7 @@ class WorkItem:
     arguments: tuple[str, ...] = ()
     tags: Mapping[str, str | int] = field(default_factory=dict)
     held: str = ""
+    again: str = ""
 
 
 class Stream(Collection[WorkItem]):

@@ -16,7 +16,7 @@ from pymatgen.io.ase import AseAtomsAdaptor
 
 from aqvolt_flows.chemistry import describe
 from aqvolt_flows.exploration.schedules import batch_key, supercell_factors
-from aqvolt_flows.potentials import load_potential, model_hash
+from aqvolt_flows.potentials import check_physics, load_potential, model_hash
 from aqvolt_flows.schemas.base import utc_now
 from aqvolt_flows.schemas.parameters import ExplorationParameters
 from aqvolt_flows.schemas.provenance import Failure
@@ -115,6 +115,7 @@ def run_batch(
     settings = database.settings
     checkpoints = settings.path(settings.checkpoint_dir)
     potential = load_potential(parameters.potential, settings.resolve_device())
+    check_physics(potential)
     systems, blanks = _systems(database, runs, parameters)
     writer = _Writer(database, blanks)
     fit = writer.refuse(systems, potential.elements, parameters)

@@ -1,7 +1,7 @@
 """Every reason for which a frame has no label: what it means, and whether trying again can help.
 
-A reason is a word in ``outputs.output.failure.reason``. Failure tables group by it, ``aqvolt reconcile`` and
-``--rerun-failed`` ask :func:`worth_rerunning`.
+A reason is a word in ``outputs.output.failure.reason``. Failure tables group by it, the plan of labels asks
+:func:`worth_rerunning` for ``--rerun-failed``.
 """
 
 from __future__ import annotations

@@ -39,9 +39,9 @@ START_DEADLINE_S = 60.0
 STOP_DEADLINE_S = 30.0
 _STATUS_WAIT_S = 5.0
 _CACHE_SIZE = "512M"
-#: No replica set of one, and so no oplog: it would hold every document a second time, and from its 100,000th entry on an
-#: insert of large documents prunes it within its own transaction and blocks. Change streams and transactions need it;
-#: nothing here uses them.
+#: No replica set of one, and so no oplog: it would hold every document a second time, and from its 100,000th entry
+#: on an insert of large documents prunes it within its own transaction and blocks. Change streams and transactions
+#: need it; nothing here uses them.
 _ALONE = "--standalone"
 
 _children: dict[int, subprocess.Popen[bytes]] = {}

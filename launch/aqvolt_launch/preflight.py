@@ -147,8 +147,9 @@ def label_counts(campaign: Campaign, settings: AqvoltSettings) -> dict[str, Any]
     Returns
     -------
     dict
-        ``frames``; ``to_run``; ``labelled`` (outcomes by status); ``in_queue`` (by workflow state); ``held`` (by
-        reason); ``forecast_core_hours`` and ``forecast_error`` for what is to run and in the queue;
+        ``frames``; ``to_run``; ``labelled`` (outcomes by status); ``again`` (failures that another run may cure, by
+        reason); ``in_queue`` (by workflow state); ``held`` (by reason);
+        ``forecast_core_hours`` and ``forecast_error`` for what is to run and in the queue;
         ``forecast_from`` (what it is made from, or why there is none).
     """
     from aqvolt_flows.labeling.protocols import protocol_for
@@ -164,10 +165,12 @@ def label_counts(campaign: Campaign, settings: AqvoltSettings) -> dict[str, Any]
     plan = plan_label(campaign, database)
     queued: Counter[str] = Counter()
     held: Counter[str] = Counter()
+    again: Counter[str] = Counter()
     sizes: Counter[tuple[int, int]] = Counter()
     to_run = 0
     for item in plan.items:
         if item.done:
+            again.update([item.again] if item.again else [])
             continue
         state = states.get(item.key, "")
         if item.held:
@@ -186,6 +189,7 @@ def label_counts(campaign: Campaign, settings: AqvoltSettings) -> dict[str, Any]
         "frames": len(plan.items),
         "to_run": to_run,
         "labelled": {row["_id"]: row["n"] for row in sorted(outcomes, key=lambda r: str(r["_id"]))},
+        "again": dict(sorted(again.items())),
         "in_queue": dict(sorted(queued.items())),
         "held": dict(sorted(held.items())),
     }

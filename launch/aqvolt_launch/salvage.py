@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aqvolt_flows.errors import AqvoltError
+from aqvolt_flows.planning_labeling import RERUN
 from aqvolt_flows.stores import Database, check_size
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ def settle(launchpad: LaunchPad, database: Database, fw_id: int, launch_id: int 
     if launch_id is not None and firework["launches"][-1:] != [launch_id]:
         return ""
     job = firework["spec"]["_tasks"][0].get("job", {})
-    if database["outputs"].find_one({"uuid": job.get("uuid"), "index": job.get("index", 1)}, {"_id": 1}):
+    stored = database["outputs"].find_one({"uuid": job.get("uuid"), "index": job.get("index", 1)}, {RERUN: 1})
+    if stored and not stored.get("metadata", {}).get("aqvolt", {}).get("rerun"):
         found = "stored"
     else:
         launches = launchpad.launches.find({"launch_id": {"$in": firework["launches"]}}, {"launch_dir": 1})

@@ -39,6 +39,7 @@ from aqvolt_flows.settings import AqvoltSettings
 from aqvolt_flows.stores import check_size, job_store
 from aqvolt_flows.work import Stream, WorkItem
 from aqvolt_launch import queue
+from aqvolt_launch.again import run_again
 from aqvolt_launch.blueprint import Blueprint, shape, workflow_of
 from aqvolt_launch.launchpad import KEY_FIELD, ensure_launchpad
 from aqvolt_launch.recovery import rerun, undo_killed_batches, worker_name
@@ -67,9 +68,9 @@ class SubmitReport:
     done
         Finished: the result stands in its collection, or its workflow is COMPLETED.
     failed
-        FIZZLED, and left so; ``rerun_failed`` runs them again.
+        FIZZLED, or ended for a reason that another run may cure, and left so; ``rerun_failed`` runs them again.
     rerun
-        FIZZLED before, ready again by this call.
+        Such ones, ready again by this call.
     left
         Not submitted because of ``limit`` or the budget of core-hours.
     held
@@ -126,7 +127,8 @@ def submit(
     limit
         Submit at most so many new ones.
     rerun_failed
-        Run FIZZLED ones again instead of only reporting them.
+        Run them again, FIZZLED ones and those that :attr:`WorkItem.again` gives a reason for, instead of only
+        reporting them.
     budget
         Stop before the forecast of the new ones exceeds so many core-hours.
     window
@@ -157,10 +159,13 @@ def submit(
     report = SubmitReport()
     for batch in batched(units, BULK_BATCH):
         pending = [item for item in batch if not item.done]
-        report += SubmitReport(done=len(batch) - len(pending))
-        if pending:
+        again = [item for item in batch if item.done and item.again]
+        report += SubmitReport(done=len(batch) - len(pending) - len(again))
+        if again and not rerun_failed:
+            report += SubmitReport(failed=len(again))
+        if pending or (again and rerun_failed):
             submission = submission or _Submission(settings, limit, rerun_failed, budget, window)
-            submission.add(pending)
+            submission.add(pending + (submission.rerun_ended(again) if rerun_failed else []))
     return report + submission.finish() if submission else report
 
 
@@ -175,7 +180,7 @@ class _Submission:
         budget: CoreHours | None,
         window: int | None,
     ) -> None:
-        self.launchpad = ensure_launchpad(settings)
+        self.settings, self.launchpad = settings, ensure_launchpad(settings)
         self.store = job_store()
         self.limit, self.rerun_failed, self.budget, self.window = limit, rerun_failed, budget, window
         self.report = SubmitReport()
@@ -202,6 +207,14 @@ class _Submission:
         if new:
             won, lost = self._insert_copies(new)
             self.report += SubmitReport(submitted=won, queued=lost)
+
+    def rerun_ended(self, items: list[WorkItem]) -> list[WorkItem]:
+        """Run ended units again, unless they are held, and return those that have to be submitted anew."""
+        free = [item for item in items if not item.held]
+        count, new = run_again(self.launchpad, self.settings, free)
+        lost = len(free) - len(new) - count  # another process runs them already
+        self.report += SubmitReport(rerun=count, held=len(items) - len(free), queued=lost)
+        return new
 
     def _states(self, keys: list[str]) -> dict[str, str]:
         """Return key → state of the workflows that are there.

@@ -74,7 +74,7 @@ def test_data_and_port_stay_after_the_server_was_killed(folder: AqvoltSettings) 
 
 
 def test_no_oplog_holds_documents_twice(folder: AqvoltSettings) -> None:
-    """An oplog blocks inserts of large documents from its 100,000th entry on; a server without one is no replica set."""
+    """An oplog blocks large inserts from its 100,000th entry on; a server without one is no replica set."""
     info = embedded.start(folder)
     with MongoClient(info.uri) as client:
         client.get_default_database()["c"].insert_many([{"n": n} for n in range(10)])

@@ -85,7 +85,9 @@ def submit(
             show_default=False,
         ),
     ] = None,
-    rerun_failed: Annotated[bool, typer.Option("--rerun-failed", help="Run failed units again.")] = False,
+    rerun_failed: Annotated[
+        bool, typer.Option("--rerun-failed", help="Run failed units again, but labels that would fail the same way.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Submit a stage's work to the LaunchPad. Submitting twice is submitting once.
@@ -119,6 +121,8 @@ def submit(
     output.table([row], title="Submitted")
     if report.held:
         output.say("Some are held; 'aqvolt hold list' says why, 'aqvolt hold lift NAME' lets them go on.")
+    if report.failed:
+        output.say("What failed may end otherwise; 'aqvolt status' shows the reasons, --rerun-failed runs it again.")
     if report.submitted or report.queued or report.rerun:
         output.say("Run 'aqvolt work' here, or 'qlaunch' on a cluster; 'aqvolt status' shows how far it is.")
 
