@@ -7,9 +7,11 @@ from jobflow import run_locally
 
 from aqvolt_flows.campaign import parse_campaign
 from aqvolt_flows.candidates.jobs import SelectMaker
+from aqvolt_flows.errors import InputError
 from aqvolt_flows.exploration.mlmd import MLMDMaker
 from aqvolt_flows.frames import read_frames
 from aqvolt_flows.planning import plan_explore, plan_label, plan_sample
+from aqvolt_flows.potentials import physics
 from aqvolt_flows.sampling.jobs import TwoStageSampleMaker
 from aqvolt_flows.schemas.provenance import ArtifactRef
 
@@ -75,6 +77,17 @@ def test_a_batch_writes_documents_and_frames_and_is_not_repeated(explored, campa
     labels = plan_label(campaign, explored)
     assert len(labels.todo) == len(selected)
     assert labels.facts["protocol"].startswith("surrogate:chgnet/r2scan@")
+
+
+def test_a_potential_without_licls_minimum_explores_nothing(database, campaign, monkeypatch):
+    """CHGNet has the minimum at 5.1 Å; a world in which 6 Å is expected refuses it before the first step."""
+    monkeypatch.setattr(physics, "LICL_A", 6.0)
+    run_locally(SelectMaker(parameters=campaign.candidates.model_dump(mode="json")).make("k"), ensure_success=True)
+    [item] = plan_explore(campaign, database).items
+    maker, [runs] = MLMDMaker(parameters=campaign.exploration.model_dump(mode="json")), item.make().function_args
+    with pytest.raises(InputError, match=r"LiCl has its minimum at 5.*do not use it"):
+        MLMDMaker.make.original(maker, runs)
+    assert database["trajectories"].count_documents({}) == 0
 
 
 def test_claimed_runs_are_left_out_of_new_batches(database, campaign):
