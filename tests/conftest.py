@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"  # beside other workers; they inherit the next line's 2
+os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("FW_CONFIG_FILE", f"{os.devnull}/FW_config.yaml")  # of no file, so that no user's is read
 
 import shutil

@@ -24,6 +24,10 @@ from aqvolt_flows.errors import InputError
 _RUNS_NEEDED = {0: 1, 1: 4, 2: 8}
 _MODELS: tuple[tuple[str, ...], ...] = ((), ("electrons",), ("atoms",), ("atoms", "electrons"))
 _BOOTSTRAPS = 200
+#: A bootstrap draw must spread over sizes at least this share of what all runs do, or its slope says nothing.
+_LEAST_SPREAD = 0.1
+#: Logarithms of core-hours are cut here, so that even a senseless extrapolation stays a number.
+_LARGEST_LOG = 150.0
 _NOBLE = (0, 2, 10, 18, 36, 54, 86)
 
 
@@ -78,7 +82,8 @@ class CostModel:
         return float(self._predict(np.asarray(self.coefficients), self.smearing, np.array([[atoms, electrons]]))[0])
 
     def _predict(self, coefficients: np.ndarray, smearing: float, sizes: np.ndarray) -> np.ndarray:
-        return np.exp(_design(self.predictors, sizes) @ coefficients) * smearing
+        logs = _design(self.predictors, sizes) @ coefficients
+        return np.exp(np.clip(logs, -_LARGEST_LOG, _LARGEST_LOG)) * smearing
 
     def total(self, groups: Mapping[tuple[int, int], int]) -> Forecast:
         """Return the forecast of many runs.
@@ -170,13 +175,20 @@ def _left_out(design: np.ndarray, logs: np.ndarray) -> float:
 def _resampled(design: np.ndarray, logs: np.ndarray, rng: np.random.Generator) -> list[tuple[float, ...]]:
     """Return (smearing, coefficients …) of fits to runs drawn with replacement."""
     rows: list[tuple[float, ...]] = []
+    enough = _LEAST_SPREAD * _spread(design)
     while len(rows) < _BOOTSTRAPS:
         drawn = rng.integers(0, len(logs), len(logs))
-        if np.linalg.matrix_rank(design[drawn]) < design.shape[1]:
-            drawn = np.arange(len(logs))  # a draw of one size only says nothing about a slope
+        if np.linalg.matrix_rank(design[drawn]) < design.shape[1] or _spread(design[drawn]) < enough:
+            drawn = np.arange(len(logs))
         coefficients, smearing, _ = _fit(design[drawn], logs[drawn])
         rows.append((smearing, *map(float, coefficients)))
     return rows
+
+
+def _spread(design: np.ndarray) -> float:
+    """Return the standard deviation of the sizes in the direction in which they vary least; 0 without predictors."""
+    sizes = design[:, 1:] - design[:, 1:].mean(axis=0)
+    return float(min(np.linalg.svd(sizes, compute_uv=False), default=0.0)) / len(design) ** 0.5
 
 
 def valence_electrons(atomic_number: int) -> int:

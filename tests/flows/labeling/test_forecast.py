@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pymatgen.core import Element
 
@@ -80,6 +80,10 @@ def test_valence_electrons() -> None:
         valence_electrons(0)
 
 
+@settings(deadline=None)
+@example(runs=[(1, 1, 1.0), (1, 1, 1.0), (269, 1, 5.0), (270, 1, 2.0)], size=19)  # two nearly equal sizes drawn alone
+@example(runs=[(40, 1, 79.0), (39, 1, 5.0), (279, 1, 8.0), (281, 1, 2.0)], size=1)
+@example(runs=[(100 + n, 200 - n, 1e-6 if n % 2 else 1e5) for n in range(12)], size=300)
 @given(
     st.lists(st.tuples(st.integers(1, 300), st.integers(1, 2000), st.floats(1e-6, 1e5)), min_size=1, max_size=12),
     st.integers(1, 300),
@@ -92,3 +96,4 @@ def test_any_finished_runs_give_a_finite_forecast(runs: list[tuple[int, int, flo
     assert np.isfinite(inside.core_hours)
     assert inside.error is None or np.isfinite(inside.error)
     assert model.predict(size, size) > 0
+    assert np.isfinite(model.predict(size, size))
