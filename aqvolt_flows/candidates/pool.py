@@ -54,6 +54,8 @@ class ImportReport:
         Sentences about the first few of them.
     stopped
         Sentences about files that could not be read to their end.
+    remarks
+        What readers had to say about the first few structure files; all of it is in ``provenance.remarks``.
     """
 
     read: int = 0
@@ -65,6 +67,7 @@ class ImportReport:
     quarantined: int = 0
     broken: list[str] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values."""
@@ -192,6 +195,8 @@ def _usable(entries: Iterable[Record | Quarantined], report: ImportReport, aside
             broken = Quarantined(str(where.get("file", entry.name)), int(where.get("record", 0)), None, said)
         elif isinstance(entry, Record):
             report.read += 1
+            remarks = entry.provenance.get("remarks", ())
+            report.remarks += [f"{entry.name}: {said}" for said in remarks][: SHOWN - len(report.remarks)]
             yield entry
             continue
         else:

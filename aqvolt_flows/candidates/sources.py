@@ -7,6 +7,7 @@ a file of 400,000 documents takes no more of it than one of ten.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -244,12 +245,15 @@ def _texts(value: Any) -> list[str] | None:
 
 def _structure_file(path: Path) -> Iterator[Entry]:
     try:
-        found = read_structures(path)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always", UserWarning)
+            found = read_structures(path)
     except InputError as error:
         yield Quarantined(path.name, 1, None, str(error))
         return
+    remarks = sorted({" ".join(str(remark.message).split()) for remark in said})
     for number, (name, structure) in enumerate(found, 1):
-        yield Record(name, structure, {"file": path.name, "record": number})
+        yield Record(name, structure, {"file": path.name, "record": number} | ({"remarks": remarks} if remarks else {}))
 
 
 def _parquet(path: Path) -> Iterator[Entry]:

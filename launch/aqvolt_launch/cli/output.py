@@ -68,6 +68,8 @@ def imported(reports: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> No
             say(f"{report['quarantined']} broken records, with line and reason: {report['quarantine']}")
         for sentence in report["stopped"]:
             say(f"Stopped: {sentence}")
+        for sentence in report.get("remarks", ()):
+            say(f"Noted: {sentence}")
 
 
 def table(

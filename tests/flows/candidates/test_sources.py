@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import subprocess
 import sys
 import types
@@ -241,6 +242,18 @@ def test_structure_files_come_through_the_same_door(tmp_path):
     assert record.provenance == {"file": "a.cif", "record": 1}
     _, [broken] = split(tmp_path / "b.cif")
     assert "cannot be read" in broken.reason
+
+
+def test_what_a_reader_remarks_is_kept_and_not_printed(tmp_path, recwarn):
+    """pymatgen takes 0.3333 for one third, and says so."""
+    layered = Structure(Lattice.hexagonal(4, 6), ["Li", "Cl"], [[1 / 3, 2 / 3, 0], [0, 0, 0.5]])
+    layered.to(tmp_path / "a.cif")
+    text = (tmp_path / "a.cif").read_text()
+    (tmp_path / "a.cif").write_text(re.sub(r"0\.3333\d*", "0.3333", re.sub(r"0\.6666\d*", "0.6667", text)))
+    [record], _ = split(tmp_path / "a.cif")
+    assert any("rounded to ideal values" in remark for remark in record.provenance["remarks"])
+    assert record.structure.frac_coords[0][0] == pytest.approx(1 / 3, abs=1e-8)
+    assert not recwarn.list
 
 
 JSON = st.recursive(
