@@ -276,16 +276,17 @@ def _find(settings: AqvoltSettings) -> dict[str, Any] | None:
 
 
 def _process(pid: int) -> psutil.Process | None:
-    """Return a process that exists and is no zombie; one of our own children is reaped first."""
-    child = _children.get(pid)
-    if child is not None and child.poll() is not None:
-        _children.pop(pid)
-        return None
+    """Return a process that exists and is no zombie; one of our own children that ended is reaped."""
     try:
         process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else process
+        if process.status() != psutil.STATUS_ZOMBIE:
+            return process
     except psutil.Error:
-        return None
+        pass
+    child = _children.pop(pid, None)
+    if child is not None:
+        child.wait()
+    return None
 
 
 def _serves(process: psutil.Process, storage: str) -> int | None:
