@@ -9,6 +9,10 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from aqvolt_flows.datasets.labels import label_from_outcome
+from aqvolt_flows.datasets.release import create_release
+from aqvolt_flows.schemas.parameters import ReleaseParameters
+
+SPLITS = ("train", "val", "test")
 
 
 def make_labels(numbers, formula="LiCl", protocol=label_factory.SURROGATE, **changes):
@@ -37,3 +41,20 @@ def independent_content_hash(path):
                 sha.update(np.rint(np.array(row[name]) / step).astype("<i8").tobytes())
             lines.append(f"{row['frame_id']}\t{row['label_id']}\t{split}\t{sha.hexdigest()}\n")
     return hashlib.sha256(b"aqvolt-release/1\n" + "".join(sorted(lines)).encode()).hexdigest()
+
+
+def changed(parameters, **changes):
+    return ReleaseParameters(**(parameters.model_dump() | changes))
+
+
+def create(database, parameters, root):
+    document = create_release(database, parameters, root)
+    return document, root / document.path
+
+
+def tree(path):
+    return {p.relative_to(path).as_posix(): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
+
+
+def rows_of(path):
+    return {s: pq.read_table(path / "data" / f"{s}.parquet").to_pylist() for s in SPLITS}

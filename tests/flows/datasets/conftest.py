@@ -21,3 +21,9 @@ def labelled(database):
     labels = make_labels(range(20)) + make_labels(range(20, 30), "LiF") + make_labels([30], status="unconverged")
     database.upsert("labels", labels)
     return database
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Pictures have tests of their own (test_card.py) and take most of the time of a small release."""
+    monkeypatch.setattr("aqvolt_flows.datasets.plots.available", lambda: False)

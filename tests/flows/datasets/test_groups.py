@@ -17,10 +17,7 @@ from aqvolt_flows.schemas.parameters import ReleaseParameters
 
 VALID = {"status": "valid"}
 
-
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
-    monkeypatch.setattr("aqvolt_flows.datasets.plots.available", lambda: False)
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 def rock_salt(cation, anion, a):
