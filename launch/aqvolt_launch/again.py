@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aqvolt_flows.planning_labeling import RERUN
 from aqvolt_flows.settings import AqvoltSettings
 from aqvolt_flows.stores import Database
 from aqvolt_flows.work import WorkItem
-from aqvolt_launch.launchpad import KEY_FIELD
+from aqvolt_launch.launchpad import KEY_FIELD, workflows_by_key
 from aqvolt_launch.recovery import rerun
 
 if TYPE_CHECKING:
@@ -31,17 +31,14 @@ def run_again(launchpad: LaunchPad, settings: AqvoltSettings, items: Sequence[Wo
     """
     outputs = Database.connect(settings)["outputs"]
     wanted = {item.key: item for item in items}
-    known = {
-        workflow["metadata"]["aqvolt"]["key"]: workflow["nodes"]
-        for workflow in launchpad.workflows.find({KEY_FIELD: {"$in": list(wanted)}}, {KEY_FIELD: 1, "nodes": 1})
-    }
-    fields = {"uuid": 1, "index": 1, "completed_at": 1, "metadata.aqvolt.key": 1}
-    ended = {d["metadata"]["aqvolt"]["key"]: d for d in outputs.find({KEY_FIELD: {"$in": list(wanted)}}, fields)}
+    known = workflows_by_key(launchpad, list(wanted))
+    found = outputs.find({KEY_FIELD: {"$in": list(wanted)}}, {KEY_FIELD: 1, "completed_at": 1})
+    ended = {document["metadata"]["aqvolt"]["key"]: document for document in found}
     count = 0
-    for key, fw_ids in known.items():
-        reran = [rerun(launchpad, int(fw_id), states=("COMPLETED",)) for fw_id in fw_ids]
+    for key, workflow in known.items():
+        reran = [rerun(launchpad, int(fw_id), states=("COMPLETED",)) for fw_id in workflow["nodes"]]
         if any(reran) and key in ended:
-            same: dict[str, Any] = {name: ended[key][name] for name in ("_id", "completed_at") if name in ended[key]}
+            same = {"_id": ended[key]["_id"], "completed_at": ended[key].get("completed_at")}
             outputs.update_one(same, {"$set": {RERUN: True}})  # unless the new run has ended meanwhile
         count += any(reran)
     return count, [replace(item, done=False, again="") for key, item in wanted.items() if key not in known]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pymongo import ASCENDING
 from pymongo.errors import DuplicateKeyError
@@ -81,6 +82,13 @@ def ensure_launchpad(settings: AqvoltSettings) -> LaunchPad:
                 upsert=True,
             )
     return launchpad
+
+
+def workflows_by_key(launchpad: LaunchPad, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return key → state, Fireworks and links of the workflows with these keys that are there."""
+    fields = {KEY_FIELD: 1, "state": 1, "fw_states": 1, "nodes": 1, "parent_links": 1}
+    found = launchpad.workflows.find({KEY_FIELD: {"$in": list(keys)}}, fields)
+    return {workflow["metadata"]["aqvolt"]["key"]: workflow for workflow in found}
 
 
 def _highest(launchpad: LaunchPad, collection: str, field: str) -> int:

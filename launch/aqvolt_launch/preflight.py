@@ -148,9 +148,9 @@ def label_counts(campaign: Campaign, settings: AqvoltSettings) -> dict[str, Any]
     -------
     dict
         ``frames``; ``to_run``; ``labelled`` (outcomes by status); ``again`` (failures that another run may cure, by
-        reason); ``in_queue`` (by workflow state); ``held`` (by reason);
-        ``forecast_core_hours`` and ``forecast_error`` for what is to run and in the queue;
-        ``forecast_from`` (what it is made from, or why there is none).
+        reason); ``in_queue`` (by workflow state); ``held`` (by reason); ``forecast_core_hours`` and
+        ``forecast_error`` for what is to run and in the queue; ``forecast_from`` (what it is made from, or why there
+        is none).
     """
     from aqvolt_flows.labeling.protocols import protocol_for
 
@@ -170,7 +170,8 @@ def label_counts(campaign: Campaign, settings: AqvoltSettings) -> dict[str, Any]
     to_run = 0
     for item in plan.items:
         if item.done:
-            again.update([item.again] if item.again else [])
+            if item.again:
+                again[item.again] += 1
             continue
         state = states.get(item.key, "")
         if item.held:

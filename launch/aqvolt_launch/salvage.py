@@ -44,8 +44,8 @@ def settle(launchpad: LaunchPad, database: Database, fw_id: int, launch_id: int 
     if launch_id is not None and firework["launches"][-1:] != [launch_id]:
         return ""
     job = firework["spec"]["_tasks"][0].get("job", {})
-    stored = database["outputs"].find_one({"uuid": job.get("uuid"), "index": job.get("index", 1)}, {RERUN: 1})
-    if stored and not stored.get("metadata", {}).get("aqvolt", {}).get("rerun"):
+    own = {"uuid": job.get("uuid"), "index": job.get("index", 1), RERUN: {"$ne": True}}
+    if database["outputs"].find_one(own, {"_id": 1}):
         found = "stored"
     else:
         launches = launchpad.launches.find({"launch_id": {"$in": firework["launches"]}}, {"launch_dir": 1})

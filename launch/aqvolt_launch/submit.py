@@ -41,7 +41,7 @@ from aqvolt_flows.work import Stream, WorkItem
 from aqvolt_launch import queue
 from aqvolt_launch.again import run_again
 from aqvolt_launch.blueprint import Blueprint, shape, workflow_of
-from aqvolt_launch.launchpad import KEY_FIELD, ensure_launchpad
+from aqvolt_launch.launchpad import KEY_FIELD, ensure_launchpad, workflows_by_key
 from aqvolt_launch.recovery import rerun, undo_killed_batches, worker_name
 
 if TYPE_CHECKING:
@@ -161,11 +161,12 @@ def submit(
         pending = [item for item in batch if not item.done]
         again = [item for item in batch if item.done and item.again]
         report += SubmitReport(done=len(batch) - len(pending) - len(again))
-        if again and not rerun_failed:
+        if not rerun_failed:
             report += SubmitReport(failed=len(again))
-        if pending or (again and rerun_failed):
+            again = []
+        if pending or again:
             submission = submission or _Submission(settings, limit, rerun_failed, budget, window)
-            submission.add(pending + (submission.rerun_ended(again) if rerun_failed else []))
+            submission.add(pending + submission.rerun_ended(again))
     return report + submission.finish() if submission else report
 
 
@@ -194,7 +195,7 @@ class _Submission:
     def add(self, items: list[WorkItem]) -> None:
         """Submit those that are new and count the others."""
         for batch in batched([item for item in items if item.template is None], BATCH):
-            known = _known(self.launchpad, [item.key for item in batch])
+            known = workflows_by_key(self.launchpad, [item.key for item in batch])
             self.report += _report_known(self.launchpad, known.values(), self.rerun_failed)
             new = self._admitted([item for item in batch if item.key not in known])
             won, lost = _insert(self.launchpad, [workflow_of(item, self.store) for item in new])
@@ -211,7 +212,7 @@ class _Submission:
     def rerun_ended(self, items: list[WorkItem]) -> list[WorkItem]:
         """Run ended units again, unless they are held, and return those that have to be submitted anew."""
         free = [item for item in items if not item.held]
-        count, new = run_again(self.launchpad, self.settings, free)
+        count, new = run_again(self.launchpad, self.settings, free) if free else (0, [])
         lost = len(free) - len(new) - count  # another process runs them already
         self.report += SubmitReport(rerun=count, held=len(items) - len(free), queued=lost)
         return new
@@ -235,7 +236,7 @@ class _Submission:
         done = sum(state == "COMPLETED" for _, state in known)
         self.report += SubmitReport(done=done, queued=len(known) - done - len(fizzled))
         if fizzled and self.rerun_failed:
-            self.report += _report_known(self.launchpad, _known(self.launchpad, fizzled).values(), True)
+            self.report += _report_known(self.launchpad, workflows_by_key(self.launchpad, fizzled).values(), True)
         else:
             self.report += SubmitReport(failed=len(fizzled))
 
@@ -315,12 +316,6 @@ def _states_of(launchpad: LaunchPad, query: dict[str, Any]) -> Iterator[tuple[st
 def _insert_fireworks(launchpad: LaunchPad, fireworks: list[dict[str, Any]]) -> None:
     if fireworks:
         launchpad.fireworks.insert_many(fireworks, ordered=False)
-
-
-def _known(launchpad: LaunchPad, keys: list[str]) -> dict[str, dict[str, Any]]:
-    fields = {KEY_FIELD: 1, "state": 1, "fw_states": 1, "nodes": 1, "parent_links": 1}
-    found = launchpad.workflows.find({KEY_FIELD: {"$in": keys}}, fields)
-    return {workflow["metadata"]["aqvolt"]["key"]: workflow for workflow in found}
 
 
 def _report_known(launchpad: LaunchPad, workflows: Iterable[dict[str, Any]], rerun_failed: bool) -> SubmitReport:
