@@ -1,10 +1,9 @@
 """DIRECT in one stage, and 2DIRECT in two: structures first, then atomic environments.
 
 DIRECT is Qi et al., DOI 10.1038/s41524-024-01227-4; two stages are AQVolt26's (section 2.1). The papers leave open
-how the two join. The default follows the one public reading of it, which also keeps as many frames per system as the
-paper did (docs/sampling.md): stage 1 partitions the structures; within each part all atoms are clustered in a space of
-their own, the atom nearest to each centre is taken, and its structure is selected. Every choice that is left open is a
-parameter.
+how the two join. The default follows the one public reading of it (docs/sampling.md compares what each way keeps):
+stage 1 partitions the structures; within each part all atoms are clustered in a space of their own, the atom nearest to
+each centre is taken, and its structure is selected. Every choice that is left open is a parameter.
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ def buckets(
     per_label = np.zeros(int(labels.max(initial=-1)) + 1, np.int64)
     takes_part = labels >= 0
     np.add.at(per_label, labels[takes_part], np.diff(parents.first)[takes_part])
-    bucket_of: NDArray[np.integer] = np.zeros(len(per_label), np.int16)
+    bucket_of = np.zeros(len(per_label), np.int16)
     files: list[tuple[Spool, Spool]] = []
     seen = 0
     try:
@@ -143,7 +143,7 @@ def _plan(per_label: Numbers, row_bytes: int, bucket_bytes: int) -> NDArray[np.i
 
 
 def _spill(
-    block: Rows, structures: Numbers, labels: Numbers, bucket_of: NDArray[np.integer], files: list[tuple[Spool, Spool]]
+    block: Rows, structures: Numbers, labels: Numbers, bucket_of: NDArray[np.int16], files: list[tuple[Spool, Spool]]
 ) -> None:
     """Write the rows of a block behind those of their buckets."""
     label = labels[structures]

@@ -44,7 +44,7 @@ class AtomPicks:
         offsets = np.cumsum([0, *(p.n_clusters for p in parts)])
         return cls(
             np.concatenate([p.structures for p in parts]),
-            np.concatenate([p.clusters + first for p, first in zip(parts, offsets, strict=False)]),
+            np.concatenate([p.clusters + first for p, first in zip(parts, offsets[:-1], strict=True)]),
             np.concatenate([p.distances for p in parts]),
             int(offsets[-1]),
         )
@@ -61,15 +61,15 @@ class AtomClusters(Mapping[int, list[int]]):
 
     def __init__(self, picks: AtomPicks) -> None:
         order = np.argsort(picks.structures, kind="stable")
-        self.indices, self._first = np.unique(picks.structures[order], return_index=True)
+        self.indices, first = np.unique(picks.structures[order], return_index=True)
+        self._bounds = np.append(first, len(order))
         self._clusters, self._distances = picks.clusters[order], picks.distances[order]
 
     def _rows(self, structure: int) -> slice:
         place = int(np.searchsorted(self.indices, structure))
         if place == len(self.indices) or self.indices[place] != structure:
             raise KeyError(structure)
-        stop = self._first[place + 1] if place + 1 < len(self._first) else len(self._clusters)
-        return slice(int(self._first[place]), int(stop))
+        return slice(int(self._bounds[place]), int(self._bounds[place + 1]))
 
     def __getitem__(self, structure: int) -> list[int]:
         """Return the clusters of a chosen structure."""
