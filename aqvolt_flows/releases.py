@@ -72,3 +72,8 @@ def release_folder(database: Database, release: Mapping[str, Any]) -> Path:
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return folder
+
+
+def latest_release(database: Database, name: str) -> dict[str, Any] | None:
+    """Return the newest release of a name, or None."""
+    return database["releases"].find_one({"name": name}, {"_id": 0}, sort=[("last_updated", -1)])

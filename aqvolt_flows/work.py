@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from jobflow import Flow, Job
+
 
 Category = Literal["cpu", "gpu", "vasp"]
 
@@ -114,3 +115,13 @@ class Plan:
     def todo(self) -> list[WorkItem]:
         """The units of work without a result."""
         return [item for item in self.items if not item.done]
+
+
+def bind(function: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
+    """Return a function without arguments that calls ``function`` with these."""
+    return lambda: function(*arguments)
+
+
+def no_input(found: Sequence[Any], what: str, command: str) -> list[str]:
+    """Return what stands in the way of a stage that has nothing to work on: one sentence, or none."""
+    return [] if found else [f"there is no {what} yet; run '{command}' and 'aqvolt work'"]

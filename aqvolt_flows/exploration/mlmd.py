@@ -106,8 +106,8 @@ def run_batch(
     list
         One document a run; those that the walltime cut short have the status ``running``.
     """
-    from aqvolt_flows.exploration.batching import MemoryRecord, room_for
     from aqvolt_flows.exploration.checkpoints import BatchFolder
+    from aqvolt_flows.exploration.memory import MemoryRecord, room_for
     from aqvolt_flows.exploration.npt import NpTRun
     from aqvolt_flows.exploration.segments import Segment, deadline
 

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.exploration.batch import DTYPE, Batch, concatenate
-from aqvolt_flows.exploration.batching import Room, is_out_of_memory, release_memory
 from aqvolt_flows.exploration.integrators import Forces, integrator_for
+from aqvolt_flows.exploration.memory import Room, is_out_of_memory, release_memory
 from aqvolt_flows.exploration.noise import TrajectoryNoise
 from aqvolt_flows.exploration.recording import Recorder
 from aqvolt_flows.exploration.stability import LOST_ATOM_STEPS, Guard, guard_steps

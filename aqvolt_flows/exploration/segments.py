@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from aqvolt_flows.aside import written_aside
-from aqvolt_flows.exploration.batching import Room
 from aqvolt_flows.exploration.checkpoints import BatchFolder, PartFrames, Statistics
+from aqvolt_flows.exploration.memory import Room
 from aqvolt_flows.exploration.npt import NpTRun
 from aqvolt_flows.exploration.systems import Outcome, System
 from aqvolt_flows.schemas.parameters import ExplorationParameters

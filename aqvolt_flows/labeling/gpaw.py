@@ -12,7 +12,7 @@ import numpy as np
 from jobflow import Maker, job
 
 from aqvolt_flows.frames import Frame
-from aqvolt_flows.labeling.jobs import LabelError, atoms_of, label_frame
+from aqvolt_flows.labeling.outcomes import LabelError, atoms_of, label_frame
 from aqvolt_flows.labeling.protocols import gpaw_protocol, gpaw_settings
 from aqvolt_flows.labeling.validate import computed
 from aqvolt_flows.schemas.label import LabelOutcome

@@ -11,7 +11,8 @@ from aqvolt_flows.identity import content_hash, content_key
 from aqvolt_flows.potentials import model_hash
 from aqvolt_flows.schemas.parameters import LabelingParameters
 from aqvolt_flows.schemas.provenance import Protocol
-from aqvolt_flows.vasp.settings import check_installed, diff_with_installed, r2scan_protocol
+from aqvolt_flows.vasp.drift import check_installed, diff_with_installed
+from aqvolt_flows.vasp.settings import r2scan_protocol
 
 __all__ = [
     "check_installed",

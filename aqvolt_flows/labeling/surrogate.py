@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from jobflow import Maker, job
 
 from aqvolt_flows.frames import Frame
-from aqvolt_flows.labeling.jobs import label_frame
+from aqvolt_flows.labeling.outcomes import label_frame
 from aqvolt_flows.labeling.protocols import surrogate_protocol
 from aqvolt_flows.labeling.validate import computed
 from aqvolt_flows.potentials import load_potential

@@ -14,7 +14,7 @@ from pymatgen.core import Element
 from aqvolt_flows.chemistry import symbols_of
 from aqvolt_flows.errors import ConfigError, ResourceError
 from aqvolt_flows.frames import Frame
-from aqvolt_flows.labeling.jobs import LabelError, atoms_of, label_frame
+from aqvolt_flows.labeling.outcomes import LabelError, atoms_of, label_frame
 from aqvolt_flows.labeling.reasons import restarted_here
 from aqvolt_flows.labeling.validate import computed
 from aqvolt_flows.schemas.label import LabelOutcome

@@ -6,10 +6,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from aqvolt_flows.sampling.coverage import Coverage
-    from aqvolt_flows.sampling.direct import TwoStageDirect, direct_select
-    from aqvolt_flows.sampling.selection import Selection
-    from aqvolt_flows.sampling.state import SampledSpace
+    from aqvolt_flows.sampling.direct.coverage import Coverage
+    from aqvolt_flows.sampling.direct.method import TwoStageDirect, direct_select
+    from aqvolt_flows.sampling.direct.selection import Selection
+    from aqvolt_flows.sampling.direct.state import SampledSpace
 
 __all__ = ["Coverage", "SampledSpace", "Selection", "TwoStageDirect", "direct_select"]
 
@@ -17,13 +17,13 @@ _MODULES = {
     "Coverage": "coverage",
     "SampledSpace": "state",
     "Selection": "selection",
-    "TwoStageDirect": "direct",
-    "direct_select": "direct",
+    "TwoStageDirect": "method",
+    "direct_select": "method",
 }
 
 
 def __getattr__(name: str) -> Any:
     """Import numba only when a selection is asked for; the makers' module stays light."""
     if name in _MODULES:
-        return getattr(import_module(f"aqvolt_flows.sampling.{_MODULES[name]}"), name)
+        return getattr(import_module(f"aqvolt_flows.sampling.direct.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,13 +7,13 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from aqvolt_flows.errors import InputError
-from aqvolt_flows.sampling.covered import find_sets, label_files, store_files
+from aqvolt_flows.sampling.features.covered import find_sets, label_files, store_files
 from aqvolt_flows.sampling.rounds import space_key
 from aqvolt_flows.schemas.parameters import SamplingParameters
 from aqvolt_flows.schemas.provenance import ArtifactRef
 
 if TYPE_CHECKING:
-    from aqvolt_flows.sampling.features import FeatureShards
+    from aqvolt_flows.sampling.features.shards import FeatureShards
     from aqvolt_flows.stores import Database
 
 #: Names of sets that need no file: frames that rounds encoded, and what they chose.
@@ -31,7 +31,8 @@ def compare_sets(database: Database, parameters: SamplingParameters, covered: st
         The campaign's; encoder and choices name the space.
     covered, by
         ``encoded`` (frames of all rounds of the space), ``chosen`` (of them, and of sets declared covered), or what
-        :func:`~aqvolt_flows.sampling.covered.find_sets` knows. Files, labels and releases are encoded here, once.
+        :func:`~aqvolt_flows.sampling.features.covered.find_sets` knows. Files, labels and releases are encoded
+        here, once.
 
     Returns
     -------
@@ -44,9 +45,9 @@ def compare_sets(database: Database, parameters: SamplingParameters, covered: st
     InputError
         If there is no round yet, or no such set.
     """
-    from aqvolt_flows.sampling.coverage import coverage
-    from aqvolt_flows.sampling.encoders import encoder_hash
-    from aqvolt_flows.sampling.state import SampledSpace
+    from aqvolt_flows.sampling.direct.coverage import coverage
+    from aqvolt_flows.sampling.direct.state import SampledSpace
+    from aqvolt_flows.sampling.encoders.registry import encoder_hash
 
     if covered == CHOSEN:
         raise InputError("The set 'chosen' is kept as places only; it can cover other sets, give it as the second.")
@@ -68,8 +69,8 @@ def compare_sets(database: Database, parameters: SamplingParameters, covered: st
 
 def _features(database: Database, parameters: SamplingParameters, name: str, shards: list[str]) -> FeatureShards:
     """Return the features of a set, encoding what is not encoded yet."""
-    from aqvolt_flows.sampling.features import FeatureShards
-    from aqvolt_flows.sampling.shard_documents import ShardDocuments
+    from aqvolt_flows.sampling.features.documents import ShardDocuments
+    from aqvolt_flows.sampling.features.shards import FeatureShards
     from aqvolt_flows.schemas.feature import FeatureDocument
 
     if name == ENCODED:

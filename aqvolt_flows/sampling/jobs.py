@@ -8,8 +8,8 @@ from typing import Any
 
 from jobflow import Flow, Job, Maker, job
 
-from aqvolt_flows.sampling.encode import Source
-from aqvolt_flows.sampling.shard_documents import ShardDocuments
+from aqvolt_flows.sampling.features.documents import ShardDocuments
+from aqvolt_flows.sampling.features.encode import Source
 from aqvolt_flows.schemas.parameters import SamplingParameters
 from aqvolt_flows.schemas.provenance import ArtifactRef
 from aqvolt_flows.stores import Database
@@ -82,7 +82,7 @@ class CoverMaker(Maker):
         fingerprint
             Hash of what the set held when this was planned.
         """
-        from aqvolt_flows.sampling.covered import label_files
+        from aqvolt_flows.sampling.features.covered import label_files
 
         database = Database.connect()
         described = label_files(database, source) if source.startswith("labels:") else files

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from aqvolt_flows.frames import SCHEMA, Frame, from_table, read_batches, write_frames
 from aqvolt_flows.identity import content_key
-from aqvolt_flows.sampling.encode import FILTERS
+from aqvolt_flows.sampling.features.encode import FILTERS
 from aqvolt_flows.schemas.feature import FeatureDocument
 from aqvolt_flows.schemas.frame import FrameDocument
 from aqvolt_flows.schemas.parameters import SamplingParameters
@@ -25,9 +25,9 @@ from aqvolt_flows.schemas.provenance import ArtifactRef
 from aqvolt_flows.schemas.sample import CoveredSource, SampleDocument
 
 if TYPE_CHECKING:
-    from aqvolt_flows.sampling.features import FeatureShards
-    from aqvolt_flows.sampling.selection import Selection
-    from aqvolt_flows.sampling.state import SampledSpace
+    from aqvolt_flows.sampling.direct.selection import Selection
+    from aqvolt_flows.sampling.direct.state import SampledSpace
+    from aqvolt_flows.sampling.features.shards import FeatureShards
     from aqvolt_flows.stores import Database
 
 #: Fields that decide a selection; rounds that agree in them and in the encoder share a state.
@@ -149,14 +149,14 @@ class Round:
         return [FeatureDocument(**d) for d in self.database.find_by_ids("features", ids)]
 
     def _features(self, documents: Iterable[FeatureDocument]) -> FeatureShards | None:
-        from aqvolt_flows.sampling.features import FeatureShards
+        from aqvolt_flows.sampling.features.shards import FeatureShards
 
         references = [d.artifact for d in documents if d.artifact is not None]
         return FeatureShards.of(self.database.artifacts, references) if references else None
 
     def _state(self, previous: Sequence[str]) -> SampledSpace | None:
         """Return the state of the last earlier round that has one."""
-        from aqvolt_flows.sampling.state import SampledSpace
+        from aqvolt_flows.sampling.direct.state import SampledSpace
 
         for document in reversed(self.database.find_by_ids("samples", previous)):
             if document["state"]:
@@ -172,7 +172,7 @@ class Round:
     def _select(
         self, shards: FeatureShards, covered: Sequence[dict[str, Any]], before: SampledSpace | None
     ) -> Selection:
-        from aqvolt_flows.sampling.direct import TwoStageDirect
+        from aqvolt_flows.sampling.direct.method import TwoStageDirect
 
         p, device = self.parameters, self.database.settings.resolve_device()
         on_gpu = p.engine == "torch" or (p.engine == "auto" and device.startswith("cuda"))
@@ -187,8 +187,8 @@ class Round:
 
     def _compare(self, shards: FeatureShards, selection: Selection) -> dict[str, dict[str, float]]:
         """Return how well the chosen, as many random frames, and earlier rounds alone cover this round's frames."""
-        from aqvolt_flows.sampling.coverage import coverage
-        from aqvolt_flows.sampling.state import SampledSpace
+        from aqvolt_flows.sampling.direct.coverage import coverage
+        from aqvolt_flows.sampling.direct.state import SampledSpace
 
         if not len(selection.indices):
             return {}
@@ -214,7 +214,7 @@ class Round:
             return self.database.artifacts.put_file(path, "npz")
 
     def _store_picture(self, selection: Selection) -> ArtifactRef:
-        from aqvolt_flows.sampling.coverage import picture
+        from aqvolt_flows.sampling.direct.coverage import picture
 
         bins = int(np.clip(1.2 * np.sqrt(len(selection.components)), 16, 256))
         drawn = picture(selection.components, selection.indices, bins=bins)

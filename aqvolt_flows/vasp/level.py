@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aqvolt_flows.schemas.provenance import Protocol
+from aqvolt_flows.vasp.drift import check_installed
 from aqvolt_flows.vasp.potcars import potcar_hashes
 from aqvolt_flows.vasp.settings import (
     changes,
-    check_installed,
     frozen_moments,
     frozen_potcars,
     potcar_functional,

@@ -13,8 +13,6 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-import numpy as np
-
 from aqvolt_flows.errors import ConfigError, InputError
 from aqvolt_flows.identity import content_hash
 from aqvolt_flows.schemas.provenance import Protocol
@@ -36,29 +34,30 @@ NOT_THEORY = frozenset(f"{_OUTPUT} {_SELF_CONSISTENCY} {_PARALLEL} {_DYNAMICS}".
 
 
 @cache
-def _frozen() -> dict[str, Any]:
+def frozen_settings() -> dict[str, Any]:
+    """Return the frozen MatPES r2SCAN settings as shipped: INCAR, POTCAR symbols, moments."""
     text = resources.files("aqvolt_flows").joinpath("data/matpes_r2scan.json").read_text()
     return dict(json.loads(text))
 
 
 def frozen_incar() -> dict[str, Any]:
     """Return the frozen INCAR as tag → value, without MAGMOM."""
-    return dict(_frozen()["incar"])
+    return dict(frozen_settings()["incar"])
 
 
 def frozen_potcars() -> dict[str, str]:
     """Return the frozen map element → POTCAR symbol."""
-    return dict(_frozen()["potcar"])
+    return dict(frozen_settings()["potcar"])
 
 
 def frozen_moments() -> dict[str, float]:
     """Return the frozen map element → initial moment (μB)."""
-    return {element: float(moment) for element, moment in _frozen()["magmom"].items()}
+    return {element: float(moment) for element, moment in frozen_settings()["magmom"].items()}
 
 
 def potcar_functional() -> str:
     """Return the POTCAR release, ``PBE_64``."""
-    return str(_frozen()["potcar_functional"])
+    return str(frozen_settings()["potcar_functional"])
 
 
 def potcar_symbol(element: str) -> str:
@@ -69,7 +68,7 @@ def potcar_symbol(element: str) -> str:
     InputError
         If MatPES has none.
     """
-    symbol = _frozen()["potcar"].get(element)
+    symbol = frozen_settings()["potcar"].get(element)
     if symbol is None:
         raise InputError(f"MatPES names no POTCAR for {element}; leave structures with it out of the candidates.")
     return str(symbol)
@@ -77,7 +76,7 @@ def potcar_symbol(element: str) -> str:
 
 def element_moment(element: str) -> float:
     """Return the moment (μB) that MatPES starts an element with, 0 for those it does not list."""
-    return float(_frozen()["magmom"].get(element, 0.0))
+    return float(frozen_settings()["magmom"].get(element, 0.0))
 
 
 def _plain(value: Any) -> Any:
@@ -122,7 +121,7 @@ def static_incar(incar_updates: Mapping[str, Any] | None = None) -> dict[str, An
 def settings_hash(incar: Mapping[str, Any]) -> str:
     """Return the settings hash of an INCAR's theory level with MatPES' POTCARs."""
     return content_hash(
-        {"incar": theory(incar), "potcar_functional": potcar_functional(), "potcar": _frozen()["potcar"]}
+        {"incar": theory(incar), "potcar_functional": potcar_functional(), "potcar": frozen_settings()["potcar"]}
     )
 
 
@@ -149,45 +148,3 @@ def r2scan_protocol(
         settings_hash=settings_hash(static_incar(incar_updates)),
         potcar_hashes=dict(potcar_hashes or {}),
     )
-
-
-def diff_with_installed() -> dict[str, tuple[Any, Any]]:
-    """Return name → (frozen, written by the installed pymatgen) for every setting that differs.
-
-    Names are INCAR tags, ``POTCAR <element>``, ``MAGMOM <species>`` and ``POTCAR release``.
-    """
-    from pymatgen.core import Structure
-
-    from aqvolt_flows.vasp.inputs import matpes_static_set
-
-    cell = 5.13 / 2 * (np.ones((3, 3)) - np.eye(3))  # rock salt, primitive
-    rock_salt = Structure(cell, ["Li", "Cl"], np.array([[0, 0, 0], [0.5, 0.5, 0.5]]))
-    written = matpes_static_set().get_input_set(rock_salt, potcar_spec=True)
-    incar = {k: v for k, v in dict(written.incar).items() if k != "MAGMOM"}
-    config = matpes_static_set().CONFIG
-    found = changes(frozen_incar(), incar)
-    for name, key, now in (
-        ("POTCAR", "potcar", config["POTCAR"]),
-        ("MAGMOM", "magmom", config["INCAR"].get("MAGMOM", {})),
-    ):
-        found |= {f"{name} {k}": v for k, v in _differences(_frozen()[key], now).items()}
-    release = str(matpes_static_set().user_potcar_functional)
-    if release != potcar_functional():
-        found["POTCAR release"] = (potcar_functional(), release)
-    return found
-
-
-def _differences(expected: Mapping[str, Any], seen: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    names = sorted(expected.keys() | seen.keys())
-    return {k: (expected.get(k), seen.get(k)) for k in names if expected.get(k) != seen.get(k)}
-
-
-def check_installed() -> None:
-    """Raise :class:`ConfigError` with the difference if the installed pymatgen writes another theory level."""
-    found = diff_with_installed()
-    if found:
-        listed = "; ".join(f"{name}: {old!r} is now {new!r}" for name, (old, new) in found.items())
-        raise ConfigError(
-            f"The installed pymatgen writes MatPES r2SCAN settings that differ from the frozen ones ({listed}); "
-            "install the pymatgen-core that the lock file pins, or start a new campaign with new frozen settings."
-        )

@@ -2,62 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any
-
-from aqvolt_builders.jobs import BuildMaker
 from aqvolt_flows.campaign import Campaign, load_campaign
-from aqvolt_flows.datasets.labels import BUILDER_VERSION
 from aqvolt_flows.errors import InputError
-from aqvolt_flows.identity import content_key
-from aqvolt_flows.planning import PLANNERS
-from aqvolt_flows.planning_labeling import cost_model
+from aqvolt_flows.labeling.plan import cost_model
 from aqvolt_flows.settings import AqvoltSettings
+from aqvolt_flows.stages import stage_named
 from aqvolt_flows.stores import Database
-from aqvolt_flows.work import Plan, WorkItem
-from aqvolt_launch.holds import FailureBudget, enforce, set_budget
+from aqvolt_flows.work import Plan
 from aqvolt_launch.launchpad import ensure_launchpad
-from aqvolt_launch.submit import CoreHours, SubmitReport, claimed_units, submit
-
-#: The order in which a campaign runs.
-ORDER = ("candidates", "explore", "sample", "label", "build", "release", "train", "benchmark", "report")
-
-
-def build_options(campaign: Campaign) -> dict[str, Any]:
-    """Return what a campaign tells the label builder."""
-    labeling = campaign.labeling
-    return {"aimd_stride": labeling.aimd_label_stride, "max_energy_jump_ev": labeling.max_energy_jump_ev}
-
-
-def plan_build(campaign: Campaign, database: Database, _claimed: frozenset[str] = frozenset()) -> Plan:
-    """Return the building of ``labels`` from the labeling outcomes and ab-initio runs of now."""
-    outcomes = sorted(database["outputs"].distinct("metadata.aqvolt.key", {"metadata.aqvolt.stage": "label"}))
-    runs = sorted(
-        [t["trajectory_id"], t["n_frames"]]
-        for t in database["trajectories"].find(
-            {"engine": "aimd", "status": {"$in": ["completed", "failed"]}}, {"trajectory_id": 1, "n_frames": 1}
-        )
-    )
-    options = build_options(campaign)
-    key = content_key("build/1", builder="labels", version=BUILDER_VERSION, outcomes=outcomes, runs=runs, **options)
-    done = database["outputs"].find_one({"metadata.aqvolt.key": key}) is not None
-    item = WorkItem(
-        "build",
-        key,
-        f"labels from {len(outcomes)} outcomes and {len(runs)} ab-initio runs",
-        partial(BuildMaker(builder="labels", options=options).make, key),
-        done=done,
-    )
-    missing = (
-        [] if outcomes or runs else ["there is no labeling outcome yet; run 'aqvolt submit label' and 'aqvolt work'"]
-    )
-    return Plan(
-        "build", [item] if outcomes or runs else [], missing, {"outcomes": len(outcomes), "ab-initio runs": len(runs)}
-    )
-
-
-_PLANNERS: dict[str, Callable[[Campaign, Database, frozenset[str]], Plan]] = {**PLANNERS, "build": plan_build}
+from aqvolt_launch.submission.holds import FailureBudget, enforce, set_budget
+from aqvolt_launch.submission.submit import CoreHours, SubmitReport, claimed_units, submit
 
 
 def campaign_for(settings: AqvoltSettings, name: str | None = None, labeler: str | None = None) -> Campaign:
@@ -92,12 +46,11 @@ def plan(stage: str, campaign: Campaign, settings: AqvoltSettings) -> Plan:
     DatabaseError
         If no database answers.
     """
-    if stage not in _PLANNERS:
-        raise InputError(f"There is no stage {stage!r}; expected one of {', '.join(_PLANNERS)}.")
+    planner = stage_named(stage).load_planner()
     database = Database.connect(settings)
     database.ensure_indexes()
     claimed = frozenset() if stage == "label" else claimed_units(ensure_launchpad(settings))  # no batches there
-    return _PLANNERS[stage](campaign, database, claimed)
+    return planner(campaign, database, claimed)
 
 
 def submit_stage(
@@ -116,7 +69,7 @@ def submit_stage(
     stage, campaign, settings
         What to submit where.
     limit, rerun_failed, window
-        As :func:`aqvolt_launch.submit.submit` has them.
+        As :func:`aqvolt_launch.submission.submit.submit` has them.
     budget_core_hours
         Labels only: stop before the forecast of what is submitted exceeds it.
 

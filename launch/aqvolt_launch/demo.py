@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,22 +11,21 @@ from pathlib import Path
 from subprocess import Popen
 from typing import Any
 
-import psutil
-
 from aqvolt_flows.campaign import Campaign
 from aqvolt_flows.errors import ResourceError
-from aqvolt_flows.planning import latest_release
-from aqvolt_flows.releases import release_folder
+from aqvolt_flows.releases import latest_release, release_folder
 from aqvolt_flows.settings import AqvoltSettings
+from aqvolt_flows.stages import STAGES, stage_named
 from aqvolt_flows.stores import Database
-from aqvolt_launch import chain, embedded
+from aqvolt_launch import chain
+from aqvolt_launch.embedded import server as embedded
 from aqvolt_launch.launchpad import get_launchpad
+from aqvolt_launch.memory_watch import MemoryWatch
 from aqvolt_launch.workers import spawn_worker
 
 POLL_S = 0.5
 #: How often the worker is started again before the demo gives up.
 MAX_WORKERS = 3
-_SAMPLE_S = 3.0
 
 
 @dataclass
@@ -83,40 +81,6 @@ class DemoResult:
             "seconds": round(self.seconds, 1),
             "peak_memory_gb": round(self.peak_memory_gb, 2),
         }
-
-
-class MemoryWatch:
-    """Samples the memory of this process, its children and the database: proportional set sizes, summed."""
-
-    def __init__(self, extra_pids: list[int]) -> None:
-        self.peak_bytes = 0
-        self._extra, self._stop = extra_pids, threading.Event()
-        self._thread = threading.Thread(target=self._run, name="memory-watch", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        while True:
-            self.peak_bytes = max(self.peak_bytes, self._sample())
-            if self._stop.wait(_SAMPLE_S):
-                return
-
-    def _sample(self) -> int:
-        total = 0
-        processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
-        processes.extend(psutil.Process(pid) for pid in self._extra if psutil.pid_exists(pid))
-        for process in processes:
-            try:
-                info = process.memory_full_info()
-                total += getattr(info, "pss", info.rss)
-            except psutil.Error:
-                continue
-        return total
-
-    def stop(self) -> float:
-        """Stop sampling and return the peak in GB (10⁹ bytes)."""
-        self._stop.set()
-        self._thread.join()
-        return self.peak_bytes / 1e9
 
 
 @contextmanager
@@ -189,7 +153,7 @@ def run(settings: AqvoltSettings, campaign: Campaign, watch: Watch) -> DemoResul
         memory = MemoryWatch(pids)
         worker: _Worker | None = None
         try:
-            for stage in chain.ORDER:
+            for stage in [s.name for s in STAGES if s.in_demo]:
                 begun = time.monotonic()
                 watch(stage, 0, 0, "planning")
                 found, _ = chain.submit_stage(stage, campaign, settings)
@@ -240,23 +204,10 @@ def _detail(stage: str, database: Database) -> str:
     return ""
 
 
-#: Stage → collection, query of failures, what a failure is called.
-_COUNTED: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
-    "candidates": ("candidates", {}, {"status": "rejected"}, "rejected"),
-    "explore": ("trajectories", {}, {"status": "failed"}, "failed"),
-    "sample": ("frames", {}, {"frame_id": None}, ""),
-    "label": ("outputs", {"metadata.aqvolt.stage": "label"}, {"output.status": {"$ne": "converged"}}, "not converged"),
-    "build": ("labels", {}, {"status": "rejected"}, "rejected"),
-    "release": ("releases", {}, {"release_id": None}, ""),
-    "train": ("models", {}, {"status": "failed"}, "failed"),
-    "benchmark": ("benchmarks", {}, {"status": "failed"}, "failed"),
-    "report": ("outputs", {"metadata.aqvolt.stage": "report"}, {"output": None}, ""),
-}
-
-
 def _count(stage: str, database: Database, settings: AqvoltSettings, new: int, seconds: float) -> StageResult:
-    collection, every, failed, word = _COUNTED[stage]
-    failures = database[collection].count_documents(every | failed)
+    about = stage_named(stage)
+    collection, every, word = about.collection, dict(about.counted), about.failed_word
+    failures = 0 if about.failed is None else database[collection].count_documents(every | dict(about.failed))
     fizzled = list(
         get_launchpad(settings).fireworks.find(
             {"spec.aqvolt.stage": stage, "state": "FIZZLED"}, {"fw_id": 1, "name": 1}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -107,3 +107,61 @@ def quiet_fireworks() -> None:
     for entry in (("rocket.launcher", "INFO"), ("rocket.launcher", "DEBUG")):
         if entry not in fw_utilities.PREVIOUS_STREAM_LOGGERS:
             fw_utilities.PREVIOUS_STREAM_LOGGERS.append(entry)
+
+
+def fizzled(launchpad: LaunchPad, limit: int | None = None) -> list[dict[str, Any]]:
+    """Return Fireworks whose job raised, newest first, each with the last line of its exception and its folder."""
+    fields = {"fw_id": 1, "name": 1, "launches": 1, "spec.aqvolt": 1, "spec._exception_details": 1}
+    cursor = launchpad.fireworks.find({"state": "FIZZLED"}, fields).sort("fw_id", -1).limit(limit or 0)
+    found = list(cursor)
+    last = {firework["fw_id"]: firework["launches"][-1] for firework in found if firework["launches"]}
+    fields = {"launch_id": 1, "launch_dir": 1, "action.stored_data._exception": 1}
+    found_launches = launchpad.launches.find({"launch_id": {"$in": list(last.values())}}, fields)
+    launches = {launch["launch_id"]: launch for launch in found_launches}
+    rows = []
+    for firework in found:
+        launch = launches.get(last.get(firework["fw_id"], -1), {})
+        mark = firework["spec"].get("aqvolt", {})
+        rows.append(
+            {
+                "fw_id": firework["fw_id"],
+                "stage": mark.get("stage"),
+                "name": firework["name"],
+                "key": mark.get("key"),
+                "reason": _last_line(firework, launch),
+                "folder": launch.get("launch_dir"),
+            }
+        )
+    return rows
+
+
+def _last_line(firework: Mapping[str, Any], launch: Mapping[str, Any]) -> str:
+    action = launch.get("action") or {}
+    exception = action.get("stored_data", {}).get("_exception", {})
+    text = exception.get("_stacktrace") or firework["spec"].get("_exception_details", {}).get("_stacktrace") or ""
+    lines: Sequence[str] = [line for line in text.strip().splitlines() if line.strip()]
+    return lines[-1].strip() if lines else "lost: its worker ended without a word"
+
+
+#: A lock or a reservation of a live process lasts milliseconds; older ones belong to the dead, seconds.
+GRACE_S = 5.0
+
+
+def rerun(launchpad: LaunchPad, fw_id: int, states: Sequence[str], last_launch: int | None = None) -> bool:
+    """Rerun a Firework if it is (still) in one of ``states`` and, where given, its last launch is that one.
+
+    Checked and done under the workflow's lock, so that of several processes that find the same lost
+    run one reruns it, and a run that another has started since is left alone. A lock that stays
+    longer than the grace time is taken over.
+    """
+    from fireworks.core.launchpad import WFLock
+
+    with WFLock(launchpad, fw_id, expire_secs=GRACE_S, kill=True):
+        firework = launchpad.fireworks.find_one({"fw_id": fw_id}, {"state": 1, "launches": 1})
+        if firework is None or firework["state"] not in states:
+            return False
+        if last_launch is not None and firework["launches"][-1:] != [last_launch]:
+            return False
+        workflow = launchpad.get_wf_by_fw_id_lzyfw(fw_id)
+        launchpad._update_wf(workflow, workflow.rerun_fw(fw_id))
+    return True

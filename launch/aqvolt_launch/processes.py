@@ -7,9 +7,17 @@ are set, and a live worker must never look like another one.
 
 from __future__ import annotations
 
+import os
+import re
+import socket
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
+
+if TYPE_CHECKING:
+    pass
 
 #: Where there is no /proc, starts are seconds since 1970; clocks that are set may move them by so much.
 _CLOCK_TOLERANCE_S = 3
@@ -44,3 +52,26 @@ def is_alive(pid: int, mark: int) -> bool | None:
     except (psutil.Error, OSError):
         return None
     return difference <= (0 if Path("/proc/self/stat").exists() else _CLOCK_TOLERANCE_S)
+
+
+_NAME = re.compile(r"^aqvolt-(?P<host>.+)-(?P<pid>\d+)-(?P<start>\d+)$")
+
+
+@cache
+def host_name() -> str:
+    """Return this machine's name as worker names carry it."""
+    return socket.gethostname() or "localhost"
+
+
+def worker_name() -> str:
+    """Return the name of a worker in this process: host, PID, and when it started."""
+    return f"aqvolt-{host_name()}-{os.getpid()}-{start_mark(os.getpid())}"
+
+
+def is_dead(name: str) -> bool | None:
+    """Return whether the worker of this name is gone; None if it cannot be judged from here."""
+    match = _NAME.match(name)
+    if match is None or match["host"] != host_name():
+        return None
+    alive = is_alive(int(match["pid"]), int(match["start"]))
+    return None if alive is None else not alive

@@ -18,9 +18,11 @@ import psutil
 
 from aqvolt_flows.errors import InputError, ResourceError
 from aqvolt_flows.settings import CONFIG_NAME, CONFIG_VARIABLE, AqvoltSettings
-from aqvolt_launch import holds, queue
 from aqvolt_launch.launchpad import ensure_launchpad, quiet_fireworks
-from aqvolt_launch.recovery import RecoveryReport, host_name, recover_dead, worker_name
+from aqvolt_launch.processes import host_name, worker_name
+from aqvolt_launch.repair.lost_runs import RecoveryReport, recover_dead
+from aqvolt_launch.submission import holds
+from aqvolt_launch.submission import window as queue
 
 if TYPE_CHECKING:
     from fireworks import LaunchPad

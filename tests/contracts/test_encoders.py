@@ -11,7 +11,8 @@ from ase import Atoms
 from ase.build import bulk
 
 from aqvolt_flows.errors import InputError, ResourceError
-from aqvolt_flows.sampling.encoders import check_encoder, encoder_hash, halving, load_encoder
+from aqvolt_flows.sampling.encoders.base import halving
+from aqvolt_flows.sampling.encoders.registry import check_encoder, encoder_hash, load_encoder
 
 ELEMENTS = ("Li", "F", "Cl", "I", "Y")
 #: pynvml's successor, torch_geometric and warp, which matgl imports
@@ -68,7 +69,7 @@ def encoder(request, tmp_path_factory):
         return load_encoder(save_esen(folder / "inference_ckpt.pt"))
     if request.param == "m3gnet property":
         return load_encoder(save_m3gnet(folder, intensive=True))
-    from aqvolt_flows.sampling.encode_m3gnet import M3GNetEncoder
+    from aqvolt_flows.sampling.encoders.m3gnet import M3GNetEncoder
 
     return M3GNetEncoder(save_m3gnet(folder, intensive=False), "cpu", gate=False)  # never trained
 

@@ -19,7 +19,7 @@ import pytest
 
 from aqvolt_flows.settings import load_settings
 from aqvolt_flows.stores import IDENTITIES, Database, close_clients
-from aqvolt_launch import embedded
+from aqvolt_launch.embedded import server as embedded
 from aqvolt_launch.launchpad import close_launchpads, get_launchpad
 
 CAMPAIGN = Path(__file__).with_name("mini.yaml")

@@ -76,7 +76,7 @@ def test_the_wheel_works_outside_the_checkout(wheel, tmp_path):
     zipfile.ZipFile(wheel).extractall(site)
     script = (
         "import aqvolt_flows, aqvolt_builders.labels, aqvolt_launch.chain, aqvolt_flows.campaign as c;"
-        "from aqvolt_launch.project import init_project; from pathlib import Path;"
+        "from aqvolt_launch.project.folder import init_project; from pathlib import Path;"
         f"assert aqvolt_flows.__file__.startswith({str(site)!r}), aqvolt_flows.__file__;"
         f"assert aqvolt_launch.__file__.startswith({str(site)!r});"
         "init_project(Path('project'), campaign='demo');"
@@ -106,7 +106,8 @@ class Refuse:
         if name.split(".")[0] in {HEAVY!r}:
             raise ImportError("the base imported " + name)
 sys.meta_path.insert(0, Refuse())
-import aqvolt_launch.chain, aqvolt_launch.workers, aqvolt_launch.project, aqvolt_launch.status, aqvolt_launch.reconcile
+import aqvolt_launch.chain, aqvolt_launch.workers, aqvolt_launch.project.folder, aqvolt_launch.project.status
+import aqvolt_launch.repair.reconcile
 import aqvolt_builders.jobs, aqvolt_builders.registry
 from aqvolt_launch.cli import commands
 from aqvolt_launch.cli.app import app

@@ -12,16 +12,16 @@ from typer.testing import CliRunner
 
 from aqvolt_builders.labels import LabelBuilder
 from aqvolt_flows.campaign import load_campaign
-from aqvolt_flows.planning_labeling import plan_label
+from aqvolt_flows.labeling.plan import plan_label
 from aqvolt_flows.schemas.hold import HoldDocument
 from aqvolt_flows.schemas.provenance import ArtifactRef
 from aqvolt_flows.settings import AqvoltSettings
 from aqvolt_flows.stores import Database
-from aqvolt_launch.again import run_again
 from aqvolt_launch.cli import stages
 from aqvolt_launch.launchpad import get_launchpad
-from aqvolt_launch.salvage import settle
-from aqvolt_launch.submit import SubmitReport, submit
+from aqvolt_launch.repair.salvage import settle
+from aqvolt_launch.submission.again import run_again
+from aqvolt_launch.submission.submit import SubmitReport, submit
 from aqvolt_launch.workers import work
 
 __all__ = ["store_frames"]

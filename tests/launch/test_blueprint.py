@@ -14,7 +14,7 @@ from aqvolt_flows.labeling.surrogate import SurrogateStaticMaker
 from aqvolt_flows.labeling.vasp import R2scanStaticMaker
 from aqvolt_flows.stores import job_store
 from aqvolt_flows.work import WorkItem
-from aqvolt_launch.blueprint import Blueprint, shape, workflow_of
+from aqvolt_launch.submission.blueprint import Blueprint, shape, workflow_of
 
 NOW = datetime(2026, 11, 1, 12, 0, tzinfo=UTC)
 MAKERS = [SurrogateStaticMaker(), R2scanStaticMaker(incar_updates={"ENAUG": 1360}), GpawStaticMaker()]

@@ -14,9 +14,10 @@ import trivial_jobs
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.settings import AqvoltSettings
 from aqvolt_flows.stores import Database
-from aqvolt_launch import queue, recovery
 from aqvolt_launch.launchpad import ensure_launchpad, get_launchpad
-from aqvolt_launch.submit import CoreHours, SubmitReport, submit
+from aqvolt_launch.repair import lost_runs as recovery
+from aqvolt_launch.submission import window as queue
+from aqvolt_launch.submission.submit import CoreHours, SubmitReport, submit
 from aqvolt_launch.workers import work
 
 
@@ -97,7 +98,7 @@ def test_default_window_is_of_the_embedded_database(database: Database, settings
 
 KILL = """
 import os, signal
-from aqvolt_launch import submit as module
+from aqvolt_launch.submission import submit as module
 from aqvolt_flows.settings import load_settings
 import trivial_jobs
 
@@ -152,7 +153,7 @@ def test_announcements_of_the_living_and_of_other_hosts_are_left_alone(
 def test_concurrent_submitters(database: Database, settings: AqvoltSettings) -> None:
     ensure_launchpad(settings)
     code = (
-        "import trivial_jobs; from aqvolt_launch.submit import submit\n"
+        "import trivial_jobs; from aqvolt_launch.submission.submit import submit\n"
         "from aqvolt_flows.settings import load_settings\n"
         "r = submit(trivial_jobs.bulk(300), load_settings(), window=0); print(r.submitted, r.queued)"
     )

@@ -18,7 +18,7 @@ from aqvolt_flows.stores import Database
 from aqvolt_launch.cli import database as database_commands
 from aqvolt_launch.cli import output
 from aqvolt_launch.cli import workers as worker_commands
-from aqvolt_launch.submit import submit
+from aqvolt_launch.submission.submit import submit
 
 
 @pytest.fixture

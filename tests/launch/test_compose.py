@@ -20,7 +20,7 @@ import yaml
 
 from aqvolt_flows.settings import AqvoltSettings
 from aqvolt_flows.stores import Database
-from aqvolt_launch.submit import submit
+from aqvolt_launch.submission.submit import submit
 
 ROOT = Path(__file__).parents[2]
 

@@ -20,7 +20,7 @@ from pymongo.errors import PyMongoError
 
 from aqvolt_flows.errors import DatabaseError, InputError, ResourceError
 from aqvolt_flows.settings import AqvoltSettings, load_settings
-from aqvolt_launch import embedded
+from aqvolt_launch.embedded import server as embedded
 from aqvolt_launch.processes import start_mark
 
 

@@ -15,13 +15,14 @@ from jobflow import run_locally
 from aqvolt_flows.campaign import parse_campaign
 from aqvolt_flows.candidates.jobs import SelectMaker
 from aqvolt_flows.exploration import mlmd
+from aqvolt_flows.exploration.plan import plan_explore
 from aqvolt_flows.frames import read_frames
-from aqvolt_flows.planning import plan_explore
 from aqvolt_flows.schemas.provenance import ArtifactRef
-from aqvolt_launch import recovery, workers
+from aqvolt_launch import workers
 from aqvolt_launch.launchpad import get_launchpad
-from aqvolt_launch.status import collect_status
-from aqvolt_launch.submit import claimed_units, submit
+from aqvolt_launch.project.status import collect_status
+from aqvolt_launch.repair import lost_runs as recovery
+from aqvolt_launch.submission.submit import claimed_units, submit
 from aqvolt_launch.workers import spawn_worker, work
 
 TEXT = """

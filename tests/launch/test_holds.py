@@ -14,12 +14,13 @@ from aqvolt_flows.errors import InputError
 from aqvolt_flows.settings import AqvoltSettings
 from aqvolt_flows.stores import Database
 from aqvolt_flows.work import Stream
-from aqvolt_launch import holds, queue
 from aqvolt_launch.cli import holds as commands
-from aqvolt_launch.holds import FailureBudget
 from aqvolt_launch.launchpad import get_launchpad
-from aqvolt_launch.status import collect_status
-from aqvolt_launch.submit import submit
+from aqvolt_launch.project.status import collect_status
+from aqvolt_launch.submission import holds
+from aqvolt_launch.submission import window as queue
+from aqvolt_launch.submission.holds import FailureBudget
+from aqvolt_launch.submission.submit import submit
 from aqvolt_launch.workers import work
 
 

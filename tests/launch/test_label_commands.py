@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.settings import AqvoltSettings
 from aqvolt_flows.stores import Database
-from aqvolt_launch import preflight
 from aqvolt_launch.cli import stages
 from aqvolt_launch.launchpad import get_launchpad
+from aqvolt_launch.project import preflight
 
 __all__ = ["stand_in"]
 

@@ -12,7 +12,7 @@ from aqvolt_flows.campaign import load_campaign
 from aqvolt_flows.settings import AqvoltSettings
 from aqvolt_flows.stores import Database
 from aqvolt_flows.vasp.potcars import potcar_hashes
-from aqvolt_launch.preflight import labeler_checks
+from aqvolt_launch.project.preflight import labeler_checks
 
 
 def test_a_potcar_that_changed_since_earlier_labels_is_named(

@@ -16,8 +16,8 @@ from aqvolt_flows.errors import ConfigError, ResourceError
 from aqvolt_flows.settings import AqvoltSettings, load_settings
 from aqvolt_flows.stores import Database
 from aqvolt_launch.cli import project as project_commands
-from aqvolt_launch.doctor import Check, campaign_elements, examine
-from aqvolt_launch.project import FILES, init_project, summary, without_credentials
+from aqvolt_launch.project.doctor import Check, campaign_elements, examine
+from aqvolt_launch.project.folder import FILES, init_project, summary, without_credentials
 
 
 def rows(checks: list[Check]) -> dict[str, Check]:

@@ -19,12 +19,13 @@ from aqvolt_flows.settings import AqvoltSettings
 from aqvolt_flows.stores import Database
 from aqvolt_flows.vasp.settings import r2scan_protocol
 from aqvolt_flows.work import WorkItem
-from aqvolt_launch import holds, recovery
-from aqvolt_launch import reconcile as module
 from aqvolt_launch.launchpad import ensure_launchpad, get_launchpad
-from aqvolt_launch.reconcile import reconcile
-from aqvolt_launch.status import collect_status
-from aqvolt_launch.submit import submit
+from aqvolt_launch.project.status import collect_status
+from aqvolt_launch.repair import lost_runs as recovery
+from aqvolt_launch.repair import reconcile as module
+from aqvolt_launch.repair.reconcile import reconcile
+from aqvolt_launch.submission import holds
+from aqvolt_launch.submission.submit import submit
 from aqvolt_launch.workers import work
 
 __all__ = ["stand_in", "store_frames"]

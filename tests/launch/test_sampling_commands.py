@@ -11,9 +11,10 @@ from typer.testing import CliRunner
 
 from aqvolt_flows.campaign import load_campaign
 from aqvolt_flows.errors import InputError
-from aqvolt_flows.sampling.direct import TwoStageDirect
-from aqvolt_flows.sampling.encoders import Features, encoder_hash
-from aqvolt_flows.sampling.features import EncodedFrames, write_shard
+from aqvolt_flows.sampling.direct.method import TwoStageDirect
+from aqvolt_flows.sampling.encoders.base import Features
+from aqvolt_flows.sampling.encoders.registry import encoder_hash
+from aqvolt_flows.sampling.features.shards import EncodedFrames, write_shard
 from aqvolt_flows.sampling.rounds import offer_key, space_key
 from aqvolt_flows.schemas.feature import FeatureDocument
 from aqvolt_flows.schemas.sample import SampleDocument

@@ -17,7 +17,7 @@ from aqvolt_flows.errors import InputError
 from aqvolt_flows.settings import AqvoltSettings
 from aqvolt_flows.stores import Database
 from aqvolt_launch.launchpad import ensure_launchpad, get_launchpad
-from aqvolt_launch.submit import SubmitReport, submit
+from aqvolt_launch.submission.submit import SubmitReport, submit
 from aqvolt_launch.workers import work
 
 
@@ -83,7 +83,7 @@ def test_what_a_firework_carries(database: Database, settings: AqvoltSettings) -
 
 KILL = """
 import os, signal
-from aqvolt_launch import submit as module
+from aqvolt_launch.submission import submit as module
 from aqvolt_flows.settings import load_settings
 import trivial_jobs
 

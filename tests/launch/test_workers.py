@@ -18,12 +18,13 @@ from aqvolt_flows.errors import InputError, ResourceError
 from aqvolt_flows.settings import AqvoltSettings, load_settings
 from aqvolt_flows.stores import Database
 from aqvolt_flows.work import WorkItem
-from aqvolt_launch import recovery, workers
+from aqvolt_launch import workers
 from aqvolt_launch.launchpad import get_launchpad
 from aqvolt_launch.processes import start_mark
-from aqvolt_launch.reconcile import reconcile
-from aqvolt_launch.status import collect_status
-from aqvolt_launch.submit import submit
+from aqvolt_launch.project.status import collect_status
+from aqvolt_launch.repair import lost_runs as recovery
+from aqvolt_launch.repair.reconcile import reconcile
+from aqvolt_launch.submission.submit import submit
 from aqvolt_launch.workers import spawn_worker, work
 
 
@@ -244,7 +245,7 @@ def test_reconcile(database: Database, settings: AqvoltSettings, monkeypatch: py
     looked = reconcile(settings, dry_run=True)
     assert (looked.without_output, looked.broken) == ([1], ["key-1"])
     assert looked.orphans == [], "a young Firework without a workflow may be of a submission in progress"
-    monkeypatch.setattr("aqvolt_launch.reconcile.ORPHAN_AGE", -recovery.timedelta(seconds=5))
+    monkeypatch.setattr("aqvolt_launch.repair.reconcile.ORPHAN_AGE", -recovery.timedelta(seconds=5))
     assert reconcile(settings, dry_run=True).orphans == [99]
     assert launchpad.fireworks.count_documents({"fw_id": 99}) == 1
     assert database["outputs"].count_documents({}) == 2

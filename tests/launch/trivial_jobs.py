@@ -92,6 +92,6 @@ def bulk(n: int, **kwargs: object) -> Stream:
 
 def submit_many(n: int) -> dict[str, int]:
     """Submit items 0 … n−1 with the settings of the environment; run in processes by tests."""
-    from aqvolt_launch.submit import submit
+    from aqvolt_launch.submission.submit import submit
 
     return submit([add_item(i) for i in range(n)], load_settings()).as_dict()

@@ -181,7 +181,7 @@ def ours(path: Path, folder: Path, workers: int) -> tuple[float, float, dict[str
     from aqvolt_flows.schemas.parameters import CandidateParameters
     from aqvolt_flows.settings import AqvoltSettings
     from aqvolt_flows.stores import Database, close_clients
-    from aqvolt_launch import embedded
+    from aqvolt_launch.embedded import server as embedded
 
     settings = AqvoltSettings(root=folder, timeout_s=60)
     server = embedded.start(settings)

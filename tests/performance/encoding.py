@@ -29,9 +29,10 @@ from ase.data import covalent_radii
 from ase.neighborlist import neighbor_list
 
 from aqvolt_flows.frames import Frame, read_batches, read_frames, write_frames
-from aqvolt_flows.sampling.encoders import Features, load_encoder
-from aqvolt_flows.sampling.features import EncodedFrames, FeatureShards, write_shard
-from aqvolt_flows.sampling.screen import COLUMNS, Block, Screen, volume_per_atom
+from aqvolt_flows.sampling.encoders.base import Features
+from aqvolt_flows.sampling.encoders.registry import load_encoder
+from aqvolt_flows.sampling.features.screen import COLUMNS, Block, Screen, volume_per_atom
+from aqvolt_flows.sampling.features.shards import EncodedFrames, FeatureShards, write_shard
 from aqvolt_flows.schemas.parameters import SamplingParameters
 
 

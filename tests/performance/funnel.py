@@ -85,7 +85,7 @@ def encode_files(task: tuple[list[Path], str]) -> tuple[np.ndarray, np.ndarray, 
     import torch
 
     from aqvolt_flows.frames import read_frames
-    from aqvolt_flows.sampling.encoders import load_encoder
+    from aqvolt_flows.sampling.encoders.registry import load_encoder
 
     warnings.simplefilter("ignore")
     paths, device = task
@@ -118,7 +118,7 @@ def encode(paths: list[Path], device: str, workers: int) -> tuple[np.ndarray, np
 
 def measured(chosen: np.ndarray, sets: tuple[np.ndarray, ...], spaces: tuple, engine: object) -> list[float]:
     """Return mean and 99th percentile of the gaps of structures, then of atoms."""
-    from aqvolt_flows.sampling.coverage import coverage
+    from aqvolt_flows.sampling.direct.coverage import coverage
 
     structures, atoms, n_atoms = sets
     mask = np.zeros(len(structures), bool)
@@ -131,8 +131,8 @@ def measured(chosen: np.ndarray, sets: tuple[np.ndarray, ...], spaces: tuple, en
 def compare(sets: tuple[np.ndarray, np.ndarray, np.ndarray], thresholds: list[float]) -> None:
     """Print one line for each way and pair of thresholds."""
     from aqvolt_flows.sampling import TwoStageDirect
-    from aqvolt_flows.sampling.engines import load_engine
-    from aqvolt_flows.sampling.space import Moments, Space
+    from aqvolt_flows.sampling.direct.engines import load_engine
+    from aqvolt_flows.sampling.direct.space import Moments, Space
 
     engine = load_engine("cpu", search="exact")
     spaces = tuple(Space.fit(Moments.of(rows)) for rows in sets[:2])

@@ -107,8 +107,8 @@ def _with_memory(function: Callable[..., dict[str, float]], arguments: tuple[Any
 def campaign_and_launchpad(settings: Any) -> tuple[Any, Any]:
     """Return the demo's campaign (surrogate labels) and the LaunchPad, everything imported and connected."""
     from aqvolt_flows.campaign import load_campaign
-    from aqvolt_launch.blueprint import workflow_of
     from aqvolt_launch.launchpad import ensure_launchpad
+    from aqvolt_launch.submission.blueprint import workflow_of
 
     sys.path.insert(0, str(ROOT / "tests" / "launch"))
     import trivial_jobs
@@ -138,12 +138,12 @@ def stock(uri: str, folder: str, n: int) -> dict[str, float]:
 
 def raw(uri: str, folder: str, n: int) -> dict[str, float]:
     """Insert the documents that ours writes, and nothing else; making them is not counted."""
-    from aqvolt_flows.planning_labeling import plan_label
+    from aqvolt_flows.labeling.plan import plan_label
     from aqvolt_flows.schemas.base import utc_now
     from aqvolt_flows.stores import Database, job_store
-    from aqvolt_launch.blueprint import Blueprint
-    from aqvolt_launch.queue import waiting_place
-    from aqvolt_launch.submit import BULK_BATCH
+    from aqvolt_launch.submission.blueprint import Blueprint
+    from aqvolt_launch.submission.submit import BULK_BATCH
+    from aqvolt_launch.submission.window import waiting_place
 
     settings = settings_for(uri, folder)
     campaign, launchpad = campaign_and_launchpad(settings)
@@ -169,7 +169,7 @@ def raw(uri: str, folder: str, n: int) -> dict[str, float]:
 def ours(uri: str, folder: str, n: int, window: int | None) -> dict[str, float]:
     """Plan and submit n labels twice; then time the check-out behind the window and with all READY."""
     from aqvolt_launch import chain
-    from aqvolt_launch.queue import COLLECTION
+    from aqvolt_launch.submission.window import COLLECTION
 
     settings = settings_for(uri, folder)
     campaign, launchpad = campaign_and_launchpad(settings)
@@ -222,7 +222,7 @@ def workers(uri: str, folder: str, statics: int, processes: int, plain: bool) ->
     import trivial_jobs
 
     from aqvolt_flows.stores import job_store
-    from aqvolt_launch.submit import submit
+    from aqvolt_launch.submission.submit import submit
 
     trace = Path(folder) / f"trace-{plain}"
     launches = settings.path(settings.launch_dir) / f"plain-{plain}"

@@ -85,7 +85,7 @@ def real_features(
     if cache is not None and cache.is_file():
         with np.load(cache) as stored:
             return stored["structures"], stored["atoms"], stored["n_atoms"]
-    from aqvolt_flows.sampling.encoders import load_encoder
+    from aqvolt_flows.sampling.encoders.registry import load_encoder
 
     started = time.monotonic()
     frames, names = md_frames(n_frames, seed)
@@ -125,8 +125,8 @@ def select_maml(rows: np.ndarray, threshold: float, folder: str) -> np.ndarray:
 def compare(what: str, rows: np.ndarray, threshold: float, maml: str | None, draws: int = 20) -> None:
     """Print one line each for ours, maml and random selections of our size, over the same rows and space."""
     from aqvolt_flows.sampling import direct_select
-    from aqvolt_flows.sampling.coverage import coverage
-    from aqvolt_flows.sampling.space import Moments, Space
+    from aqvolt_flows.sampling.direct.coverage import coverage
+    from aqvolt_flows.sampling.direct.space import Moments, Space
 
     space = Space.fit(Moments.of(rows))
     ours = direct_select(rows, threshold)

@@ -359,7 +359,7 @@ def main() -> None:
         run_step(options.step, options)
         return
     from aqvolt_flows.stores import close_clients
-    from aqvolt_launch import embedded
+    from aqvolt_launch.embedded import server as embedded
 
     with contextlib.ExitStack() as stack:
         if options.folder is None:

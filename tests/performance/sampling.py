@@ -80,9 +80,9 @@ def peak_mb() -> float:
 
 def gaps(shards: Shards, chosen: np.ndarray, threads: int) -> dict[str, float]:
     """Return mean and 99th percentile of the distance to the nearest chosen row, and to as many random ones."""
-    from aqvolt_flows.sampling.coverage import coverage
-    from aqvolt_flows.sampling.engines import load_engine
-    from aqvolt_flows.sampling.space import Space
+    from aqvolt_flows.sampling.direct.coverage import coverage
+    from aqvolt_flows.sampling.direct.engines import load_engine
+    from aqvolt_flows.sampling.direct.space import Space
 
     engine = load_engine("cpu", threads=threads, search="exact")
     space = Space.fit(engine.moments(shards))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from aqvolt_flows.settings import AqvoltSettings
-from aqvolt_launch import embedded
+from aqvolt_launch.embedded import server as embedded
 from rehearsal.stage import Rehearsal, Result
 
 

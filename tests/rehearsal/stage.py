@@ -29,9 +29,9 @@ from aqvolt_flows.stores import Database
 from aqvolt_flows.vasp.processes import end_leftovers
 from aqvolt_launch import chain
 from aqvolt_launch.launchpad import get_launchpad
-from aqvolt_launch.processes import start_mark
-from aqvolt_launch.reconcile import reconcile
-from aqvolt_launch.recovery import host_name, recover_dead
+from aqvolt_launch.processes import host_name, start_mark
+from aqvolt_launch.repair.lost_runs import recover_dead
+from aqvolt_launch.repair.reconcile import reconcile
 from aqvolt_launch.workers import environment_of, exported
 from rehearsal.script import POTCARS, Kind, assigned, frame_for, stand_in_plan
 

@@ -34,9 +34,10 @@ def build(
 
     if name not in (*NAMES, "all"):
         raise InputError(f"There is no builder {name!r}; known are {', '.join(NAMES)} and all.")
+    from aqvolt_builders.plan import build_options
     from aqvolt_builders.registry import run_builder
     from aqvolt_flows.settings import load_settings
-    from aqvolt_launch.chain import build_options, campaign_for
+    from aqvolt_launch.chain import campaign_for
 
     told: dict[str, Any] = {"full": full}
     if name in ("labels", "all"):

@@ -22,8 +22,8 @@ def coverage(
 
     Example: [bold]aqvolt coverage encoded release:aqvolt[/bold]
     """
-    from aqvolt_flows.planning_sampling import with_local_encoder
     from aqvolt_flows.sampling.compare import compare_sets
+    from aqvolt_flows.sampling.plan import with_local_encoder
     from aqvolt_flows.settings import load_settings
     from aqvolt_flows.stores import Database
     from aqvolt_launch import chain

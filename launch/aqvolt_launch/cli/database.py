@@ -21,7 +21,7 @@ def start(
 ) -> None:
     """Start the embedded database, or say that it runs; it goes on after this command ends."""
     from aqvolt_flows.settings import load_settings
-    from aqvolt_launch import embedded
+    from aqvolt_launch.embedded import server as embedded
 
     settings = load_settings()
     info = embedded.start(settings, port)
@@ -37,7 +37,7 @@ def start(
 def stop(as_json: bool = typer.Option(False, "--json", help=output.JSON_HELP)) -> None:
     """Stop the embedded database; its data stays."""
     from aqvolt_flows.settings import load_settings
-    from aqvolt_launch import embedded
+    from aqvolt_launch.embedded import server as embedded
 
     info = embedded.stop(load_settings())
     if as_json:
@@ -52,7 +52,7 @@ def stop(as_json: bool = typer.Option(False, "--json", help=output.JSON_HELP)) -
 def status(as_json: bool = typer.Option(False, "--json", help=output.JSON_HELP)) -> None:
     """Say whether the embedded database runs and answers; exit code 1 if it does not."""
     from aqvolt_flows.settings import load_settings
-    from aqvolt_launch import embedded
+    from aqvolt_launch.embedded import server as embedded
 
     info = embedded.status(load_settings())
     if as_json:

@@ -34,11 +34,11 @@ def demo(
     """
     from aqvolt_flows.labeling.labelers import check_labeler
     from aqvolt_flows.potentials import check_model
-    from aqvolt_flows.sampling.encoders import encoder_hash
+    from aqvolt_flows.sampling.encoders.registry import encoder_hash
     from aqvolt_flows.settings import CONFIG_NAME, load_settings
     from aqvolt_launch import demo as engine
     from aqvolt_launch.chain import campaign_for
-    from aqvolt_launch.project import init_project
+    from aqvolt_launch.project.folder import init_project
 
     existing = workdir / CONFIG_NAME
     # Without a file yet: only the environment counts, not an aqvolt.yaml of a folder further up.

@@ -21,7 +21,7 @@ def list_holds(as_json: bool = typer.Option(False, "--json", help=output.JSON_HE
     """Show what is held, since when and why."""
     from aqvolt_flows.settings import load_settings
     from aqvolt_flows.stores import Database
-    from aqvolt_launch.holds import held_now
+    from aqvolt_launch.submission.holds import held_now
 
     output.table(held_now(Database.connect(load_settings())), as_json, title="Held")
 
@@ -32,7 +32,7 @@ def lift(
 ) -> None:
     """Let it go on; the failures of a chemical system until now are forgiven."""
     from aqvolt_flows.settings import load_settings
-    from aqvolt_launch import holds
+    from aqvolt_launch.submission import holds
 
     resumed = holds.lift(load_settings(), what)
     if as_json:

@@ -25,7 +25,7 @@ def init(
 
     Running it again changes nothing; files that you changed are not overwritten. No password is written.
     """
-    from aqvolt_launch.project import init_project
+    from aqvolt_launch.project.folder import init_project
 
     rows = init_project(folder, force=force, campaign=campaign)
     output.table(rows, as_json, title="Project folder")
@@ -39,7 +39,7 @@ def doctor(as_json: bool = typer.Option(False, "--json", help=output.JSON_HELP))
     Exit code 1 if something is missing that the configured campaign needs.
     """
     from aqvolt_flows.settings import load_settings
-    from aqvolt_launch.doctor import examine
+    from aqvolt_launch.project.doctor import examine
 
     checks = examine(load_settings())
     output.table([check.as_dict() for check in checks], as_json, title="Doctor")

@@ -38,7 +38,7 @@ def protocol(
         rows = [{"setting": name, "value": value} for name, value in _flat(said)]
         output.table(rows, title=str(said["protocol"]))
     if parameters.labeler == "vasp":
-        from aqvolt_flows.vasp.settings import check_installed
+        from aqvolt_flows.vasp.drift import check_installed
 
         check_installed()
 

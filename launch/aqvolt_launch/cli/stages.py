@@ -34,7 +34,8 @@ def plan(stage: Stage, campaign: CampaignOption = None, labeler: Labeler = None,
     from aqvolt_flows.labeling.labelers import check_labeler
     from aqvolt_flows.settings import load_settings
     from aqvolt_flows.stores import Database
-    from aqvolt_launch import chain, preflight
+    from aqvolt_launch import chain
+    from aqvolt_launch.project import preflight
 
     settings = load_settings()
     chosen = chain.campaign_for(settings, campaign, labeler)

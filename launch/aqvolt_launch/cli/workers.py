@@ -58,7 +58,7 @@ def status(
     from rich.console import Console
 
     from aqvolt_flows.settings import load_settings
-    from aqvolt_launch.status import collect_status
+    from aqvolt_launch.project.status import collect_status
 
     settings = load_settings()
     while True:
@@ -92,7 +92,7 @@ def reconcile(
 ) -> None:
     """Compare LaunchPad, launch folders and store; repair what is certain, hold the rest. Look with --dry-run first."""
     from aqvolt_flows.settings import load_settings
-    from aqvolt_launch.reconcile import reconcile as run
+    from aqvolt_launch.repair.reconcile import reconcile as run
 
     report = run(load_settings(), dry_run=dry_run, check_files=check_files)
     if as_json:

@@ -13,11 +13,12 @@ from pymatgen.core import Lattice, Structure
 
 from aqvolt_flows.campaign import Campaign, load_campaign
 from aqvolt_flows.candidates.jobs import SelectMaker
+from aqvolt_flows.candidates.plan import plan_candidates
 from aqvolt_flows.candidates.pool import MAX_SITES, ImportReport, Intake, add_to_pool, pool_counts
 from aqvolt_flows.candidates.records import Quarantined, Record
 from aqvolt_flows.candidates.select import build_structure, candidate_document
 from aqvolt_flows.candidates.sources import stream_file
-from aqvolt_flows.planning import plan_candidates, plan_explore
+from aqvolt_flows.exploration.plan import plan_explore
 from aqvolt_flows.schemas.parameters import CandidateParameters
 from aqvolt_flows.stores import Database
 

@@ -19,8 +19,9 @@ from aqvolt_flows.candidates.hosts import host_document
 from aqvolt_flows.candidates.relax import Relaxed
 from aqvolt_flows.candidates.select import candidate_document
 from aqvolt_flows.errors import InputError
-from aqvolt_flows.planning import PLANNERS, plan_explore
+from aqvolt_flows.exploration.plan import plan_explore
 from aqvolt_flows.schemas.parameters import CandidateParameters
+from aqvolt_flows.stages import plan_stage
 
 WYCKOFF = "Wyckoff, Crystal Structures 1 (1963)"
 
@@ -77,7 +78,7 @@ def campaign(**changes) -> Campaign:
 
 
 def run(stage: str, chosen: Campaign, database, root) -> list[dict]:
-    plan = PLANNERS[stage](chosen, database, frozenset())
+    plan = plan_stage(stage, chosen, database, frozenset())
     assert plan.missing == []
     outputs = []
     for item in plan.items:
@@ -137,7 +138,7 @@ def test_three_routes_with_counts_by_source_and_reason(database, project, made_u
     }
     assert counts(database) == expected
     for stage in ("lithiate", "substitute"):  # planned again there is nothing to do
-        assert PLANNERS[stage](chosen, database, frozenset()).items == []
+        assert plan_stage(stage, chosen, database, frozenset()).items == []
     formulas = {r["formula"] for r in database["candidates"].find({"status": "accepted", "role": {"$ne": "host"}})}
     assert formulas == {"LiF", "LiBr", "LiCl", "LiFeF3", "LiVF3"}
     explored = plan_explore(chosen, database)  # hosts are not explored
@@ -148,7 +149,7 @@ def test_documents_carry_every_number_and_jobs_run_twice_write_once(database, pr
     pool(database)
     write_entries(project / "entries.json", elements("Li", "F", "Cl", "Br", "I"))
     chosen = campaign()
-    job = PLANNERS["lithiate"](chosen, database, frozenset()).items[0].make()
+    job = plan_stage("lithiate", chosen, database, frozenset()).items[0].make()
     maker, hosts = _call(job)
     before, again = (jobs_lithiate.LithiateMaker.make.original(maker, hosts) for _ in range(2))
     assert (before["new"], again["new"], again["already_done"]) == (4, 0, 4)
@@ -211,7 +212,7 @@ def test_an_r2scan_hull_takes_r2scan_energies_only(database, project, made_up_re
     (project / "entries.json").write_text(
         json.dumps([ComputedStructureEntry(s, -5.0, parameters={"run_type": "GGA"}).as_dict() for s in elements("Li")])
     )
-    plan = PLANNERS["substitute"](campaign(substitution=substitution), database, frozenset())
+    plan = plan_stage("substitute", campaign(substitution=substitution), database, frozenset())
     with pytest.raises(InputError, match="run type GGA"):
         jobs_substitute.SubstituteMaker.make.original(*_call(plan.items[0].make()))
 
@@ -221,8 +222,8 @@ def _call(job):
 
 
 def test_plans_say_what_is_missing(database, project):
-    assert "no accepted host" in PLANNERS["lithiate"](campaign(), database, frozenset()).missing[0]
-    missing = PLANNERS["substitute"](campaign(), database, frozenset()).missing
+    assert "no accepted host" in plan_stage("lithiate", campaign(), database, frozenset()).missing[0]
+    missing = plan_stage("substitute", campaign(), database, frozenset()).missing
     assert len(missing) == 2
     assert "reference_entries" in missing[1]
 

@@ -24,8 +24,8 @@ from aqvolt_flows.exploration.aimd import (
     seconds_left,
     timestep_fs,
 )
+from aqvolt_flows.exploration.plan import plan_aimd
 from aqvolt_flows.frames import read_frames
-from aqvolt_flows.planning import plan_aimd
 from aqvolt_flows.schemas.candidate import CandidateDocument
 from aqvolt_flows.schemas.parameters import AIMDParameters
 from aqvolt_flows.schemas.provenance import ArtifactRef

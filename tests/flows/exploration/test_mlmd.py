@@ -9,11 +9,13 @@ from aqvolt_flows.campaign import parse_campaign
 from aqvolt_flows.candidates.jobs import SelectMaker
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.exploration.mlmd import MLMDMaker
+from aqvolt_flows.exploration.plan import plan_explore
 from aqvolt_flows.frames import read_frames
-from aqvolt_flows.planning import plan_explore, plan_label, plan_sample
+from aqvolt_flows.labeling.plan import plan_label
 from aqvolt_flows.potentials import physics
 from aqvolt_flows.sampling.jobs import TwoStageSampleMaker
 from aqvolt_flows.schemas.provenance import ArtifactRef
+from aqvolt_flows.stages import plan_sample
 
 TEXT = """
 name: test

@@ -10,7 +10,7 @@ from argon import crystal, parameters, system
 torch = pytest.importorskip("torch")
 
 from aqvolt_flows.errors import InputError  # noqa: E402
-from aqvolt_flows.exploration.batching import MemoryRecord, Room, is_out_of_memory, room_for  # noqa: E402
+from aqvolt_flows.exploration.memory import MemoryRecord, Room, is_out_of_memory, room_for  # noqa: E402
 from aqvolt_flows.exploration.noise import BLOCK_STEPS, Draws, TrajectoryNoise, block_of  # noqa: E402
 from aqvolt_flows.exploration.npt import NpTRun  # noqa: E402
 from aqvolt_flows.exploration.systems import refusal  # noqa: E402
@@ -219,7 +219,7 @@ def test_room_comes_from_the_record_or_from_a_probe(model, tmp_path):
 
 def test_a_probe_measures_real_memory(model):
     """A model that takes 100 kB an atom is seen to; on the CPU the kernel's high-water mark is read."""
-    from aqvolt_flows.exploration.batching import probe
+    from aqvolt_flows.exploration.memory import probe
 
     class Hungry(Wrapped):
         def __call__(self, state):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 from sklearn.cluster import Birch
 
-from aqvolt_flows.sampling.birch import CFTree
+from aqvolt_flows.sampling.direct.birch import CFTree
 
 
 def rows(n: int, d: int, seed: int) -> np.ndarray:

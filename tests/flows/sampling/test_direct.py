@@ -16,11 +16,13 @@ from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
 from aqvolt_flows.errors import InputError, ResourceError
-from aqvolt_flows.sampling import TwoStageDirect, direct_select, parts, two_stage
-from aqvolt_flows.sampling.neighbours import BEAM, EXACT_TO
-from aqvolt_flows.sampling.selection import AtomPicks
-from aqvolt_flows.sampling.space import Moments, Space
-from aqvolt_flows.sampling.stage import Chooser
+from aqvolt_flows.sampling import TwoStageDirect, direct_select
+from aqvolt_flows.sampling.direct import atoms as two_stage
+from aqvolt_flows.sampling.direct import parts
+from aqvolt_flows.sampling.direct.nearest import BEAM, EXACT_TO
+from aqvolt_flows.sampling.direct.one_stage import Chooser
+from aqvolt_flows.sampling.direct.selection import AtomPicks
+from aqvolt_flows.sampling.direct.space import Moments, Space
 
 
 def blobs(n_blobs: int, per_blob: int, d: int = 8, spread: float = 1e-3, seed: int = 0) -> np.ndarray:

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from aqvolt_flows.artifacts import ArtifactStore
 from aqvolt_flows.errors import InputError
-from aqvolt_flows.sampling import features as module
-from aqvolt_flows.sampling.encoders import Features
-from aqvolt_flows.sampling.features import EncodedFrames, FeatureShards, write_shard
+from aqvolt_flows.sampling.encoders.base import Features
+from aqvolt_flows.sampling.features import shards as module
+from aqvolt_flows.sampling.features.shards import EncodedFrames, FeatureShards, write_shard
 
 ENCODER = SimpleNamespace(name="fairchem:/some/path.pt", sha256="ab" * 32, layer="a+b")
 

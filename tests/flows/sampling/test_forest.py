@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
 from aqvolt_flows.sampling import TwoStageDirect, direct_select
-from aqvolt_flows.sampling.birch import BRANCHING, CFTree
-from aqvolt_flows.sampling.forest import cell_means, sub_clusters_by_cell
-from aqvolt_flows.sampling.shards import PointStore
-from aqvolt_flows.sampling.space import Moments, Space
+from aqvolt_flows.sampling.direct.birch import BRANCHING, CFTree
+from aqvolt_flows.sampling.direct.forest import cell_means, sub_clusters_by_cell
+from aqvolt_flows.sampling.direct.rows import PointStore
+from aqvolt_flows.sampling.direct.space import Moments, Space
 
 
 def rows(n: int, d: int = 6, seed: int = 0) -> np.ndarray:

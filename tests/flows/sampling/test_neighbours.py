@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
 from aqvolt_flows.errors import InputError
-from aqvolt_flows.sampling.engines import load_engine
-from aqvolt_flows.sampling.neighbours import NearestIndex
-from aqvolt_flows.sampling.space import Moments, Space
+from aqvolt_flows.sampling.direct.engines import load_engine
+from aqvolt_flows.sampling.direct.nearest import NearestIndex
+from aqvolt_flows.sampling.direct.space import Moments, Space
 
 
 def assert_nearest(index, points, centres):

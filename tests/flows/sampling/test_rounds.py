@@ -17,13 +17,13 @@ from aqvolt_flows.chemistry import describe
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.frames import Frame, read_frame, write_frames
 from aqvolt_flows.identity import content_key
-from aqvolt_flows.planning_sampling import plan_rounds
-from aqvolt_flows.sampling import encoders
 from aqvolt_flows.sampling.compare import compare_sets
-from aqvolt_flows.sampling.encode import Source, shard_pieces
-from aqvolt_flows.sampling.encoders import BatchedEncoder
+from aqvolt_flows.sampling.direct.state import SampledSpace
+from aqvolt_flows.sampling.encoders import registry as encoders
+from aqvolt_flows.sampling.encoders.base import BatchedEncoder
+from aqvolt_flows.sampling.features.encode import Source, shard_pieces
 from aqvolt_flows.sampling.jobs import EncodeMaker
-from aqvolt_flows.sampling.state import SampledSpace
+from aqvolt_flows.sampling.plan import plan_rounds
 from aqvolt_flows.schemas.parameters import SamplingParameters
 from aqvolt_flows.schemas.provenance import ArtifactRef
 from aqvolt_flows.schemas.trajectory import TrajectoryDocument
@@ -64,7 +64,7 @@ class RadialEncoder(BatchedEncoder):
 def encoder(monkeypatch: pytest.MonkeyPatch) -> RadialEncoder:
     made = RadialEncoder()
     monkeypatch.setattr(encoders, "load_encoder", lambda name, device="cpu": made)
-    monkeypatch.setattr("aqvolt_flows.planning_sampling.encoder_hash", lambda name: made.sha256)
+    monkeypatch.setattr("aqvolt_flows.sampling.plan.encoder_hash", lambda name: made.sha256)
     return made
 
 

@@ -8,10 +8,10 @@ from scipy.spatial.distance import cdist
 
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.sampling import TwoStageDirect
-from aqvolt_flows.sampling.coverage import coverage, picture
-from aqvolt_flows.sampling.engines import load_engine
-from aqvolt_flows.sampling.space import Moments, Space
-from aqvolt_flows.sampling.state import SampledSpace
+from aqvolt_flows.sampling.direct.coverage import coverage, picture
+from aqvolt_flows.sampling.direct.engines import load_engine
+from aqvolt_flows.sampling.direct.space import Moments, Space
+from aqvolt_flows.sampling.direct.state import SampledSpace
 
 
 def rounds(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

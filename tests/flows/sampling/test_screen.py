@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aqvolt_flows.frames import Frame, to_table
-from aqvolt_flows.sampling.screen import (
+from aqvolt_flows.sampling.distances import neighbourhood
+from aqvolt_flows.sampling.features.screen import (
     DUPLICATE,
     EXPLODED,
     KEPT,
@@ -23,7 +24,6 @@ from aqvolt_flows.sampling.screen import (
     OVERLAPPING,
     Block,
     Screen,
-    neighbourhood,
     volume_per_atom,
 )
 from aqvolt_flows.schemas.parameters import SamplingParameters

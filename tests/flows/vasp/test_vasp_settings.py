@@ -7,16 +7,8 @@ from pymatgen.io.vasp.sets import MatPESStaticSet
 
 from aqvolt_flows.errors import ConfigError, InputError
 from aqvolt_flows.vasp import settings
-from aqvolt_flows.vasp.settings import (
-    changes,
-    check_installed,
-    diff_with_installed,
-    frozen_incar,
-    potcar_symbol,
-    r2scan_protocol,
-    static_incar,
-    theory,
-)
+from aqvolt_flows.vasp.drift import check_installed, diff_with_installed
+from aqvolt_flows.vasp.settings import changes, frozen_incar, potcar_symbol, r2scan_protocol, static_incar, theory
 
 
 def test_frozen_copy_is_what_the_installed_pymatgen_writes():

@@ -1,0 +1,187 @@
+"""One stage of DIRECT over any number of rows: space, sub-clusters, assignment, choice; each a pass in blocks.
+
+Rows are read twice when they must be standardised (moments; rotation) and once when the space is given. The rotated
+rows are kept, in memory or in a temporary file, for the passes after that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aqvolt_flows.sampling.direct.birch import BRANCHING, CFTree, SubClusters
+from aqvolt_flows.sampling.direct.engines import Engine, Index
+from aqvolt_flows.sampling.direct.forest import cell_means, sub_clusters_by_cell
+from aqvolt_flows.sampling.direct.kernels import compiled
+from aqvolt_flows.sampling.direct.rows import PointStore, Shards, ahead, coalesced
+from aqvolt_flows.sampling.direct.space import Space
+
+Points = NDArray[np.float32]
+Numbers = NDArray[np.int64]
+Order = Literal["given", "shuffled"]
+Pick = Literal["nearest", "smallest"]
+
+#: Distances to a centre are compared in steps of this share of the threshold: both rows of a pair are as far from
+#: their mean, and rounding should not decide between them before the smaller cell or the lower row does.
+TICK = 1e-3
+#: So many rows enter one CF tree; more of them are sent to cells of the space, each with a tree of its own.
+ONE_TREE_ROWS = 20_000_000
+
+
+@dataclass(frozen=True)
+class Running:
+    """How a stage runs; none of it changes what is chosen, but order, seed, branching and rows of one tree.
+
+    Attributes
+    ----------
+    engine
+        Linear algebra and search.
+    scratch
+        Folder for temporary files.
+    memory_bytes
+        How much of the rotated rows may stay in memory.
+    order
+        ``given``: rows enter the CF tree as they come. ``shuffled``: block after block in a seeded order, rows of a
+        block in a seeded order.
+    seed
+        Of the shuffled order.
+    branching
+        Of the CF tree.
+    one_tree_rows
+        More rows are clustered in cells (:mod:`aqvolt_flows.sampling.direct.forest`).
+    """
+
+    engine: Engine
+    scratch: Path
+    memory_bytes: int = 512 * 1024**2
+    order: Order = "given"
+    seed: int = 0
+    branching: int = BRANCHING
+    one_tree_rows: int = ONE_TREE_ROWS
+
+
+def rotate(rows: Shards, space: Space, running: Running, tree: CFTree | None = None) -> PointStore:
+    """Return the rows in a space; put them into a tree on the way if there is one, while the next block is read."""
+    store = PointStore(running.scratch, rows.what, running.memory_bytes)
+    for points in ahead(running.engine.project(space, block) for block in rows.blocks()):
+        store.append(points)
+        if tree is not None:
+            tree.insert(points)
+    return store
+
+
+def sub_clusters(points: PointStore, dimensions: int, threshold: float, running: Running) -> SubClusters:
+    """Return the sub-clusters of stored rows, entered in the order that ``running`` asks for."""
+    blocks = in_order(points, running)
+    means = None
+    if points.count > running.one_tree_rows:
+        means = cell_means(points, threshold, running.branching)
+    if means is not None:
+        return sub_clusters_by_cell(blocks, means, threshold, running.branching, running.engine.threads)
+    tree = CFTree(dimensions, threshold, running.branching)
+    for block in blocks:
+        tree.insert(block)
+    return tree.sub_clusters()
+
+
+def in_order(points: PointStore, running: Running) -> Iterator[Points]:
+    """Yield the blocks of a store in the order in which they enter the tree."""
+    if running.order == "given":
+        yield from points.blocks()
+        return
+    random = np.random.default_rng(running.seed)
+    for number in random.permutation(points.n_blocks):
+        yield random.permutation(points.block(int(number)))
+
+
+def fit(
+    rows: Shards, threshold: float, weight_components: bool, running: Running
+) -> tuple[Space, PointStore, SubClusters]:
+    """Standardise, rotate, weight and cluster rows: two passes over them, none over pairs.
+
+    Returns
+    -------
+    Space, PointStore, SubClusters
+        The space, the rows in it, and the sub-clusters.
+    """
+    moments = running.engine.moments(ahead(rows.blocks()))
+    space = Space.fit(moments, weight_components)
+    if running.order == "given" and moments.count <= running.one_tree_rows:
+        tree = CFTree(len(space.weights), threshold, running.branching)
+        return space, rotate(rows, space, running, tree), tree.sub_clusters()
+    store = rotate(rows, space, running)
+    return space, store, sub_clusters(store, len(space.weights), threshold, running)
+
+
+def nearest(points: PointStore, index: Index, engine: Engine) -> Iterator[tuple[Numbers, Points]]:
+    """Yield nearest centre and distance of stored rows, block by block; the next is searched while one is in use."""
+    return ahead(index.query(block) for block in coalesced(points.blocks(), engine.rows_per_query))
+
+
+def gaps(points: PointStore, reference: Points, engine: Engine) -> Points:
+    """Return the distance of every stored row to the nearest one of a reference (with a beam: no less than it)."""
+    return np.concatenate([distances for _, distances in nearest(points, engine.index(reference), engine)])
+
+
+@compiled
+def _keep(labels, first, second, offset, best_first, best_second, best_row):  # type: ignore[no-untyped-def]
+    """Update the k best rows of each cluster, ordered by (first, second, row)."""
+    k = best_row.shape[1]
+    for i in range(len(labels)):
+        c = labels[i]
+        slot = k
+        while slot > 0 and (
+            best_row[c, slot - 1] < 0
+            or first[i] < best_first[c, slot - 1]
+            or (first[i] == best_first[c, slot - 1] and second[i] < best_second[c, slot - 1])
+        ):
+            slot -= 1
+        if slot == k:
+            continue
+        for later in range(k - 1, slot, -1):
+            best_first[c, later] = best_first[c, later - 1]
+            best_second[c, later] = best_second[c, later - 1]
+            best_row[c, later] = best_row[c, later - 1]
+        best_first[c, slot], best_second[c, slot], best_row[c, slot] = first[i], second[i], offset + i
+
+
+class Chooser:
+    """Keeps the k best rows of each cluster while rows go by; memory grows with clusters only.
+
+    Parameters
+    ----------
+    n_clusters, k
+        How many clusters, and rows of each.
+    threshold
+        Of the clustering; distances that agree to ``TICK`` of it are equal.
+    pick
+        ``nearest``: to the centre, among equals the smaller cell, then the lower row. ``smallest``: the smaller
+        cell, among equals the nearer, then the lower row.
+    """
+
+    def __init__(self, n_clusters: int, k: int, threshold: float, pick: Pick = "nearest") -> None:
+        self.pick, self.tick = pick, TICK * threshold
+        self._first, self._second = np.full((n_clusters, k), np.inf), np.full((n_clusters, k), np.inf)
+        self._row = np.full((n_clusters, k), -1, np.int64)
+        self._seen = 0
+
+    def add(self, labels: Numbers, distances: NDArray[np.floating], sizes: NDArray | None = None) -> None:
+        """Add the next rows: cluster, distance to its centre and, optionally, number of atoms."""
+        far = np.rint(np.asarray(distances, np.float64) / self.tick)
+        cells = np.zeros(len(labels)) if sizes is None else np.asarray(sizes, np.float64)
+        first, second = (far, cells) if self.pick == "nearest" else (cells, far)
+        _keep(np.asarray(labels, np.int64), first, second, self._seen, self._first, self._second, self._row)
+        self._seen += len(labels)
+
+    def chosen(self) -> tuple[Numbers, Numbers, Points]:
+        """Return the chosen rows, sorted, the cluster of each, and the distance to its centre, to a tick."""
+        clusters, slots = np.nonzero(self._row >= 0)
+        rows = self._row[clusters, slots]
+        order = np.argsort(rows)
+        ticks = (self._first if self.pick == "nearest" else self._second)[clusters, slots]
+        return rows[order], clusters[order], (ticks[order] * self.tick).astype(np.float32)

@@ -1,0 +1,264 @@
+"""Stage 2 within each structural cluster: hundreds of thousands of small DIRECTs, compiled into one loop.
+
+A part's atoms get a space, a CF tree and a choice of their own, by the same rules as a stage over all rows. A part
+with fewer atoms than features is rotated through its Gram matrix, which has the same eigenvalues (its rows' principal
+coordinates), so that a handful of atoms costs microseconds instead of an eigenproblem in all features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aqvolt_flows.sampling.direct.birch import BRANCHING, tree_arrays
+from aqvolt_flows.sampling.direct.grouping import Bucket
+from aqvolt_flows.sampling.direct.kernels import (
+    CLUSTERS,
+    NODES,
+    ROOT,
+    compiled,
+    first_smallest,
+    harvest,
+    insert,
+    padded,
+    squared_distances,
+)
+from aqvolt_flows.sampling.direct.nearest import n_threads
+from aqvolt_flows.sampling.direct.one_stage import TICK, Pick
+from aqvolt_flows.sampling.direct.selection import AtomPicks
+
+Numbers = NDArray[np.int64]
+
+#: Larger parts go through the passes of a whole stage, whose search does not compare all pairs.
+LARGEST_PART = 16_384
+#: Nodes of a thread's tree; a part that needs more goes through the passes of a whole stage.
+_NODES = 2048
+
+
+@compiled
+def _standardised(rows):  # type: ignore[no-untyped-def]
+    """Return rows (m, d) with mean 0 and variance 1 by column, constant ones 0, and whether any column varies."""
+    m, d = rows.shape
+    mean, variance = np.zeros(d), np.zeros(d)
+    for i in range(m):
+        for j in range(d):
+            mean[j] += rows[i, j]
+    mean /= m
+    out = np.empty((m, d))
+    for i in range(m):
+        for j in range(d):
+            deviation = rows[i, j] - mean[j]
+            out[i, j] = deviation
+            variance[j] += deviation * deviation
+    varies = False
+    for j in range(d):
+        if variance[j] / m <= 10 * 2.220446049250313e-16 * max(mean[j] * mean[j], 2.2250738585072014e-308):
+            variance[j] = 0.0
+        else:
+            variance[j] = np.sqrt(m / variance[j])
+            varies = True
+    for i in range(m):
+        for j in range(d):
+            out[i, j] *= variance[j]
+    return out, varies
+
+
+@compiled
+def _rotated(rows, weight):  # type: ignore[no-untyped-def]
+    """Return standardised rows (m, d), m ≥ 2, in their weighted principal components, float32."""
+    m, d = rows.shape
+    direct = m > d
+    matrix = np.dot(rows.T, rows) if direct else np.dot(rows, rows.T)
+    values, vectors = np.linalg.eigh(matrix / (m - 1))
+    total = 0.0
+    for v in values:
+        total += max(v, 0.0)
+    kept = 0
+    for v in values:
+        if v > 1:
+            kept += 1
+    kept = max(kept, 1)
+    n = len(values)
+    points = np.empty((m, kept), np.float32)
+    leading = np.ascontiguousarray(vectors[:, n - kept :])
+    turned = np.dot(rows, leading) if direct else leading
+    for c in range(kept):
+        value = max(values[n - 1 - c], 0.0)
+        factor = value / total if weight else 1.0
+        if not direct:
+            factor *= np.sqrt(value * (m - 1))
+        for i in range(m):
+            points[i, c] = turned[i, kept - 1 - c] * factor
+    return points
+
+
+@compiled
+def _label(points, found, tick, labels, distances):  # type: ignore[no-untyped-def]
+    """Write nearest centre and its distance, in ticks, of each row, comparing with all centres (m, d)."""
+    n, d = found.shape
+    block = np.zeros((d, padded(n)), np.float32)
+    for c in range(n):
+        for j in range(d):
+            block[j, c] = found[c, j]
+    out = np.empty(padded(n), np.float32)
+    for i in range(len(points)):
+        squared_distances(block, points[i], padded(n), out)
+        best = first_smallest(out, n)
+        labels[i], distances[i] = best, np.rint(np.sqrt(out[best]) / tick)
+
+
+@compiled
+def _better(a, b, labels, distances, sizes, nearest):  # type: ignore[no-untyped-def]
+    """Return whether row a comes before row b."""
+    if labels[a] != labels[b]:
+        return labels[a] < labels[b]
+    if distances[a] != distances[b] and (nearest or sizes[a] == sizes[b]):
+        return distances[a] < distances[b]
+    if sizes[a] != sizes[b]:
+        return sizes[a] < sizes[b]
+    return a < b
+
+
+@compiled
+def _pick(labels, distances, sizes, n, k, nearest, chosen):  # type: ignore[no-untyped-def]
+    """Mark the k best rows of each cluster."""
+    best = np.full((n, k), -1)
+    for i in range(len(labels)):
+        c = labels[i]
+        slot = k
+        while slot > 0 and (best[c, slot - 1] < 0 or _better(i, best[c, slot - 1], labels, distances, sizes, nearest)):
+            slot -= 1
+        for later in range(k - 1, slot, -1):
+            best[c, later] = best[c, later - 1]
+        if slot < k:
+            best[c, slot] = i
+    for c in range(n):
+        for s in range(k):
+            if best[c, s] >= 0:
+                chosen[best[c, s]] = True
+
+
+@compiled
+def choose_parts(  # type: ignore[no-untyped-def]
+    atoms, sizes, starts, first, last, limit, branching, weight, k, nearest, tree, chosen, labels, distances, counts
+):
+    """Choose atoms of parts first … last − 1; ``counts`` gets the clusters of each, −1 where the part is too large.
+
+    Parameters
+    ----------
+    atoms, sizes
+        (n, d) features and (n,) atoms of each one's structure.
+    starts
+        (parts + 1,).
+    limit, branching, weight, k, nearest
+        Square of the threshold, and the choices of the stage.
+    tree
+        Arrays of a CF tree for d dimensions, used again for each part.
+    chosen, labels, distances
+        (n,), written: whether an atom is chosen, its cluster within the part, the distance to its centre in ticks.
+    """
+    centres, tree_sizes, leaf, tree_counts, scatters, children = tree
+    state = np.zeros(3, np.int64)
+    for part in range(first, last):
+        begin, end = starts[part], starts[part + 1]
+        m = end - begin
+        if m > LARGEST_PART:
+            counts[part] = -1
+            continue
+        rows, varies = _standardised(atoms[begin:end])
+        if m == 1 or not varies:
+            labels[begin:end], distances[begin:end] = 0, 0
+            chosen[begin + np.argmin(sizes[begin:end])] = True
+            counts[part] = 1
+            continue
+        points = _rotated(rows, weight)
+        d = points.shape[1]
+        state[ROOT], state[NODES], state[CLUSTERS] = 0, 1, 0
+        tree_sizes[0], leaf[0] = 0, True
+        done = insert(points, 0, limit, branching, state, centres, tree_sizes, leaf, tree_counts, scatters, children)
+        if done < m:
+            counts[part] = -1
+            continue
+        n = state[CLUSTERS]
+        found, found_counts, found_scatters = np.empty((n, d), np.float32), np.empty(n), np.empty(n)
+        harvest(
+            d, state, centres, tree_sizes, leaf, tree_counts, scatters, children, found, found_counts, found_scatters
+        )
+        _label(points, found, TICK * np.sqrt(limit), labels[begin:end], distances[begin:end])
+        _pick(labels[begin:end], distances[begin:end], sizes[begin:end], n, k, nearest, chosen[begin:end])
+        counts[part] = n
+
+
+@dataclass(frozen=True)
+class PartChoices:
+    """The choices of stage 2 within parts."""
+
+    threshold: float
+    k: int = 1
+    weight_components: bool = True
+    pick: Pick = "nearest"
+    branching: int = BRANCHING
+    threads: int | None = None
+
+
+def choose_in_bucket(
+    bucket: Bucket,
+    n_atoms: Numbers,
+    choices: PartChoices,
+    large: Callable[[NDArray, Numbers], AtomPicks],
+) -> AtomPicks:
+    """Choose atoms within each part of a bucket.
+
+    Parameters
+    ----------
+    bucket
+        Atoms by part.
+    n_atoms
+        (n,), atoms of each structure, for ties.
+    choices
+        Threshold and rules.
+    large
+        Chooses from the atoms of a part too large for the loop, given them and their structures' sizes; returns
+        rows in place of structures.
+
+    Returns
+    -------
+    AtomPicks
+        Clusters numbered over the bucket.
+    """
+    atoms = np.ascontiguousarray(bucket.atoms)
+    sizes = n_atoms[bucket.structures]
+    n_parts, d = len(bucket.starts) - 1, atoms.shape[1]
+    chosen, labels = np.zeros(len(atoms), np.bool_), np.zeros(len(atoms), np.int64)
+    distances = np.zeros(len(atoms), np.float32)
+    counts = np.zeros(n_parts, np.int64)
+    threads, tick = min(choices.threads or n_threads(), n_parts), np.float32(TICK * choices.threshold)
+    cuts = np.searchsorted(bucket.starts, np.linspace(0, len(atoms), 4 * threads + 1)).astype(np.int64)
+    cuts[0], cuts[-1] = 0, n_parts
+
+    def run(pair: tuple[int, int]) -> None:
+        if pair[0] < pair[1]:
+            choose_parts(
+                *(atoms, sizes, bucket.starts, *pair, choices.threshold**2, choices.branching),
+                *(choices.weight_components, choices.k, choices.pick == "nearest"),
+                *(tree_arrays(_NODES, d, choices.branching), chosen, labels, distances, counts),
+            )
+
+    pairs = list(pairwise(cuts.tolist()))
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(run, pairs))
+    for part in np.flatnonzero(counts < 0):
+        begin, end = int(bucket.starts[part]), int(bucket.starts[part + 1])
+        found = large(atoms[begin:end], sizes[begin:end])
+        rows, counts[part] = begin + found.structures, found.n_clusters
+        chosen[rows], labels[rows], distances[rows] = True, found.clusters, found.distances / tick
+    offsets = np.cumsum([0, *counts])
+    rows = np.flatnonzero(chosen)
+    part_of = np.searchsorted(bucket.starts, rows, side="right") - 1
+    clusters = labels[rows] + offsets[part_of]
+    return AtomPicks(bucket.structures[rows], clusters, distances[rows] * tick, int(offsets[-1]))

@@ -1,0 +1,144 @@
+"""What a round of sampling leaves for the next: the space, what covers it, and how far a centre reaches."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aqvolt_flows.aside import written_aside
+from aqvolt_flows.errors import InputError
+from aqvolt_flows.sampling.direct.rows import Rows, Shards
+from aqvolt_flows.sampling.direct.space import Space
+
+Points = NDArray[np.float32]
+
+_FORMAT = "aqvolt-sampled-space/1"
+_SPACE = ("mean", "scale", "components", "variances", "ratios", "weights")
+_ARRAYS = ("centres", "radii", "counts", "chosen")
+
+
+@dataclass(frozen=True, eq=False)
+class SampledSpace:
+    """A space and the part of it that is covered.
+
+    A row is covered when it lies within ``threshold`` of a centre or of a chosen row.
+
+    Attributes
+    ----------
+    space
+        Scaler, principal components and weights; fitted once, in the first round.
+    threshold
+        Of the structural stage, in the weighted space.
+    centres, radii, counts
+        (m, n_components), (m,), (m,): the sub-clusters of all rounds.
+    chosen
+        (c, n_components): chosen rows of all rounds, and rows of datasets put in as covered.
+    parameters
+        Choices of the round that fitted the space.
+    """
+
+    space: Space
+    threshold: float
+    centres: Points
+    radii: NDArray[np.float64]
+    counts: NDArray[np.int64]
+    chosen: Points
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def empty(cls, space: Space, threshold: float, parameters: dict[str, Any] | None = None) -> Self:
+        """Return a space in which nothing is covered yet."""
+        none = np.empty((0, len(space.weights)), np.float32)
+        return cls(space, threshold, none, np.empty(0), np.empty(0, np.int64), none, parameters or {})
+
+    @property
+    def reference(self) -> Points:
+        """Centres and chosen rows, (m + c, n_components)."""
+        return np.concatenate([self.centres, self.chosen])
+
+    def with_covered(self, features: Rows | Iterable[Rows]) -> Self:
+        """Return the space with rows of another dataset (features, not points) counted as chosen.
+
+        Raises
+        ------
+        InputError
+            If they have other columns than the rows the space was fitted on, or are not finite.
+        """
+        blocks = [self.space.project(b) for b in rows_of(self.space, features, "covered features")]
+        return replace(self, chosen=np.concatenate([self.chosen, *blocks]))
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over format, threshold, parameters and the bytes of all arrays."""
+        digest = hashlib.sha256(_header(self).encode())
+        for name, array in _arrays(self).items():
+            digest.update(f"{name}{array.dtype.str}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+    def save(self, path: str | Path) -> str:
+        """Write an ``.npz`` without pickles and return the hash that it holds."""
+        digest = self.hash
+        stored: dict[str, Any] = {"header": np.array(_header(self)), "hash": np.array(digest), **_arrays(self)}
+        with written_aside(path) as aside, aside.open("wb") as handle:
+            np.savez(handle, **stored)
+        return digest
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what :meth:`save` wrote.
+
+        Raises
+        ------
+        InputError
+            If the file is not one of ours, was cut short, or does not have its hash any more.
+        """
+        try:
+            with Path(path).open("rb") as handle, np.load(handle, allow_pickle=False) as stored:
+                arrays = {name: stored[name] for name in (*_SPACE, *_ARRAYS)}
+                header, digest = str(stored["header"]), str(stored["hash"])
+        except FileNotFoundError:
+            raise InputError(f"{path} does not exist; give a sampled space that a round of sampling saved.") from None
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+            raise InputError(
+                f"{path} is not a sampled space ({type(error).__name__}: {error}); it may have been cut short, "
+                "restore it from a copy."
+            ) from error
+        known = json.loads(header)
+        if known.get("format") != _FORMAT:
+            raise InputError(f"{path} has format {known.get('format')!r}; expected {_FORMAT!r}.")
+        space = Space(**{name: arrays[name] for name in _SPACE})
+        covered: dict[str, Any] = {name: arrays[name] for name in _ARRAYS}
+        found = cls(space, known["threshold"], **covered, parameters=known["parameters"])
+        if found.hash != digest:
+            raise InputError(f"{path} was changed: its arrays hash to {found.hash[:12]}…, it says {digest[:12]}….")
+        return found
+
+
+def rows_of(space: Space, features: Rows | Iterable[Rows], what: str) -> Iterable[Rows]:
+    """Yield features in checked blocks that have the columns of a space; one pass, nothing is copied to disk."""
+    once = features if isinstance(features, np.ndarray) else (b for b in features)
+    shards = Shards(once, what, None)
+    for block in shards.blocks():
+        if block.shape[1] != len(space.mean):
+            raise InputError(
+                f"{what} has {block.shape[1]} columns, the space was fitted on {len(space.mean)}; use the same encoder."
+            )
+        yield block
+
+
+def _header(state: SampledSpace) -> str:
+    known = {"format": _FORMAT, "threshold": float(state.threshold), "parameters": state.parameters}
+    return json.dumps(known, sort_keys=True)
+
+
+def _arrays(state: SampledSpace) -> dict[str, NDArray]:
+    return {n: getattr(state.space, n) for n in _SPACE} | {n: getattr(state, n) for n in _ARRAYS}

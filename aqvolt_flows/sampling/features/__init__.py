@@ -1,0 +1,1 @@
+"""Features of frames: screened, encoded, kept as shards that a killed job finds again."""

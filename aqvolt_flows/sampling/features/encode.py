@@ -1,0 +1,225 @@
+"""From files of configurations to feature shards: what goes into a shard, and the reading, filtering and encoding."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from ase import Atoms
+from numpy.typing import NDArray
+
+from aqvolt_flows.errors import InputError
+from aqvolt_flows.frames import read_batches
+from aqvolt_flows.identity import content_key
+from aqvolt_flows.schemas.feature import Piece
+from aqvolt_flows.schemas.parameters import SamplingParameters
+from aqvolt_flows.schemas.provenance import ArtifactRef
+
+if TYPE_CHECKING:
+    from aqvolt_flows.sampling.encoders.base import Encoder, Features
+    from aqvolt_flows.sampling.features.shards import EncodedFrames
+
+#: Fields of the parameters that decide what a shard holds, and so its key.
+FILTERS = ("min_distance_factor", "max_volume_ratio", "min_packing", "duplicate_tolerance_a")
+#: Rows of a trajectory file that are read, judged and encoded at a time.
+_BLOCK_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file of configurations: a trajectory, or a set that is declared covered.
+
+    Attributes
+    ----------
+    name
+        trajectory_id or the set's name.
+    n_frames
+        Rows of the file.
+    n_atoms
+        Atoms of a row, at least their average.
+    """
+
+    name: str
+    file: ArtifactRef
+    n_frames: int
+    n_atoms: int
+
+
+def shard_pieces(sources: Iterable[Source], stride: int, shard_atoms: int) -> list[list[Piece]]:
+    """Return what goes into each shard: pieces of files in order, of about ``shard_atoms`` atoms together.
+
+    Parameters
+    ----------
+    sources
+        In the order in which their frames are to stand.
+    stride
+        Every stride-th row of each file is read, from its first.
+    shard_atoms
+        Atoms of a shard before filters; one frame at least.
+    """
+    shards: list[list[Piece]] = []
+    room = 0
+    for source in sources:
+        start = 0
+        while start < source.n_frames:
+            if room < source.n_atoms:
+                shards.append([])
+                room = max(shard_atoms, source.n_atoms)
+            left = -(-(source.n_frames - start) // stride)
+            take = min(left, room // max(source.n_atoms, 1))
+            stop = min(start + take * stride, source.n_frames)
+            shards[-1].append(Piece(source=source.name, file=source.file, start=start, stop=stop))
+            room -= take * source.n_atoms
+            start = stop
+    return shards
+
+
+def shard_key(pieces: Sequence[Piece], encoder_sha256: str, layer: str, parameters: SamplingParameters) -> str:
+    """Return the content key of a shard: bytes of the files, rows, weights, layer, thinning and filters."""
+    return content_key(
+        "encode/1",
+        pieces=[[p.source, p.file.sha256, p.start, p.stop] for p in pieces],
+        encoder=encoder_sha256,
+        layer=layer,
+        stride=parameters.encode_stride,
+        filters=parameters.model_dump(mode="json", include=set(FILTERS)),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """What became of a shard's frames: features of some, and the counts of all."""
+
+    frames: EncodedFrames | None
+    counts: dict[str, int]
+
+
+def encode_trajectories(
+    pieces: Sequence[Piece], paths: Sequence[Path], encoder: Encoder, parameters: SamplingParameters
+) -> Encoded:
+    """Read, screen and encode pieces of trajectories, in the memory of one block and the features.
+
+    Parameters
+    ----------
+    pieces
+        Of one shard; duplicates are found among them.
+    paths
+        Where the file of each piece is on this machine.
+    encoder
+        What computes the features.
+    parameters
+        Stride, filters and batch size.
+
+    Raises
+    ------
+    InputError
+        If a file is not readable, or has fewer rows than its document says.
+    """
+    from aqvolt_flows.sampling.features.screen import COLUMNS, REASONS, Block, Screen, volume_per_atom
+
+    collector, screen = _Collector(encoder, parameters.max_batch_atoms), Screen(parameters)
+    counts = dict.fromkeys(("generated", *REASONS[1:], "unencodable"), 0)
+    for piece, path in zip(pieces, paths, strict=True):
+        first = next(read_batches(path, COLUMNS, 0, 1), None)
+        screen.start(volume_per_atom(Block.of(first[1])) if first is not None else None)
+        expected, seen = -(-(piece.stop - piece.start) // parameters.encode_stride), 0
+        stride = parameters.encode_stride
+        for rows, batch in read_batches(path, COLUMNS, piece.start, piece.stop, stride, _BLOCK_ROWS):
+            block = Block.of(batch)
+            codes = screen.judge(block)
+            for code, n in zip(*np.unique(codes, return_counts=True), strict=True):
+                if code:
+                    counts[REASONS[code]] += int(n)
+            kept = np.flatnonzero(codes == 0)
+            collector.add(piece.source, rows[kept], block.steps[kept], [block.atoms(int(i)) for i in kept])
+            seen += len(rows)
+        if seen != expected:
+            raise InputError(
+                f"The file of {piece.source} gave {seen} of the {expected} frames that its document names up to row "
+                f"{piece.stop}; it was cut short, explore it again."
+            )
+        counts["generated"] += seen
+    return collector.result(counts)
+
+
+def encode_configurations(piece: Piece, path: Path, encoder: Encoder, max_batch_atoms: int) -> Encoded:
+    """Encode rows of any Parquet file with ``atomic_numbers``, ``positions`` and ``cell``; nothing is filtered."""
+    collector, seen = _Collector(encoder, max_batch_atoms), 0
+    for rows, group in configurations(path, piece.start, piece.stop):
+        collector.add(piece.source, rows, np.zeros(len(rows), np.int64), group)
+        seen += len(rows)
+    return collector.result({"generated": seen, "unencodable": 0})
+
+
+def configurations(
+    path: str | Path, start: int = 0, stop: int | None = None, batch_rows: int = 256
+) -> Iterator[tuple[NDArray[np.int64], list[Atoms]]]:
+    """Yield rows and configurations of a Parquet file in batches: of frames, of a release, or made elsewhere.
+
+    Parameters
+    ----------
+    path
+        Parquet with ``atomic_numbers`` (n_atoms), ``positions`` (n_atoms × 3, Å) and ``cell`` (9 or 3 × 3, Å), nested
+        lists or flat ones.
+
+    Raises
+    ------
+    InputError
+        If the file is not Parquet or lacks a column.
+    """
+    names = ("atomic_numbers", "positions", "cell")
+    for rows, batch in read_batches(path, names, start, stop, 1, batch_rows):
+        yield rows, [_atoms(*(batch.column(n)[i] for n in names)) for i in range(len(rows))]
+
+
+def _atoms(numbers: Any, positions: Any, cell: Any) -> Atoms:
+    places = np.asarray(positions.as_py(), float).reshape(-1, 3)
+    return Atoms(
+        numbers=numbers.as_py(), positions=places, cell=np.asarray(cell.as_py(), float).reshape(3, 3), pbc=True
+    )
+
+
+class _Collector:
+    """Encodes frames as they come and keeps the features with their addresses."""
+
+    def __init__(self, encoder: Encoder, max_batch_atoms: int) -> None:
+        self._encoder, self._max_batch_atoms = encoder, max_batch_atoms
+        self._names: list[str] = []
+        self._rows: list[NDArray[np.int64]] = []
+        self._steps: list[NDArray[np.int64]] = []
+        self._parts: list[Features] = []
+        self._failures: Counter[str] = Counter()
+
+    def add(self, name: str, rows: NDArray[np.int64], steps: NDArray[np.int64], frames: list[Atoms]) -> None:
+        """Encode some frames of one source."""
+        if not frames:
+            return
+        features = self._encoder.encode(frames, self._max_batch_atoms)
+        good = np.array([i for i in range(len(frames)) if i not in features.failures], np.int64)
+        self._failures.update(features.failures.values())
+        if len(good):
+            self._names += [name] * len(good)
+            self._rows.append(rows[good])
+            self._steps.append(steps[good])
+            self._parts.append(features)
+
+    def result(self, counts: dict[str, int]) -> Encoded:
+        """Return everything, with the counts completed."""
+        from aqvolt_flows.sampling.encoders.base import Features
+        from aqvolt_flows.sampling.features.shards import EncodedFrames
+
+        counts = counts | {"unencodable": self._failures.total(), "encoded": len(self._names)}
+        counts |= {f"unencodable_{reason}": n for reason, n in sorted(self._failures.items())}
+        if not self._parts:
+            return Encoded(None, counts)
+        joined = Features(
+            np.concatenate([p.structures for p in self._parts]),
+            np.concatenate([p.atoms for p in self._parts]),
+            np.concatenate([p.n_atoms for p in self._parts]),
+        )
+        frames = EncodedFrames(self._names, np.concatenate(self._rows), np.concatenate(self._steps), joined)
+        return Encoded(frames, counts)

@@ -1,0 +1,111 @@
+"""Planning of sampling: which trajectories are new, which rounds came before, and what counts as covered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from aqvolt_flows.identity import content_key
+from aqvolt_flows.sampling.encoders.registry import encoder_hash
+from aqvolt_flows.sampling.features.covered import CoveredSet, find_sets, store_files
+from aqvolt_flows.sampling.jobs import TwoStageSampleMaker
+from aqvolt_flows.sampling.rounds import offer_key, space_key
+from aqvolt_flows.schemas.parameters import SamplingParameters
+from aqvolt_flows.stores import Database
+from aqvolt_flows.work import Plan, WorkItem
+
+#: Fields that decide how the work is cut, not what is chosen; the encoder is there by its hash.
+_WAYS = {"trajectories_per_job", "max_batch_atoms", "engine", "encoder"}
+#: Families of encoders that are named by a path.
+_BY_PATH = ("m3gnet:", "fairchem:")
+
+
+def plan_rounds(
+    parameters: SamplingParameters,
+    database: Database,
+    finished: Mapping[str, Mapping[str, Any]],
+    missing: Sequence[str] = (),
+    claimed: frozenset[str] = frozenset(),
+) -> Plan:
+    """Return the next round of sampling over finished trajectories: what earlier rounds did not see.
+
+    Parameters
+    ----------
+    parameters
+        Of the campaign.
+    database
+        Where earlier rounds are.
+    finished
+        ``trajectories`` documents by identity.
+    missing
+        What stands in the way already.
+    claimed
+        Units of queued work. A round that is queued must run before one that adds trajectories to it: the next
+        one builds on its state.
+    """
+    p = with_local_encoder(parameters, database)
+    encoder = encoder_hash(p.encoder)
+    ids = sorted(t for t, d in finished.items() if d["n_frames"])
+    space, offered = space_key(encoder, p), offer_key(p)
+    rounds = _rounds(database, space)
+    sampled = {t for r in rounds if r["offer_key"] == offered for t in r["trajectory_ids"]}
+    new = [t for t in ids if t not in sampled]
+    units = [content_key("sample-unit/1", space=space, offer=offered, trajectory=t) for t in new]
+    queued = sum(unit in claimed for unit in units)
+    sources, problems = find_sets(database, p.covered_by)
+    if 0 < queued < len(new):
+        problems.append(f"a round over {queued} trajectories is queued, run 'aqvolt work'; the next builds on it")
+    deciding = p.model_dump(mode="json", exclude=_WAYS)
+    covered = {s.name: s.fingerprint for s in sources}
+    key = content_key("sample/2", trajectories=ids, parameters=deciding, encoder=encoder, covered=covered)
+    done = any(r["key"] == key for r in rounds)
+    known = {(c["source"], c["fingerprint"]) for r in rounds for c in r["covered"]}
+    make = partial(_make, p, database, new, key, [s for s in sources if (s.name, s.fingerprint) not in known], rounds)
+    item = WorkItem(
+        "sample", key, f"2DIRECT over {len(new)} trajectories", make, category="gpu", done=done, units=tuple(units)
+    )
+    facts: dict[str, Any] = {
+        "trajectories": len(ids),
+        "frames": sum(d["n_frames"] for d in finished.values()),
+        "already_sampled": len(ids) - len(new),
+        "new_trajectories": len(new),
+        "queued": queued,
+        "frames_to_encode": sum(-(-finished[t]["n_frames"] // p.encode_stride) for t in new),
+        "earlier_rounds": len(rounds),
+        "covered_sets": len(sources),
+        "encoder": f"{p.encoder}@{encoder[:12]}",
+    }
+    return Plan("sample", [item] if ids and (new or done) else [], [*missing, *problems], facts)
+
+
+def with_local_encoder(p: SamplingParameters, database: Database) -> SamplingParameters:
+    """Return the parameters with the encoder's path relative to the project folder made absolute, if it is there."""
+    for family in _BY_PATH:
+        if p.encoder.startswith(family):
+            path = database.settings.path(p.encoder.removeprefix(family))
+            if path.exists():
+                return p.model_copy(update={"encoder": f"{family}{path}"})
+    return p
+
+
+def _rounds(database: Database, space: str) -> list[dict[str, Any]]:
+    """Return the rounds of a space, the first one first: a round knows all that came before it."""
+    fields = {"_id": 0, "sample_id": 1, "key": 1, "offer_key": 1, "trajectory_ids": 1, "previous": 1, "covered": 1}
+    found = list(database["samples"].find({"space_key": space}, fields))
+    return sorted(found, key=lambda r: (len(r["previous"]), r["sample_id"]))
+
+
+def _make(
+    p: SamplingParameters,
+    database: Database,
+    new: Sequence[str],
+    key: str,
+    sources: Sequence[CoveredSet],
+    rounds: Sequence[Mapping[str, Any]],
+) -> Any:
+    """Return the flow; files that count as covered go into the artifact store, where every worker finds them."""
+    covered = [
+        {"source": s.name, "fingerprint": s.fingerprint, "files": store_files(database, s.paths)} for s in sources
+    ]
+    return TwoStageSampleMaker.from_parameters(p).make(new, key, covered, [r["sample_id"] for r in rounds])

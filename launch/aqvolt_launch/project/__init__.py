@@ -1,0 +1,1 @@
+"""A project folder: its files, what it lacks, and how its campaign stands."""

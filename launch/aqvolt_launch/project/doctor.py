@@ -1,0 +1,157 @@
+"""The doctor: is everything there that the configured campaign needs, and if not, what to do."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import fsspec
+from pymongo.errors import PyMongoError
+
+from aqvolt_flows.errors import AqvoltError
+from aqvolt_flows.schemas.candidate import ACCEPTED
+from aqvolt_flows.settings import AqvoltSettings
+from aqvolt_flows.stores import Database
+from aqvolt_launch.project.preflight import Check, labeler_checks, problem
+
+if TYPE_CHECKING:
+    from aqvolt_flows.campaign import Campaign
+
+MONGODB_VERSION = 7
+
+
+def examine(settings: AqvoltSettings) -> list[Check]:
+    """Return one row per check; never raises for what it finds.
+
+    What the campaign does not use is a warning, what it needs and does not find a failure.
+    """
+    checks = [_database(settings), _artifacts(settings)]
+    campaign, row = _campaign(settings)
+    checks.append(row)
+    if campaign is not None:
+        checks += _potentials(campaign)
+        checks += labeler_checks(settings, campaign, campaign_elements(settings, campaign))
+    checks.append(_gpu(settings))
+    return checks
+
+
+def _database(settings: AqvoltSettings) -> Check:
+    """Connect, write, read and remove one document, and time a round trip."""
+    try:
+        database = Database.connect(settings)
+        scratch = database.mongo[f"aqvolt_doctor_{uuid.uuid4().hex[:8]}"]
+        try:
+            scratch.insert_one({"_id": 1, "said": "ä"})
+            if (scratch.find_one({"_id": 1}) or {}).get("said") != "ä":
+                return Check("database", "fail", "A document was written and did not come back.", "Look at its log.")
+        finally:
+            scratch.drop()
+        version = str(database.mongo.client.server_info()["version"])
+        times = []
+        for _ in range(5):
+            start = time.perf_counter()
+            database.mongo.command("ping")
+            times.append(time.perf_counter() - start)
+    except AqvoltError as error:
+        return problem("database", "fail", error)
+    except PyMongoError as error:
+        return Check("database", "fail", f"It answers but cannot be written: {error}", "Give the user role readWrite.")
+    kind = "MongoDB" if settings.mongo_uri else "embedded"
+    detail = f"{kind} {version}, {1000 * sorted(times)[2]:.1f} ms a round trip, database {database.mongo.name}"
+    if int(version.split(".")[0]) < MONGODB_VERSION:
+        return Check("database", "warn", detail, f"Use MongoDB {MONGODB_VERSION} or newer; older ones are not tested.")
+    return Check("database", "ok", detail)
+
+
+def _artifacts(settings: AqvoltSettings) -> Check:
+    """Write, read and delete a file in the artifact store."""
+    data = uuid.uuid4().bytes
+    url = settings.artifact_url
+    try:
+        filesystem, path = fsspec.core.url_to_fs(url)
+        made = not filesystem.exists(path)
+        name = f"{path}/.doctor-{uuid.uuid4().hex}"
+        filesystem.makedirs(path, exist_ok=True)
+        try:
+            filesystem.pipe_file(name, data)
+            same = filesystem.cat_file(name) == data
+        finally:
+            if filesystem.exists(name):
+                filesystem.rm_file(name)
+            if made and not filesystem.ls(path):
+                filesystem.rmdir(path)
+    except (OSError, ValueError, ImportError) as error:
+        return Check("artifact store", "fail", f"{url}: {error}", "Set artifact_root to a place that can be written.")
+    if not same:
+        return Check("artifact store", "fail", f"{url} returned other bytes.", "Do not use this place.")
+    return Check("artifact store", "ok", f"{url}: written, read, deleted")
+
+
+def _campaign(settings: AqvoltSettings) -> tuple[Campaign | None, Check]:
+    from aqvolt_flows.campaign import load_campaign, shipped_campaigns
+
+    named = settings.campaign
+    if named not in shipped_campaigns():
+        named = str(settings.path(named))
+    try:
+        campaign = load_campaign(named)
+    except AqvoltError as error:
+        return None, problem("campaign", "fail", error)
+    return campaign, Check("campaign", "ok", f"{campaign.name}: labels by {campaign.labeling.labeler}")
+
+
+def _potentials(campaign: Campaign) -> Iterator[Check]:
+    """Weights of every model that the campaign names, by hash."""
+    from aqvolt_flows.potentials import check_model, model_hash
+    from aqvolt_flows.sampling.encoders.registry import check_encoder, encoder_hash
+
+    wanted: list[tuple[str, str, Callable[[str], None], Callable[[str], str]]] = [
+        ("exploration", campaign.exploration.potential, check_model, model_hash)
+    ]
+    wanted.append(("encoder", campaign.sampling.encoder, check_encoder, encoder_hash))
+    if campaign.labeling.labeler == "surrogate":
+        wanted.append(("surrogate", campaign.labeling.surrogate, check_model, model_hash))
+    for use, model, check, digest in wanted:
+        try:
+            check(model)
+        except AqvoltError as error:
+            yield problem(f"model: {use}", "fail", error)
+        else:
+            yield Check(f"model: {use}", "ok", f"{model}, weights {digest(model)[:12]}…")
+
+
+def campaign_elements(settings: AqvoltSettings, campaign: Campaign) -> list[str]:
+    """Return the elements of the accepted candidates, or of the campaign's prototypes before there are any."""
+    try:
+        database = Database.connect(settings)
+        elements = database["candidates"].distinct("elements", ACCEPTED)
+    except (AqvoltError, PyMongoError):
+        elements = []
+    if not elements:
+        elements = [site.element for prototype in campaign.candidates.prototypes for site in prototype.sites]
+    return sorted({str(element) for element in elements})
+
+
+def _gpu(settings: AqvoltSettings) -> Check:
+    wants = settings.device.startswith("cuda")
+    if importlib.util.find_spec("torch") is None:
+        return Check(
+            "GPU",
+            "fail" if wants else "warn",
+            "torch is not installed; machine-learning work runs elsewhere",
+            "pip install 'aqvolt-flows[mlip]' where workers run.",
+        )
+    import torch
+
+    if torch.cuda.is_available():
+        names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+        return Check("GPU", "ok", names)
+    return Check(
+        "GPU",
+        "fail" if wants else "warn",
+        f"torch {torch.__version__} sees none; device is {settings.device!r}",
+        "Set device: cpu, or run on a machine with a GPU." if wants else "Work runs on the CPU, tens of times slower.",
+    )

@@ -1,0 +1,1 @@
+"""Repair: what killed workers and submitters left is found and set right."""
