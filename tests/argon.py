@@ -60,6 +60,6 @@ def parameters(**changes) -> ExplorationParameters:
 
 
 def system(seed: int = 1, temperature: float = 40.0, name: str = "t", atoms=None):
-    from aqvolt_flows.exploration.systems import System
+    from aqvolt_flows.dynamics.systems import System
 
     return System(name, crystal() if atoms is None else atoms, temperature, seed)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from pymatgen.core import Composition, Structure
 
-from aqvolt_flows.candidates.relax import Relaxer
+from aqvolt_flows.dynamics.relax import Relaxer
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.schemas.provenance import Failure
 

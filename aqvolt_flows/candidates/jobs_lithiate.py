@@ -12,8 +12,8 @@ from aqvolt_flows.candidates.density import fetch_aeccars, has_aeccars, promolec
 from aqvolt_flows.candidates.generated import generated_document, write_generated
 from aqvolt_flows.candidates.lithiate import Lithiation, Step, kept_steps, lithiate
 from aqvolt_flows.candidates.reducibility import REDOX_METALS, assess_reducibility
-from aqvolt_flows.candidates.relax import Relaxer, torchsim_relaxer
 from aqvolt_flows.candidates.sites import find_sites
+from aqvolt_flows.dynamics.relax import Relaxer, torchsim_relaxer
 from aqvolt_flows.identity import content_key
 from aqvolt_flows.potentials import load_potential, model_hash
 from aqvolt_flows.schemas.candidate import CandidateDocument

@@ -20,8 +20,8 @@ from aqvolt_flows.candidates.hull import (
     read_phases,
     reference_from_potential,
 )
-from aqvolt_flows.candidates.relax import Relaxed, Relaxer, torchsim_relaxer
 from aqvolt_flows.candidates.substitute import Substitution, framework_change, linear_scale, substitute
+from aqvolt_flows.dynamics.relax import Relaxed, Relaxer, torchsim_relaxer
 from aqvolt_flows.identity import content_key
 from aqvolt_flows.potentials import load_potential, model_hash
 from aqvolt_flows.schemas.candidate import CandidateDocument

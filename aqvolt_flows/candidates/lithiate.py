@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pymatgen.core import Structure
 
-from aqvolt_flows.candidates.relax import Relaxed, Relaxer
 from aqvolt_flows.candidates.sites import Sites
+from aqvolt_flows.dynamics.relax import Relaxed, Relaxer
 from aqvolt_flows.schemas.generation import LithiationParameters
 from aqvolt_flows.schemas.provenance import Failure
 

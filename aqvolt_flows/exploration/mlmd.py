@@ -60,7 +60,7 @@ class MLMDMaker(Maker):
         InputError
             If ``runs`` is empty or names a trajectory twice.
         """
-        from aqvolt_flows.exploration.systems import check_ids
+        from aqvolt_flows.dynamics.systems import check_ids
 
         parameters = ExplorationParameters(**self.parameters)
         wanted = [r["trajectory_id"] for r in runs]
@@ -106,10 +106,10 @@ def run_batch(
     list
         One document a run; those that the walltime cut short have the status ``running``.
     """
-    from aqvolt_flows.exploration.checkpoints import BatchFolder
-    from aqvolt_flows.exploration.memory import MemoryRecord, room_for
-    from aqvolt_flows.exploration.npt import NpTRun
-    from aqvolt_flows.exploration.segments import Segment, deadline
+    from aqvolt_flows.dynamics.checkpoints import BatchFolder
+    from aqvolt_flows.dynamics.memory import MemoryRecord, room_for
+    from aqvolt_flows.dynamics.npt import NpTRun
+    from aqvolt_flows.dynamics.segments import Segment, deadline
 
     started = time.time()
     settings = database.settings
@@ -142,7 +142,7 @@ def _systems(
     database: Database, runs: Sequence[dict[str, Any]], parameters: ExplorationParameters
 ) -> tuple[list[Any], dict[str, TrajectoryDocument]]:
     """Return the systems of runs, supercells made, and their documents as they stand before the first step."""
-    from aqvolt_flows.exploration.systems import System
+    from aqvolt_flows.dynamics.systems import System
 
     found = database.find_by_ids("candidates", sorted({r["candidate_id"] for r in runs}))
     structures = {d["candidate_id"]: Structure.from_dict(d["structure"]) for d in found}
@@ -188,7 +188,7 @@ class _Writer:
 
     def refuse(self, systems: Sequence[Any], elements: Any, parameters: ExplorationParameters) -> list[Any]:
         """Write a failed document for each structure that cannot be run, and return the others."""
-        from aqvolt_flows.exploration.systems import refusal
+        from aqvolt_flows.dynamics.systems import refusal
 
         fit = []
         for system in systems:

@@ -14,6 +14,7 @@ import trivial_jobs
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.settings import AqvoltSettings
 from aqvolt_flows.stores import Database
+from aqvolt_launch import processes
 from aqvolt_launch.launchpad import ensure_launchpad, get_launchpad
 from aqvolt_launch.repair import lost_runs as recovery
 from aqvolt_launch.submission import window as queue
@@ -141,7 +142,7 @@ def test_announcements_of_the_living_and_of_other_hosts_are_left_alone(
     launchpad.fireworks.delete_many({})
     now = recovery.datetime.now(recovery.UTC)
     first = {"first": 1, "last": 2, "at": now}
-    for number, by in enumerate([recovery.worker_name(), "aqvolt-elsewhere-1-1"]):
+    for number, by in enumerate([processes.worker_name(), "aqvolt-elsewhere-1-1"]):
         launchpad.db[queue.COLLECTION].insert_one({"_id": f"batch:{number}", "by": by} | first)
     assert recovery.undo_killed_batches(launchpad) == 0
     launchpad.db[queue.COLLECTION].update_many({}, {"$set": {"at": now - 2 * recovery.ANNOUNCED}})
@@ -157,8 +158,8 @@ def test_concurrent_submitters(database: Database, settings: AqvoltSettings) -> 
         "from aqvolt_flows.settings import load_settings\n"
         "r = submit(trivial_jobs.bulk(300), load_settings(), window=0); print(r.submitted, r.queued)"
     )
-    processes = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    counts = [tuple(map(int, process.communicate(timeout=90)[0].split())) for process in processes]
+    submitters = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    counts = [tuple(map(int, process.communicate(timeout=90)[0].split())) for process in submitters]
     assert sum(submitted for submitted, _ in counts) == 300
     assert all(sum(count) == 300 for count in counts)
     launchpad = get_launchpad(settings)

@@ -19,6 +19,7 @@ from aqvolt_flows.settings import AqvoltSettings
 from aqvolt_flows.stores import Database
 from aqvolt_flows.vasp.settings import r2scan_protocol
 from aqvolt_flows.work import WorkItem
+from aqvolt_launch import processes
 from aqvolt_launch.launchpad import ensure_launchpad, get_launchpad
 from aqvolt_launch.project.status import collect_status
 from aqvolt_launch.repair import lost_runs as recovery
@@ -29,7 +30,7 @@ from aqvolt_launch.submission.submit import submit
 from aqvolt_launch.workers import work
 
 __all__ = ["stand_in", "store_frames"]
-DEAD = f"aqvolt-{recovery.host_name()}-{2**22 + 1}-1"
+DEAD = f"aqvolt-{processes.host_name()}-{2**22 + 1}-1"
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ from aqvolt_flows.errors import InputError, ResourceError
 from aqvolt_flows.settings import AqvoltSettings, load_settings
 from aqvolt_flows.stores import Database
 from aqvolt_flows.work import WorkItem
-from aqvolt_launch import workers
+from aqvolt_launch import processes, workers
 from aqvolt_launch.launchpad import get_launchpad
 from aqvolt_launch.processes import start_mark
 from aqvolt_launch.project.status import collect_status
@@ -170,13 +170,13 @@ def test_worker_killed_between_any_two_writes(
 
 
 def test_launches_of_other_hosts_and_of_reused_pids(database: Database, settings: AqvoltSettings) -> None:
-    own = recovery.worker_name()
-    host, pid, start = recovery.host_name(), os.getpid(), start_mark(os.getpid())
-    assert recovery.is_dead(own) is False
-    assert recovery.is_dead(f"aqvolt-{host}-{pid}-{start - 1000}") is True, "another process had this PID"
-    assert recovery.is_dead(f"aqvolt-elsewhere-{pid}-{start - 1000}") is None
-    assert recovery.is_dead("my fworker") is None
-    assert recovery.is_dead(f"aqvolt-{host}-{2**22 + 1}-{start}") is True, "above Linux' largest PID"
+    own = processes.worker_name()
+    host, pid, start = processes.host_name(), os.getpid(), start_mark(os.getpid())
+    assert processes.is_dead(own) is False
+    assert processes.is_dead(f"aqvolt-{host}-{pid}-{start - 1000}") is True, "another process had this PID"
+    assert processes.is_dead(f"aqvolt-elsewhere-{pid}-{start - 1000}") is None
+    assert processes.is_dead("my fworker") is None
+    assert processes.is_dead(f"aqvolt-{host}-{2**22 + 1}-{start}") is True, "above Linux' largest PID"
 
 
 def test_worker_ends_with_its_parent(database: Database, settings: AqvoltSettings) -> None:
@@ -191,7 +191,7 @@ def test_worker_ends_with_its_parent(database: Database, settings: AqvoltSetting
         worker = int(parent.stdout.readline())
         wait_for(flag.exists)
         parent.kill()
-    wait_for(lambda: recovery.is_dead(f"aqvolt-{recovery.host_name()}-{worker}-0"), 10)
+    wait_for(lambda: processes.is_dead(f"aqvolt-{processes.host_name()}-{worker}-0"), 10)
     wait_for(lambda: not psutil.pid_exists(worker) or psutil.Process(worker).status() == psutil.STATUS_ZOMBIE, 10)
 
 

@@ -176,8 +176,8 @@ def run_plain(model: Any, n: int, steps: int) -> float:
 
 def run_engine(model: Any, n: int, steps: int) -> float:
     """Return the seconds of so many steps of MLMDMaker's engine, frames and checkpoints written and joined."""
-    from aqvolt_flows.exploration.segments import explore_to_folder
-    from aqvolt_flows.exploration.systems import System
+    from aqvolt_flows.dynamics.segments import explore_to_folder
+    from aqvolt_flows.dynamics.systems import System
 
     def go(count: int) -> float:
         systems = [System(f"t{i}", a, TEMPERATURES[i % 5], i) for i, a in enumerate(cells(n))]

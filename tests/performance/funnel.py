@@ -49,8 +49,8 @@ def cell(cation: str, halogen: str, seed: int) -> Atoms:
 
 def explore(given: argparse.Namespace, folder: Path) -> list[Path]:
     """Run all cells at all temperatures in one batch and return the files of those that left frames."""
-    from aqvolt_flows.exploration.segments import explore_to_folder
-    from aqvolt_flows.exploration.systems import System
+    from aqvolt_flows.dynamics.segments import explore_to_folder
+    from aqvolt_flows.dynamics.systems import System
     from aqvolt_flows.potentials import load_potential
     from aqvolt_flows.schemas.parameters import ExplorationParameters
 

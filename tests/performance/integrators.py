@@ -15,8 +15,8 @@ import torch_sim as ts
 from ase.build import bulk
 from torch_sim.integrators import INTEGRATOR_REGISTRY, Integrator
 
-from aqvolt_flows.exploration.npt import NpTRun
-from aqvolt_flows.exploration.systems import System
+from aqvolt_flows.dynamics.npt import NpTRun
+from aqvolt_flows.dynamics.systems import System
 from aqvolt_flows.schemas.parameters import ExplorationParameters
 
 ENSEMBLES = ("npt_nose_hoover_isotropic", "npt_crescale_isotropic")

@@ -8,8 +8,8 @@ from pymatgen.core import Lattice, Structure
 
 from aqvolt_flows.candidates.density import promolecular_density
 from aqvolt_flows.candidates.lithiate import kept_steps, lithiate
-from aqvolt_flows.candidates.relax import Relaxed, relax_batch
 from aqvolt_flows.candidates.sites import complete_under_symmetry, find_sites
+from aqvolt_flows.dynamics.relax import Relaxed, relax_batch
 from aqvolt_flows.schemas.generation import LithiationParameters, RelaxationParameters
 from aqvolt_flows.schemas.provenance import Failure
 

@@ -16,8 +16,8 @@ from aqvolt_flows.campaign import Campaign
 from aqvolt_flows.candidates import jobs_lithiate, jobs_substitute
 from aqvolt_flows.candidates.density import promolecular_density
 from aqvolt_flows.candidates.hosts import host_document
-from aqvolt_flows.candidates.relax import Relaxed
 from aqvolt_flows.candidates.select import candidate_document
+from aqvolt_flows.dynamics.relax import Relaxed
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.exploration.plan import plan_explore
 from aqvolt_flows.schemas.parameters import CandidateParameters
@@ -252,7 +252,7 @@ def test_lif_becomes_licl_with_a_real_potential(database, project):
 @pytest.mark.slow
 def test_fef3_takes_up_li_at_a_sensible_voltage(database, project):
     """SevenNet, r2SCAN channel: FeF3 inserts Li from 4.5 to 2.5 V (Badway, J. Electrochem. Soc. 150, A1209 (2003))."""
-    from aqvolt_flows.candidates.relax import torchsim_relaxer
+    from aqvolt_flows.dynamics.relax import torchsim_relaxer
     from aqvolt_flows.potentials import load_potential
 
     pool(database)

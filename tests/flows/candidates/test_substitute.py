@@ -19,7 +19,6 @@ from aqvolt_flows.candidates.hull import (
     read_phases,
     reference_from_potential,
 )
-from aqvolt_flows.candidates.relax import Relaxed
 from aqvolt_flows.candidates.substitute import (
     choose_substitutions,
     framework_change,
@@ -28,6 +27,7 @@ from aqvolt_flows.candidates.substitute import (
     linear_scale,
     substitute,
 )
+from aqvolt_flows.dynamics.relax import Relaxed
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.schemas.generation import SubstitutionParameters
 from aqvolt_flows.schemas.provenance import Failure

@@ -19,9 +19,9 @@ from typing import Protocol
 
 import torch
 
+from aqvolt_flows.dynamics.batch import DTYPE, Batch, volume_of
+from aqvolt_flows.dynamics.noise import Draws
 from aqvolt_flows.errors import InputError
-from aqvolt_flows.exploration.batch import DTYPE, Batch, volume_of
-from aqvolt_flows.exploration.noise import Draws
 from aqvolt_flows.schemas.parameters import ExplorationParameters
 from aqvolt_flows.units import FS_PER_MD_TIME, gpa_to_ev_per_a3
 

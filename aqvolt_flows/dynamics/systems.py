@@ -14,8 +14,8 @@ from ase import Atoms
 from ase.data import chemical_symbols, covalent_radii
 from ase.neighborlist import neighbor_list
 
+from aqvolt_flows.dynamics.batch import DTYPE, Batch
 from aqvolt_flows.errors import InputError
-from aqvolt_flows.exploration.batch import DTYPE, Batch
 from aqvolt_flows.frames import Frame
 from aqvolt_flows.schemas.provenance import Failure
 from aqvolt_flows.units import KB_EV_PER_K

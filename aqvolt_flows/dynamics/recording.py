@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from aqvolt_flows.exploration.batch import Batch
+from aqvolt_flows.dynamics.batch import Batch
 from aqvolt_flows.frames import stacked_table
 from aqvolt_flows.units import matrix_to_voigt
 

@@ -11,15 +11,15 @@ torch = pytest.importorskip("torch")
 import torch_sim as ts  # noqa: E402
 from torch_sim.integrators import md, npt  # noqa: E402
 
-from aqvolt_flows.exploration.integrators import (  # noqa: E402
+from aqvolt_flows.dynamics.integrators import (  # noqa: E402
     CRescale,
     NoseHooverIsotropic,
     integrator_for,
     matrix_exponential,
     symmetric_noise,
 )
-from aqvolt_flows.exploration.noise import TrajectoryNoise  # noqa: E402
-from aqvolt_flows.exploration.systems import System, initial_batch  # noqa: E402
+from aqvolt_flows.dynamics.noise import TrajectoryNoise  # noqa: E402
+from aqvolt_flows.dynamics.systems import System, initial_batch  # noqa: E402
 from aqvolt_flows.units import KB_EV_PER_K, gpa_to_ev_per_a3  # noqa: E402
 
 DT, TAU, TAU_P = 0.5, 10.0, 100.0  # Å·√(u/eV): 5 fs, 0.1 ps, 1 ps

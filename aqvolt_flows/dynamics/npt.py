@@ -17,14 +17,14 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
+from aqvolt_flows.dynamics.batch import DTYPE, Batch, concatenate
+from aqvolt_flows.dynamics.integrators import Forces, integrator_for
+from aqvolt_flows.dynamics.memory import Room, is_out_of_memory, release_memory
+from aqvolt_flows.dynamics.noise import TrajectoryNoise
+from aqvolt_flows.dynamics.recording import Recorder
+from aqvolt_flows.dynamics.stability import LOST_ATOM_STEPS, Guard, guard_steps
+from aqvolt_flows.dynamics.systems import Outcome, System, check_ids, initial_batch, model_state
 from aqvolt_flows.errors import InputError
-from aqvolt_flows.exploration.batch import DTYPE, Batch, concatenate
-from aqvolt_flows.exploration.integrators import Forces, integrator_for
-from aqvolt_flows.exploration.memory import Room, is_out_of_memory, release_memory
-from aqvolt_flows.exploration.noise import TrajectoryNoise
-from aqvolt_flows.exploration.recording import Recorder
-from aqvolt_flows.exploration.stability import LOST_ATOM_STEPS, Guard, guard_steps
-from aqvolt_flows.exploration.systems import Outcome, System, check_ids, initial_batch, model_state
 from aqvolt_flows.frames import from_table
 from aqvolt_flows.schemas.parameters import ExplorationParameters
 from aqvolt_flows.schemas.provenance import Failure

@@ -16,10 +16,10 @@ from argon import crystal, parameters, system
 
 torch = pytest.importorskip("torch")
 
+from aqvolt_flows.dynamics.checkpoints import BatchFolder, PartFrames  # noqa: E402
+from aqvolt_flows.dynamics.npt import NpTRun  # noqa: E402
+from aqvolt_flows.dynamics.segments import MARGIN_S, Segment, deadline, explore_to_folder  # noqa: E402
 from aqvolt_flows.errors import ResourceError  # noqa: E402
-from aqvolt_flows.exploration.checkpoints import BatchFolder, PartFrames  # noqa: E402
-from aqvolt_flows.exploration.npt import NpTRun  # noqa: E402
-from aqvolt_flows.exploration.segments import MARGIN_S, Segment, deadline, explore_to_folder  # noqa: E402
 from aqvolt_flows.frames import ROW_GROUP_ROWS, SCHEMA, read_frames, to_table  # noqa: E402
 
 

@@ -9,11 +9,11 @@ from argon import crystal, parameters, system
 
 torch = pytest.importorskip("torch")
 
+from aqvolt_flows.dynamics.memory import MemoryRecord, Room, is_out_of_memory, room_for  # noqa: E402
+from aqvolt_flows.dynamics.noise import BLOCK_STEPS, Draws, TrajectoryNoise, block_of  # noqa: E402
+from aqvolt_flows.dynamics.npt import NpTRun  # noqa: E402
+from aqvolt_flows.dynamics.systems import refusal  # noqa: E402
 from aqvolt_flows.errors import InputError  # noqa: E402
-from aqvolt_flows.exploration.memory import MemoryRecord, Room, is_out_of_memory, room_for  # noqa: E402
-from aqvolt_flows.exploration.noise import BLOCK_STEPS, Draws, TrajectoryNoise, block_of  # noqa: E402
-from aqvolt_flows.exploration.npt import NpTRun  # noqa: E402
-from aqvolt_flows.exploration.systems import refusal  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_other_errors_of_a_model_are_not_taken_for_memory(model):
 @pytest.mark.parametrize("guard_every", [1, 7])
 def test_a_run_that_turns_nan_ends_there_and_its_mates_do_not_notice(model, monkeypatch, guard_every):
     """Also when the flags are looked at every seventh step only, as on a GPU."""
-    from aqvolt_flows.exploration import npt
+    from aqvolt_flows.dynamics import npt
 
     def spoil(state, out, call):
         if call == 14:  # the start is call 1: this is step 13
@@ -219,7 +219,7 @@ def test_room_comes_from_the_record_or_from_a_probe(model, tmp_path):
 
 def test_a_probe_measures_real_memory(model):
     """A model that takes 100 kB an atom is seen to; on the CPU the kernel's high-water mark is read."""
-    from aqvolt_flows.exploration.memory import probe
+    from aqvolt_flows.dynamics.memory import probe
 
     class Hungry(Wrapped):
         def __call__(self, state):
@@ -235,7 +235,7 @@ def test_a_probe_measures_real_memory(model):
 @pytest.mark.parametrize("n_steps", [100, 104])
 def test_a_search_for_lost_atoms_that_does_not_fit_costs_no_run(model, monkeypatch, n_steps):
     """At the last step it is left out; before, half of the batch steps aside and every frame is written once."""
-    from aqvolt_flows.exploration.stability import Guard
+    from aqvolt_flows.dynamics.stability import Guard
 
     calls = []
 

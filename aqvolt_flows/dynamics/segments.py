@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from aqvolt_flows.aside import written_aside
-from aqvolt_flows.exploration.checkpoints import BatchFolder, PartFrames, Statistics
-from aqvolt_flows.exploration.memory import Room
-from aqvolt_flows.exploration.npt import NpTRun
-from aqvolt_flows.exploration.systems import Outcome, System
+from aqvolt_flows.dynamics.checkpoints import BatchFolder, PartFrames, Statistics
+from aqvolt_flows.dynamics.memory import Room
+from aqvolt_flows.dynamics.npt import NpTRun
+from aqvolt_flows.dynamics.systems import Outcome, System
 from aqvolt_flows.schemas.parameters import ExplorationParameters
 
 #: Set by Slurm (22.05 and later): when the allocation ends, seconds since the epoch.

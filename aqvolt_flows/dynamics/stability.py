@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch_sim.neighbors import torch_nl_linked_cell
 
-from aqvolt_flows.exploration.batch import Batch, volume_of
+from aqvolt_flows.dynamics.batch import Batch, volume_of
 from aqvolt_flows.schemas.parameters import ExplorationParameters
 from aqvolt_flows.schemas.provenance import Failure
 from aqvolt_flows.units import KB_EV_PER_K

@@ -14,9 +14,9 @@ from aqvolt_flows.schemas.parameters import ExplorationParameters
 
 torch = pytest.importorskip("torch")
 
+from aqvolt_flows.dynamics.npt import NpTRun  # noqa: E402
+from aqvolt_flows.dynamics.systems import System, maxwell_boltzmann  # noqa: E402
 from aqvolt_flows.errors import InputError  # noqa: E402
-from aqvolt_flows.exploration.npt import NpTRun  # noqa: E402
-from aqvolt_flows.exploration.systems import System, maxwell_boltzmann  # noqa: E402
 from aqvolt_flows.units import KB_EV_PER_K  # noqa: E402
 
 

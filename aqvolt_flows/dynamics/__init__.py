@@ -1,0 +1,1 @@
+"""Molecular dynamics and relaxation of many systems in one batch; exploration, candidates and benchmarks share it."""
