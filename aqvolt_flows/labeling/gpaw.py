@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import importlib.util
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jobflow import Maker, job
 
-from aqvolt_flows.frames import Frame
-from aqvolt_flows.labeling.outcomes import LabelError, atoms_of, label_frame
+from aqvolt_flows.checks import Check, Status
+from aqvolt_flows.errors import ResourceError
+from aqvolt_flows.labeling.configuration import Configuration
+from aqvolt_flows.labeling.outcomes import LabelError, with_facts
 from aqvolt_flows.labeling.protocols import gpaw_protocol, gpaw_settings
+from aqvolt_flows.labeling.static_maker import Asked, JobFolder, StaticMaker
 from aqvolt_flows.labeling.validate import computed
 from aqvolt_flows.schemas.label import LabelOutcome
+from aqvolt_flows.schemas.parameters import LabelingParameters
 from aqvolt_flows.schemas.provenance import Failure, Protocol
-from aqvolt_flows.stores import Database
 from aqvolt_flows.vasp.settings import element_moment
 
 
@@ -57,8 +60,8 @@ def missing_setups(elements: Iterable[str]) -> list[str]:
     return missing
 
 
-def evaluate_frame(
-    frame: Frame, ecut_ev: float, kspacing: float, frame_id: str, key: str, protocol: Protocol, log: Path
+def evaluate_configuration(
+    given: Configuration, ecut_ev: float, kspacing: float, frame_id: str, key: str, protocol: Protocol, log: Path
 ) -> LabelOutcome:
     """Return the outcome of one GPAW static: energy extrapolated to zero smearing, forces, stress.
 
@@ -77,7 +80,7 @@ def evaluate_frame(
         raise LabelError("missing_gpaw", f"GPAW cannot be imported ({error}); install the extra gpaw.") from error
 
     wanted = gpaw_settings(ecut_ev, kspacing)
-    atoms: Any = frame.to_atoms()
+    atoms: Any = given.to_atoms()
     absent = missing_setups(atoms.get_chemical_symbols())
     if absent:
         raise LabelError(
@@ -107,7 +110,7 @@ def evaluate_frame(
         asked: dict[str, Any] = {"frame_id": frame_id, "key": key, "protocol": protocol}
         cost = {"cost_core_hours": _hours(started, world.size), "details": _cost(started, world.size)}
         return LabelOutcome.model_validate(
-            asked | atoms_of(frame) | cost | {"status": "unconverged", "failure": failure}
+            asked | given.fields() | cost | {"status": "unconverged", "failure": failure}
         )
     return computed(
         frame_id=frame_id,
@@ -133,8 +136,8 @@ def _hours(started: float, cores: int) -> float:
 
 
 @dataclass
-class GpawStaticMaker(Maker):
-    """Label a frame with GPAW r2SCAN.
+class GpawStaticMaker(StaticMaker):
+    """Compute energy, forces and stress of a structure with GPAW r2SCAN.
 
     Parameters
     ----------
@@ -150,23 +153,58 @@ class GpawStaticMaker(Maker):
     ecut_ev: float = 680.0
     kspacing: float = 0.22
 
-    @job
-    def make(self, frame_id: str, key: str) -> dict[str, object]:
-        """Return a :class:`LabelOutcome` as JSON types for one frame; GPAW's text goes to the artifact store.
+    @property
+    def protocol(self) -> Protocol:
+        """The theory level."""
+        return gpaw_protocol(self.ecut_ev, self.kspacing)
 
-        Parameters
-        ----------
-        frame_id
-            Identity of the frame in ``frames``.
-        key
-            :func:`aqvolt_flows.labeling.protocols.label_key` of the frame and this protocol.
-        """
-        protocol = gpaw_protocol(self.ecut_ev, self.kspacing)
+    def evaluate(self, given: Configuration, asked: Asked, files: JobFolder) -> LabelOutcome:
+        """Return the outcome of GPAW on a configuration; its text is kept."""
+        log = Path.cwd() / "gpaw.txt"
+        outcome = evaluate_configuration(
+            given, self.ecut_ev, self.kspacing, asked.frame_id, asked.key, asked.protocol, log
+        )
+        return with_facts(outcome, files.keep_file(log, "txt")) if log.is_file() else outcome
 
-        def evaluate(database: Database, frame: Frame) -> LabelOutcome:
-            log = Path.cwd() / "gpaw.txt"
-            outcome = evaluate_frame(frame, self.ecut_ev, self.kspacing, frame_id, key, protocol, log)
-            raw = database.artifacts.put_file(log, "txt") if log.is_file() else None
-            return outcome.model_copy(update={"raw": raw})
 
-        return label_frame(frame_id, key, protocol, evaluate)
+def protocol_of(parameters: LabelingParameters) -> Protocol:
+    """Return the protocol of GPAW statics with the campaign's options."""
+    return gpaw_protocol(parameters.gpaw_ecut_ev, parameters.gpaw_kspacing)
+
+
+def maker_of(parameters: LabelingParameters) -> GpawStaticMaker:
+    """Return the maker of GPAW statics with the campaign's options."""
+    return GpawStaticMaker(ecut_ev=parameters.gpaw_ecut_ev, kspacing=parameters.gpaw_kspacing)
+
+
+def check_here(_parameters: LabelingParameters, elements: Iterable[str]) -> None:
+    """Raise unless GPAW is installed and has a dataset for every element."""
+    if importlib.util.find_spec("gpaw") is None:
+        raise ResourceError(
+            "The labeler gpaw needs GPAW, which is not installed; install the extra gpaw (docs tell how libxc is "
+            "found), or choose another labeler."
+        )
+    absent = missing_setups(elements)
+    if absent:
+        raise ResourceError(
+            f"GPAW has no PAW dataset for {', '.join(absent)}; expected them in gpaw-data or GPAW_SETUP_PATH, or "
+            "choose another labeler."
+        )
+
+
+def describe(parameters: LabelingParameters) -> dict[str, Any]:
+    """Return the theory level: name and GPAW's settings."""
+    chosen = protocol_of(parameters)
+    said = {"protocol": chosen.name, "code": chosen.code, "functional": chosen.functional}
+    return said | gpaw_settings(parameters.gpaw_ecut_ev, parameters.gpaw_kspacing)
+
+
+def doctor_rows(
+    _parameters: LabelingParameters, _elements: list[str], _database: object, severity: Status
+) -> Iterator[Check]:
+    """Yield whether GPAW can be imported."""
+    if importlib.util.find_spec("gpaw") is not None:
+        yield Check("GPAW", "ok", "importable")
+        return
+    unused = "" if severity == "fail" else "; only labeler gpaw needs it"
+    yield Check("GPAW", severity, f"not installed{unused}", "pip install 'aqvolt-flows[gpaw]'.")

@@ -1,14 +1,16 @@
-"""What every labeling job does around its code: load the frame, and make each failure an outcome."""
+"""What every labeler does around its code: load what is to be computed, and make each failure an outcome."""
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from typing import Any
 
 import bson
 
 from aqvolt_flows.errors import AqvoltError, DatabaseError, InputError
 from aqvolt_flows.frames import Frame, read_frame
+from aqvolt_flows.labeling.configuration import Configuration
 from aqvolt_flows.labeling.protocols import label_key
 from aqvolt_flows.labeling.reasons import REASONS
 from aqvolt_flows.labeling.validate import structure_fault
@@ -47,12 +49,18 @@ def load_frame(database: Database, frame_id: str) -> Frame:
 
 
 def label_frame(
-    frame_id: str, key: str, protocol: Protocol, evaluate: Callable[[Database, Frame], LabelOutcome]
+    database: Database,
+    frame_id: str,
+    key: str,
+    protocol: Protocol,
+    evaluate: Callable[[Configuration], LabelOutcome],
 ) -> dict[str, object]:
     """Return the outcome of labeling one frame as plain JSON types, whatever happened.
 
     Parameters
     ----------
+    database
+        Where the frame is.
     frame_id, key
         The frame and its label's key; a key of another protocol is refused, since it would file the result
         under the wrong theory level.
@@ -66,33 +74,52 @@ def label_frame(
     DatabaseError
         If no database answers: then there is nowhere to look the frame up, and the Firework may be rerun.
     """
-    database = Database.connect()
-    frame: Frame | None = None
-    try:
+
+    def load() -> Configuration:
         if key != label_key(frame_id, protocol):
             raise LabelError(
                 "key_mismatch",
                 f"The job's key {key} is of another protocol than {protocol.name}; plan and submit labeling again.",
             )
-        frame = load_frame(database, frame_id)
-        fault = structure_fault(frame)
+        return Configuration.of_frame(load_frame(database, frame_id))
+
+    return bounded(attempt(frame_id, key, protocol, load, evaluate)).model_dump(mode="json")
+
+
+def attempt(
+    frame_id: str,
+    key: str,
+    protocol: Protocol,
+    load: Callable[[], Configuration],
+    evaluate: Callable[[Configuration], LabelOutcome],
+) -> LabelOutcome:
+    """Return the outcome of loading and evaluating a configuration; every failure is an outcome with its reason.
+
+    Raises
+    ------
+    DatabaseError
+        If no database answers.
+    """
+    loaded: Configuration | None = None
+    try:
+        loaded = load()
+        fault = structure_fault(loaded)
         if fault is not None:
             raise LabelError(fault.reason, fault.message)
-        outcome = evaluate(database, frame)
+        return evaluate(loaded)
     except DatabaseError:
         raise
     except LabelError as error:
-        outcome = failed(frame_id, key, protocol, Failure(reason=error.reason, message=str(error)), frame)
+        failure = Failure(reason=error.reason, message=str(error))
     except InputError as error:
-        outcome = failed(frame_id, key, protocol, Failure(reason="bad_input", message=str(error)), frame)
+        failure = Failure(reason="bad_input", message=str(error))
     except AqvoltError as error:
-        outcome = failed(frame_id, key, protocol, Failure(reason="missing_resource", message=str(error)), frame)
+        failure = Failure(reason="missing_resource", message=str(error))
     except OSError as error:
-        outcome = failed(frame_id, key, protocol, _of_os_error(error), frame)
+        failure = _of_os_error(error)
     except Exception as error:  # noqa: BLE001 - any code may fail in any way on a strange frame; that is an outcome
-        message = f"{type(error).__name__}: {error}"[:1000]
-        outcome = failed(frame_id, key, protocol, Failure(reason="evaluation_failed", message=message), frame)
-    return bounded(outcome).model_dump(mode="json")
+        failure = Failure(reason="evaluation_failed", message=f"{type(error).__name__}: {error}"[:1000])
+    return failed(frame_id, key, protocol, failure, loaded)
 
 
 def _of_os_error(error: OSError) -> Failure:
@@ -110,19 +137,16 @@ def bounded(outcome: LabelOutcome) -> LabelOutcome:
     return outcome.model_copy(update={"details": {"dropped": f"{size} bytes of details; see the raw files"}})
 
 
-def failed(frame_id: str, key: str, protocol: Protocol, failure: Failure, frame: Frame | None = None) -> LabelOutcome:
-    """Return the outcome of a label that could not be computed, with the frame's atoms where it was loaded."""
-    atoms = {} if frame is None else atoms_of(frame)
+def failed(
+    frame_id: str, key: str, protocol: Protocol, failure: Failure, of: Configuration | None = None
+) -> LabelOutcome:
+    """Return the outcome of a label that could not be computed, with its atoms where they were loaded."""
     status = REASONS[failure.reason].status if failure.reason in REASONS else "failed"
-    return LabelOutcome.model_validate(
-        {"frame_id": frame_id, "key": key, "status": status, "protocol": protocol, "failure": failure} | atoms
-    )
+    fields = {"frame_id": frame_id, "key": key, "status": status, "protocol": protocol, "failure": failure}
+    return LabelOutcome.model_validate(fields | (of.fields() if of else {}))
 
 
-def atoms_of(frame: Frame) -> dict[str, object]:
-    """Return a frame's atomic numbers, positions and cell (Å) as an outcome's fields."""
-    return {
-        "atomic_numbers": [int(z) for z in frame.atomic_numbers],
-        "positions": frame.positions.astype(float).tolist(),
-        "cell": frame.cell.astype(float).tolist(),
-    }
+def with_facts(outcome: LabelOutcome, facts: dict[str, Any]) -> LabelOutcome:
+    """Return an outcome with further fields; those of ``details`` are added to the ones there are."""
+    details = outcome.details | facts.get("details", {})
+    return outcome.model_copy(update={**facts, "details": details})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from aqvolt_flows.frames import Frame
+from aqvolt_flows.labeling.configuration import Configuration
 from aqvolt_flows.schemas.label import LabelOutcome
 from aqvolt_flows.schemas.provenance import Failure, Protocol
 
@@ -25,7 +25,7 @@ MIN_DISTANCE_A = 0.37
 MAX_VOLUME_PER_ATOM_A3 = 500.0
 
 
-def structure_fault(frame: Frame) -> Failure | None:
+def structure_fault(frame: Configuration) -> Failure | None:
     """Return why a frame is not worth a calculation, or None; the same for every code.
 
     VASP stops at coincident atoms and left-handed cells, and computes vacuum for hours.
@@ -34,7 +34,7 @@ def structure_fault(frame: Frame) -> Failure | None:
     return Failure(reason="bad_structure", message=message) if message else None
 
 
-def _cell_fault(frame: Frame) -> str | None:
+def _cell_fault(frame: Configuration) -> str | None:
     cell, positions = frame.cell.astype(float), frame.positions.astype(float)
     if not frame.n_atoms or positions.shape != (frame.n_atoms, 3):
         return (
@@ -55,7 +55,7 @@ def _cell_fault(frame: Frame) -> str | None:
     return None
 
 
-def _distance_fault(frame: Frame) -> str | None:
+def _distance_fault(frame: Configuration) -> str | None:
     from ase.neighborlist import neighbor_list
 
     first, second, distance = neighbor_list("ijd", frame.to_atoms(), MIN_DISTANCE_A)

@@ -8,18 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jobflow import Maker, job
 from pymatgen.core import Element
 
 from aqvolt_flows.chemistry import symbols_of
 from aqvolt_flows.errors import ConfigError, ResourceError
-from aqvolt_flows.frames import Frame
-from aqvolt_flows.labeling.outcomes import LabelError, atoms_of, label_frame
+from aqvolt_flows.labeling.configuration import Configuration
+from aqvolt_flows.labeling.outcomes import LabelError, with_facts
 from aqvolt_flows.labeling.reasons import restarted_here
+from aqvolt_flows.labeling.static_maker import Asked, JobFolder, StaticMaker
 from aqvolt_flows.labeling.validate import computed
 from aqvolt_flows.schemas.label import LabelOutcome
-from aqvolt_flows.schemas.provenance import ArtifactRef, Failure, Protocol
-from aqvolt_flows.stores import Database
+from aqvolt_flows.schemas.provenance import Failure, Protocol
 from aqvolt_flows.vasp.outputs import Calculation, locate, potcars_in, read_calculation
 from aqvolt_flows.vasp.settings import changes, r2scan_protocol, static_incar, theory
 
@@ -36,7 +35,7 @@ def outcome_from_directory(
     key: str,
     protocol: Protocol,
     order: Sequence[int] | None = None,
-    frame: Frame | None = None,
+    frame: Configuration | None = None,
     incar: dict[str, Any] | None = None,
 ) -> LabelOutcome:
     """Return the outcome that a folder of VASP files stands for.
@@ -60,7 +59,7 @@ def outcome_from_directory(
     cost = {} if found.core_hours is None else {"cost_core_hours": found.core_hours}
     fields: dict[str, Any] = {"frame_id": frame_id, "key": key, "protocol": used, "details": _details(found), **cost}
     if frame is not None:
-        fields |= atoms_of(frame)
+        fields |= frame.fields()
 
     def refused(status: str, reason: str, message: str) -> LabelOutcome:
         failure = Failure(reason=reason, message=message)
@@ -98,7 +97,7 @@ def outcome_from_directory(
     return computed(**(fields | result))
 
 
-def _displacement(frame: Frame, numbers: np.ndarray, fractional: np.ndarray, cell: np.ndarray) -> float:
+def _displacement(frame: Configuration, numbers: np.ndarray, fractional: np.ndarray, cell: np.ndarray) -> float:
     """Return the largest displacement (Å) between a frame and what VASP computed; infinite for other elements."""
     if list(numbers) != [int(z) for z in frame.atomic_numbers]:
         return float("inf")
@@ -123,8 +122,8 @@ def _details(found: Calculation) -> dict[str, Any]:
 
 
 @dataclass
-class R2scanStaticMaker(Maker):
-    """Label a frame with VASP: MatPES r2SCAN settings, no PBE pre-step (AQVolt26, section 2.2).
+class R2scanStaticMaker(StaticMaker):
+    """Compute energy, forces and stress of a structure with VASP: MatPES r2SCAN, no PBE pre-step (section 2.2).
 
     Parameters
     ----------
@@ -155,26 +154,13 @@ class R2scanStaticMaker(Maker):
     polling_s: float = 0.1
     wall_time_s: int | None = None
 
-    @job
-    def make(self, frame_id: str, key: str) -> dict[str, object]:
-        """Return a :class:`LabelOutcome` as JSON types for one frame; raw files go to the artifact store.
+    @property
+    def protocol(self) -> Protocol:
+        """The theory level."""
+        return r2scan_protocol(self.incar_updates)
 
-        Parameters
-        ----------
-        frame_id
-            Identity of the frame in ``frames``.
-        key
-            :func:`aqvolt_flows.labeling.protocols.label_key` of the frame and this protocol.
-        """
-        protocol = r2scan_protocol(self.incar_updates)
-
-        def evaluate(database: Database, frame: Frame) -> LabelOutcome:
-            return self.run(database, frame, frame_id, key, protocol)
-
-        return label_frame(frame_id, key, protocol, evaluate)
-
-    def run(self, database: Database, frame: Frame, frame_id: str, key: str, protocol: Protocol) -> LabelOutcome:
-        """Return the outcome of running VASP on a frame, each attempt in a fresh folder below the working directory.
+    def evaluate(self, given: Configuration, asked: Asked, files: JobFolder) -> LabelOutcome:
+        """Return the outcome of running VASP, each attempt in a fresh folder below the working directory.
 
         Raises
         ------
@@ -185,13 +171,13 @@ class R2scanStaticMaker(Maker):
         from aqvolt_flows.vasp.run import check_machine_updates
 
         check_machine_updates()
-        command = self._checked(frame)
-        structure, order = sorted_with_order(frame.to_structure())
-        asked = {"frame_id": frame_id, "key": key, "protocol": protocol, "order": order, "frame": frame}
+        command = self._checked(given)
+        structure, order = sorted_with_order(given.to_structure())
+        fields = {"frame_id": asked.frame_id, "key": asked.key, "protocol": asked.protocol}
         outcomes: list[LabelOutcome] = []
         for _ in range(self.max_restarts + 1):
             try:
-                outcomes.append(self._attempt(database, structure, command, asked))
+                outcomes.append(self._attempt(files, structure, command, fields | {"order": order, "frame": given}))
             except LabelError:
                 if not outcomes:
                     raise
@@ -201,7 +187,7 @@ class R2scanStaticMaker(Maker):
                 break
         return _summed(outcomes)
 
-    def _checked(self, frame: Frame) -> str:
+    def _checked(self, given: Configuration) -> str:
         """Return the command that starts VASP, after everything was looked at that would make the run worthless."""
         from aqvolt_flows.vasp.inputs import vasp_command
         from aqvolt_flows.vasp.level import TheoryLevel
@@ -212,7 +198,7 @@ class R2scanStaticMaker(Maker):
         except ResourceError as error:
             raise LabelError("missing_vasp", str(error)) from None
         level = TheoryLevel(self.incar_updates, self.potcar_hashes)
-        elements = symbols_of(frame.atomic_numbers)
+        elements = symbols_of(given.atomic_numbers)
         try:
             level.check_potcars(elements)
         except WrongPotcarError as error:
@@ -225,19 +211,17 @@ class R2scanStaticMaker(Maker):
             raise LabelError("protocol_drift", str(error)) from None
         return command
 
-    def _attempt(
-        self, database: Database, structure: Structure, command: str, asked: Mapping[str, Any]
-    ) -> LabelOutcome:
+    def _attempt(self, files: JobFolder, structure: Structure, command: str, asked: Mapping[str, Any]) -> LabelOutcome:
         """Return the outcome of one start of VASP under custodian, its files stored."""
         from aqvolt_flows.labeling.vasp_inputs import static_maker
         from aqvolt_flows.vasp.run import fresh_folder, run_maker
 
         maker = static_maker(self.incar_updates, command, self.max_errors, self.polling_s, self.wall_time_s)
-        with fresh_folder(f"vasp-{asked['key'][:12]}") as folder:
+        with fresh_folder(run_folder(asked["key"])) as folder:
             ended = run_maker(maker, structure)
             outcome = outcome_from_directory(folder, **asked, incar=static_incar(self.incar_updates))
             started = locate(folder, "vasp.out") is not None
-            raw, lost = _stored_files(folder, database)
+            kept = files.keep_run(folder)
         if ended.error and not started:
             full = "No space left" in ended.error or "Disk quota" in ended.error
             raise LabelError("no_space_left" if full else "vasp_not_started", ended.error)
@@ -246,26 +230,16 @@ class R2scanStaticMaker(Maker):
             "custodian": ended.error,
             "task": ended.task,
             "leftover_processes": len(ended.leftovers),
-            "raw_lost": lost,
             "wall_s": round(ended.seconds, 3),
         }
-        return outcome.model_copy(
-            update={
-                "raw": raw,
-                "details": outcome.details | {name: value for name, value in facts.items() if value},
-                "cost_core_hours": cores * ended.seconds / 3600.0,
-            }
-        )
+        facts = {name: value for name, value in facts.items() if value}
+        found = with_facts(outcome, {"details": facts, "cost_core_hours": cores * ended.seconds / 3600.0})
+        return with_facts(found, kept)
 
 
-def _stored_files(folder: Path, database: Database) -> tuple[ArtifactRef | None, str]:
-    """Return the pointer to a run's files, or why they could not be kept: a label outlives its raw files."""
-    from aqvolt_flows.vasp.run import archive
-
-    try:
-        return archive(folder, database.artifacts), ""
-    except (ResourceError, OSError) as error:
-        return None, f"{type(error).__name__}: {error}"[:500]
+def run_folder(key: str) -> str:
+    """Return the name of a run's folder below the job's."""
+    return f"vasp-{key[:12]}"
 
 
 def _summed(outcomes: list[LabelOutcome]) -> LabelOutcome:
