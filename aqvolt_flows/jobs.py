@@ -30,6 +30,8 @@ def science_job(
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return a decorator for ``make`` of a maker that works on structures.
 
+    ASE Atoms among the arguments become pymatgen Structures when the job is made.
+
     Parameters
     ----------
     schema
@@ -73,7 +75,7 @@ def science_job(
         def make(maker: Any, *args: Any, **kwargs: Any) -> Any:
             if check is not None and not (stored is not None and stored(maker, *args, **kwargs) is not None):
                 check(maker, *(_known(a) for a in args), **{k: _known(v) for k, v in kwargs.items()})
-            return make_job(maker, *args, **kwargs)
+            return make_job(maker, *(_sendable(a) for a in args), **{k: _sendable(v) for k, v in kwargs.items()})
 
         make.original = run  # type: ignore[attr-defined]  # what jobflow runs
         return make
@@ -143,6 +145,17 @@ def typed(value: Any, kind: type[Any]) -> Any:
             known = ", ".join(kind.model_fields)
             raise InputError(f"{kind.__name__} has no field {where!r}; known are {known}.") from None
         raise InputError(f"{kind.__name__}.{where} is {first.get('input')!r}: {first['msg']}.") from None
+
+
+def _sendable(value: Any) -> Any:
+    """Return an argument with ASE Atoms as pymatgen Structures: jobflow writes every argument as JSON, Atoms have none."""
+    if isinstance(value, list | tuple):
+        return [_sendable(v) for v in value]
+    if hasattr(value, "get_positions") and hasattr(value, "pbc") and not hasattr(value, "as_dict"):
+        from aqvolt_flows.structures import to_structure
+
+        return to_structure(value)
+    return value
 
 
 def _known(value: Any) -> Any:
