@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 def science_job(
-    schema: type[BaseModel],
+    schema: type[BaseModel] | None,
     check: Callable[..., None] | None = None,
     failed: Callable[..., Any] | None = None,
     stored: Callable[..., Any] | None = None,
@@ -35,7 +35,7 @@ def science_job(
     Parameters
     ----------
     schema
-        Type of the output; becomes the job's ``output_schema``.
+        Type of the output; becomes the job's ``output_schema``. None for jobs that are replaced by others.
     check
         Called as ``make`` is, when the job is made and again when it runs, with what is not a reference to another
         job's output (a reference is left out of a list, and replaced by None as an argument); raises
@@ -148,7 +148,7 @@ def typed(value: Any, kind: type[Any]) -> Any:
 
 
 def _sendable(value: Any) -> Any:
-    """Return an argument with ASE Atoms as pymatgen Structures: jobflow writes every argument as JSON, Atoms have none."""
+    """Return an argument with ASE Atoms as pymatgen Structures: jobflow writes arguments as JSON, Atoms have none."""
     if isinstance(value, list | tuple):
         return [_sendable(v) for v in value]
     if hasattr(value, "get_positions") and hasattr(value, "pbc") and not hasattr(value, "as_dict"):
