@@ -278,4 +278,3 @@ def _filled(trajectories: list[NpTTrajectory], columns: bool, structures: bool) 
             inline = FrameColumns(**to_columns(list(read_frames(t.frames.path))))
             values["frames"] = t.frames.model_copy(update={"columns": inline})
         yield t.model_copy(update=values)
-
