@@ -24,11 +24,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
 from numpy.typing import NDArray
 from pymatgen.core import Structure
 
@@ -58,7 +60,7 @@ ROW_GROUP_ROWS = 1024
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One configuration with what the exploring potential said of it.
+    """One configuration with the exploring potential's energy, forces and stress.
 
     Attributes
     ----------
@@ -100,16 +102,24 @@ class Frame:
         return float(np.linalg.norm(self.forces, axis=1).max())
 
     def to_atoms(self) -> Atoms:
-        """Return the periodic configuration as ASE Atoms, in double precision, without a calculator."""
-        return Atoms(
+        """Return the periodic configuration as ASE Atoms, in double precision.
+
+        Energy (eV), forces (eV/Å) and stress (eV/Å³) are results of a ``SinglePointCalculator``, which ``copy()``
+        leaves out; ``info`` holds trajectory_id, step and temperature (instantaneous, K).
+        """
+        atoms = Atoms(
             numbers=self.atomic_numbers.astype(int),
             positions=self.positions.astype(float),
             cell=self.cell.astype(float),
             pbc=True,
+            info={"trajectory_id": self.trajectory_id, "step": self.step, "temperature": self.temperature},
         )
+        forces, stress = self.forces.astype(float), self.stress.astype(float)
+        atoms.calc = SinglePointCalculator(atoms, energy=self.energy, forces=forces, stress=stress)
+        return atoms
 
     def to_structure(self) -> Structure:
-        """Return the configuration as a pymatgen Structure."""
+        """Return the configuration as a pymatgen Structure, without site properties: keys are made from structures."""
         return Structure(
             self.cell.astype(float),
             symbols_of(self.atomic_numbers),
@@ -166,6 +176,28 @@ def stacked_table(trajectory_id: str, atomic_numbers: NDArray[np.int16], columns
     return pa.Table.from_arrays(arrays, schema=SCHEMA)
 
 
+def to_columns(frames: Sequence[Frame]) -> dict[str, Any]:
+    """Return frames of one run as plain lists, for a document.
+
+    Returns
+    -------
+    dict
+        The columns of :data:`SCHEMA` without ``trajectory_id``, nested lists flat; ``atomic_numbers`` once.
+    """
+    columns: dict[str, Any] = to_table(frames).drop_columns(["trajectory_id", "atomic_numbers"]).to_pydict()
+    return {"atomic_numbers": [int(z) for z in frames[0].atomic_numbers], **columns}
+
+
+def from_columns(trajectory_id: str, columns: Mapping[str, Any]) -> list[Frame]:
+    """Return the frames that :func:`to_columns` wrote, bit by bit."""
+    n = len(columns["step"])
+    values = dict(columns) | {
+        "trajectory_id": [trajectory_id] * n,
+        "atomic_numbers": [columns["atomic_numbers"]] * n,
+    }
+    return list(from_table(pa.Table.from_pydict(values, schema=SCHEMA).combine_chunks()))
+
+
 def from_table(table: pa.Table | pa.RecordBatch) -> Iterator[Frame]:
     """Yield the frames of an Arrow table in :data:`SCHEMA`, in order."""
     columns = [table.column(name) for name in REQUIRED]
@@ -197,9 +229,9 @@ def thin(n_frames: int, stride: int = 1, max_frames: int | None = None) -> NDArr
     n_frames
         Frames of the run.
     stride
-        Every so many.
+        Keep every n-th frame.
     max_frames
-        Where more are left, so many of them, evenly spread, the first and the last among them.
+        At most this many frames, evenly spaced, including the first and last.
 
     Examples
     --------

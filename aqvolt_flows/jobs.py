@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 def science_job(
-    schema: type[BaseModel],
+    schema: type[BaseModel] | None,
     check: Callable[..., None] | None = None,
     failed: Callable[..., Any] | None = None,
     stored: Callable[..., Any] | None = None,
@@ -30,10 +30,12 @@ def science_job(
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return a decorator for ``make`` of a maker that works on structures.
 
+    ASE Atoms among the arguments become pymatgen Structures when the job is made.
+
     Parameters
     ----------
     schema
-        Type of the output; becomes the job's ``output_schema``.
+        Type of the output; becomes the job's ``output_schema``. None for jobs that are replaced by others.
     check
         Called as ``make`` is, when the job is made and again when it runs, with what is not a reference to another
         job's output (a reference is left out of a list, and replaced by None as an argument); raises
@@ -73,7 +75,7 @@ def science_job(
         def make(maker: Any, *args: Any, **kwargs: Any) -> Any:
             if check is not None and not (stored is not None and stored(maker, *args, **kwargs) is not None):
                 check(maker, *(_known(a) for a in args), **{k: _known(v) for k, v in kwargs.items()})
-            return make_job(maker, *args, **kwargs)
+            return make_job(maker, *(_sendable(a) for a in args), **{k: _sendable(v) for k, v in kwargs.items()})
 
         make.original = run  # type: ignore[attr-defined]  # what jobflow runs
         return make
@@ -143,6 +145,17 @@ def typed(value: Any, kind: type[Any]) -> Any:
             known = ", ".join(kind.model_fields)
             raise InputError(f"{kind.__name__} has no field {where!r}; known are {known}.") from None
         raise InputError(f"{kind.__name__}.{where} is {first.get('input')!r}: {first['msg']}.") from None
+
+
+def _sendable(value: Any) -> Any:
+    """Return an argument with ASE Atoms as pymatgen Structures: jobflow writes arguments as JSON, Atoms have none."""
+    if isinstance(value, list | tuple):
+        return [_sendable(v) for v in value]
+    if hasattr(value, "get_positions") and hasattr(value, "pbc") and not hasattr(value, "as_dict"):
+        from aqvolt_flows.structures import to_structure
+
+        return to_structure(value)
+    return value
 
 
 def _known(value: Any) -> Any:

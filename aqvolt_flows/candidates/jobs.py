@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from jobflow import Job, Maker, job
+from jobflow import Maker
 
 from aqvolt_flows.candidates.pool import Intake, add_to_pool, prototype_records
+from aqvolt_flows.jobs import campaign_job, typed
 from aqvolt_flows.schemas.parameters import CandidateParameters
 from aqvolt_flows.stores import Database
 
@@ -21,14 +22,17 @@ class SelectMaker(Maker):
     name
         Name of the job.
     parameters
-        ``CandidateParameters`` as plain values.
+        Of the campaign; a dict of their values is read.
     """
 
     name: str = "select candidates"
-    parameters: dict[str, Any] = field(default_factory=dict)
+    parameters: CandidateParameters = field(default_factory=CandidateParameters)
 
-    @job
-    def make(self, key: str) -> Job:
+    def __post_init__(self) -> None:
+        self.parameters = typed(self.parameters, CandidateParameters)
+
+    @campaign_job()
+    def make(self, database: Database, key: str) -> dict[str, Any]:
         """Write ``candidates`` and return how many were accepted, and rejected by reason.
 
         Parameters
@@ -36,10 +40,8 @@ class SelectMaker(Maker):
         key
             Content key of this selection.
         """
-        parameters = CandidateParameters(**self.parameters)
-        intake = Intake(parameters, source="user")
-        records = prototype_records(parameters)
-        database = Database.connect()
+        intake = Intake(self.parameters, source="user")
+        records = prototype_records(self.parameters)
         database.ensure_indexes()
         report = add_to_pool(records, database, intake)
         return {

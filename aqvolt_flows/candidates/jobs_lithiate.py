@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from jobflow import Job, Maker, job
+from jobflow import Maker
 from pymatgen.core import Structure
 
 from aqvolt_flows.candidates.density import fetch_aeccars, has_aeccars, promolecular_density, read_aeccars
@@ -15,6 +15,7 @@ from aqvolt_flows.candidates.reducibility import REDOX_METALS, assess_reducibili
 from aqvolt_flows.candidates.sites import find_sites
 from aqvolt_flows.dynamics.relax import Relaxer, torchsim_relaxer
 from aqvolt_flows.identity import content_key
+from aqvolt_flows.jobs import campaign_job, typed
 from aqvolt_flows.potentials import load_potential, model_hash
 from aqvolt_flows.schemas.candidate import CandidateDocument
 from aqvolt_flows.schemas.generation import LithiationParameters
@@ -48,21 +49,23 @@ class LithiateMaker(Maker):
     ----------
     name
         Name of the job.
-    parameters
-        ``LithiationParameters`` as plain values.
-    duplicates
-        ``DuplicateParameters`` as plain values.
+    parameters, duplicates
+        Of the campaign; dicts of their values are read.
     metals
         Redox metals that may be reduced.
     """
 
     name: str = "lithiate hosts"
-    parameters: dict[str, Any] = field(default_factory=dict)
-    duplicates: dict[str, Any] = field(default_factory=dict)
+    parameters: LithiationParameters = field(default_factory=LithiationParameters)
+    duplicates: DuplicateParameters = field(default_factory=DuplicateParameters)
     metals: list[str] = field(default_factory=lambda: list(REDOX_METALS))
 
-    @job
-    def make(self, hosts: list[dict[str, str]]) -> Job:
+    def __post_init__(self) -> None:
+        self.parameters = typed(self.parameters, LithiationParameters)
+        self.duplicates = typed(self.duplicates, DuplicateParameters)
+
+    @campaign_job()
+    def make(self, database: Database, hosts: list[dict[str, str]]) -> dict[str, Any]:
         """Write ``candidates`` of source ``stuffed``, refused ones with their reason; return counts.
 
         Parameters
@@ -70,8 +73,7 @@ class LithiateMaker(Maker):
         hosts
             ``candidate_id`` and ``key`` of each. Those whose key is in the collection are skipped.
         """
-        p = LithiationParameters(**self.parameters)
-        database = Database.connect()
+        p = self.parameters
         database.ensure_indexes()
         keys = [h["key"] for h in hosts]
         done = {d["key"] for d in database["candidates"].find({"key": {"$in": keys}}, {"key": 1})}
@@ -81,7 +83,7 @@ class LithiateMaker(Maker):
         relax = _LazyRelaxer(p, database.settings.resolve_device())
         for host, document in zip(todo, documents, strict=True):
             made = stuffed_documents(document, host["key"], p, tuple(self.metals), database, relax)
-            counts = write_generated(database, made, DuplicateParameters(**self.duplicates))
+            counts = write_generated(database, made, self.duplicates)
             totals["new"] += counts["new"]
             totals["accepted"] += counts["accepted"]
             for reason, n in counts["rejected"].items():

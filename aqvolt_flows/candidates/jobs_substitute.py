@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from jobflow import Job, Maker, job
+from jobflow import Maker
 from pymatgen.core import Structure
 
 from aqvolt_flows.candidates.generated import generated_document, write_generated
@@ -23,6 +23,7 @@ from aqvolt_flows.candidates.hull import (
 from aqvolt_flows.candidates.substitute import Substitution, framework_change, linear_scale, substitute
 from aqvolt_flows.dynamics.relax import Relaxed, Relaxer, torchsim_relaxer
 from aqvolt_flows.identity import content_key
+from aqvolt_flows.jobs import campaign_job, typed
 from aqvolt_flows.potentials import load_potential, model_hash
 from aqvolt_flows.schemas.candidate import CandidateDocument
 from aqvolt_flows.schemas.generation import SubstitutionParameters
@@ -59,22 +60,26 @@ class SubstituteMaker(Maker):
     ----------
     name
         Name of the job.
-    parameters
-        ``SubstitutionParameters`` as plain values.
-    duplicates
-        ``DuplicateParameters`` as plain values.
+    parameters, duplicates
+        Of the campaign; dicts of their values are read.
     entries, energies
-        ``ArtifactRef`` as plain values: the hull's phases, and r2SCAN energies of substituted structures.
+        Files of the hull's phases, and of r2SCAN energies of substituted structures.
     """
 
     name: str = "substitute halogens"
-    parameters: dict[str, Any] = field(default_factory=dict)
-    duplicates: dict[str, Any] = field(default_factory=dict)
-    entries: dict[str, Any] | None = None
-    energies: dict[str, Any] | None = None
+    parameters: SubstitutionParameters = field(default_factory=SubstitutionParameters)
+    duplicates: DuplicateParameters = field(default_factory=DuplicateParameters)
+    entries: ArtifactRef | None = None
+    energies: ArtifactRef | None = None
 
-    @job
-    def make(self, substitutions: list[dict[str, str]]) -> Job:
+    def __post_init__(self) -> None:
+        self.parameters = typed(self.parameters, SubstitutionParameters)
+        self.duplicates = typed(self.duplicates, DuplicateParameters)
+        self.entries = None if self.entries is None else typed(self.entries, ArtifactRef)
+        self.energies = None if self.energies is None else typed(self.energies, ArtifactRef)
+
+    @campaign_job()
+    def make(self, database: Database, substitutions: list[dict[str, str]]) -> dict[str, Any]:
         """Write ``candidates`` of source ``substituted``, refused ones with their reason; return counts.
 
         Parameters
@@ -82,8 +87,7 @@ class SubstituteMaker(Maker):
         substitutions
             ``parent_id``, ``old``, ``new`` and ``key`` of each. Those whose key is in the collection are skipped.
         """
-        p = SubstitutionParameters(**self.parameters)
-        database = Database.connect()
+        p = self.parameters
         database.ensure_indexes()
         keys = [s["key"] for s in substitutions]
         done = {d["key"] for d in database["candidates"].find({"key": {"$in": keys}}, {"key": 1})}
@@ -97,14 +101,14 @@ class SubstituteMaker(Maker):
         phases = _phases(database, self.entries, "reference_entries", r2scan)
         labelled = _phases(database, self.energies, "energies", r2scan)
         made = substituted_documents(todo, parents, p, phases, labelled, relax)
-        counts = write_generated(database, made, DuplicateParameters(**self.duplicates))
+        counts = write_generated(database, made, self.duplicates)
         return counts | {"already_done": len(done)}
 
 
-def _phases(database: Database, ref: dict[str, Any] | None, name: str, require_r2scan: bool) -> list[Phase]:
+def _phases(database: Database, ref: ArtifactRef | None, name: str, require_r2scan: bool) -> list[Phase]:
     if ref is None:
         return []
-    return read_phases(database.artifacts.local_path(ArtifactRef(**ref)).read_bytes(), name, require_r2scan)
+    return read_phases(database.artifacts.local_path(ref).read_bytes(), name, require_r2scan)
 
 
 def substituted_documents(

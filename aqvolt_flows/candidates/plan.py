@@ -40,7 +40,7 @@ def plan_candidates(campaign: Campaign, database: Database, _claimed: frozenset[
         "candidates",
         key,
         f"select {len(documents)} candidates",
-        lambda: SelectMaker(parameters=p.model_dump(mode="json")).make(key),
+        lambda: SelectMaker(parameters=p).make(key),
         done=bool(ids) and present == len(ids),
     )
     facts: dict[str, Any] = {

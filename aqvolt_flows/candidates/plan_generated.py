@@ -28,8 +28,8 @@ def plan_lithiate(campaign: Campaign, database: Database, claimed: frozenset[str
     done = _present(database, list(units))
     todo = [(key, i) for key, i in units.items() if key not in done and key not in claimed]
     maker = LithiateMaker(
-        parameters=p.model_dump(mode="json"),
-        duplicates=campaign.candidates.duplicates.model_dump(mode="json"),
+        parameters=p,
+        duplicates=campaign.candidates.duplicates,
         metals=list(metals),
     )
     items = [
@@ -93,11 +93,10 @@ def _make_substitutions(campaign: Campaign, database: Database, group: Sequence[
     for name, given in (("entries", p.reference_entries), ("energies", p.energies)):
         if given:
             path = database.settings.path(given)
-            ref = database.artifacts.put_file(path, "json.gz" if path.suffix == ".gz" else "json")
-            refs[name] = ref.model_dump(mode="json")
+            refs[name] = database.artifacts.put_file(path, "json.gz" if path.suffix == ".gz" else "json")
     maker = SubstituteMaker(
-        parameters=p.model_dump(mode="json"),
-        duplicates=campaign.candidates.duplicates.model_dump(mode="json"),
+        parameters=p,
+        duplicates=campaign.candidates.duplicates,
         entries=refs.get("entries"),
         energies=refs.get("energies"),
     )

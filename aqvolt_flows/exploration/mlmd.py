@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jobflow import Job, Maker, Response, job
+from jobflow import Maker, Response
 from pymatgen.core import Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from aqvolt_flows.chemistry import describe
 from aqvolt_flows.exploration.schedules import batch_key, supercell_factors
+from aqvolt_flows.jobs import campaign_job, typed
 from aqvolt_flows.potentials import check_physics, load_potential, model_hash
 from aqvolt_flows.schemas.base import utc_now
 from aqvolt_flows.schemas.parameters import ExplorationParameters
@@ -37,14 +38,17 @@ class MLMDMaker(Maker):
     name
         Name of the job.
     parameters
-        ``ExplorationParameters`` as plain values.
+        Of the campaign; a dict of their values is read.
     """
 
     name: str = "NpT ML-MD"
-    parameters: dict[str, Any] = field(default_factory=dict)
+    parameters: ExplorationParameters = field(default_factory=ExplorationParameters)
 
-    @job
-    def make(self, runs: list[dict[str, Any]]) -> Job:
+    def __post_init__(self) -> None:
+        self.parameters = typed(self.parameters, ExplorationParameters)
+
+    @campaign_job()
+    def make(self, database: Database, runs: list[dict[str, Any]]) -> Any:
         """Write ``trajectories`` and their frames; return how many completed and failed.
 
         Where the walltime ends before the batch does, the next segment is queued and what has ended is counted.
@@ -62,10 +66,9 @@ class MLMDMaker(Maker):
         """
         from aqvolt_flows.dynamics.systems import check_ids
 
-        parameters = ExplorationParameters(**self.parameters)
+        parameters = self.parameters
         wanted = [r["trajectory_id"] for r in runs]
         check_ids(wanted)
-        database = Database.connect()
         query = {"trajectory_id": {"$in": wanted}, "status": {"$ne": "running"}}
         finished = {d["trajectory_id"] for d in database["trajectories"].find(query, {"trajectory_id": 1})}
         todo = [r for r in runs if r["trajectory_id"] not in finished]
@@ -78,7 +81,7 @@ class MLMDMaker(Maker):
                 counts["left" if document.status == "running" else document.status] += 1
                 counts["frames"] += document.n_frames
         if not counts["left"]:
-            return counts  # type: ignore[return-value]
+            return counts
         return Response(output=counts, addition=MLMDMaker(self.name, self.parameters).make(runs))
 
 
@@ -106,10 +109,9 @@ def run_batch(
     list
         One document a run; those that the walltime cut short have the status ``running``.
     """
-    from aqvolt_flows.dynamics.checkpoints import BatchFolder
-    from aqvolt_flows.dynamics.memory import MemoryRecord, room_for
-    from aqvolt_flows.dynamics.npt import NpTRun
-    from aqvolt_flows.dynamics.segments import Segment, deadline
+    from aqvolt_flows.dynamics.memory import MemoryRecord
+    from aqvolt_flows.dynamics.segments import deadline
+    from aqvolt_flows.dynamics.together import run_together
 
     started = time.time()
     settings = database.settings
@@ -118,23 +120,15 @@ def run_batch(
     check_physics(potential)
     systems, blanks = _systems(database, runs, parameters)
     writer = _Writer(database, blanks)
-    fit = writer.refuse(systems, potential.elements, parameters)
-    if not fit:
-        return list(writer.documents.values())
-    with BatchFolder(folder or checkpoints / batch_key([s.trajectory_id for s in systems])) as held:
-        model = potential.torchsim_model()
-        record = MemoryRecord(checkpoints / "memory", model_hash(parameters.potential), model.device)
-        room = room_for(model, [s.atoms for s in fit], parameters.max_batch_atoms, record)
-        segment = Segment(
-            held,
-            lambda sink: NpTRun(model, fit, parameters, sink, room, record.too_large),
-            parameters.checkpoint_steps,
-            writer.ended,
-            deadline(settings.walltime_s, started),
-        )
-        writer.segment = segment.segment
-        writer.running(segment.run.outcomes)
-        segment.go(writer.heartbeat)
+    run_together(
+        potential,
+        systems,
+        parameters,
+        folder or checkpoints / batch_key([s.trajectory_id for s in systems]),
+        writer,
+        lambda device: MemoryRecord(checkpoints / "memory", model_hash(parameters.potential), device),
+        deadline(settings.walltime_s, started),
+    )
     return list(writer.documents.values())
 
 
@@ -186,28 +180,20 @@ class _Writer:
         self._last = time.monotonic()
         self.segment = 1
 
-    def refuse(self, systems: Sequence[Any], elements: Any, parameters: ExplorationParameters) -> list[Any]:
-        """Write a failed document for each structure that cannot be run, and return the others."""
-        from aqvolt_flows.dynamics.systems import refusal
+    def refused(self, system: Any, why: Failure) -> None:
+        """Write the failed document of a structure that cannot be run."""
+        document = self.documents[system.trajectory_id]
+        said = f"{document.formula} ({document.candidate_id}): {why.message}"
+        self._write(document, status="failed", failure=Failure(reason=why.reason, message=said))
 
-        fit = []
-        for system in systems:
-            why = refusal(system.atoms, elements, parameters.potential, parameters.min_distance_factor)
-            if why is None:
-                fit.append(system)
-                continue
-            document = self.documents[system.trajectory_id]
-            said = f"{document.formula} ({document.candidate_id}): {why.message}"
-            self._write(document, status="failed", failure=Failure(reason=why.reason, message=said))
-        return fit
-
-    def running(self, outcomes: Any) -> None:
+    def started(self, outcomes: Any, segment: int) -> None:
         """Write the documents of what is about to run; a continued batch's step counters stay."""
+        self.segment = segment
         going = [i for i, o in outcomes.items() if not o.ended]
         known = set(self._database["trajectories"].distinct("trajectory_id", {"trajectory_id": {"$in": going}}))
         self._database.upsert("trajectories", [self.documents[i] for i in going if i not in known])
 
-    def heartbeat(self, run: Any) -> None:
+    def progressed(self, run: Any) -> None:
         """Write the step counters of what runs every few seconds; ``aqvolt status`` reads them."""
         now = time.monotonic()
         if now - self._last < HEARTBEAT_S:

@@ -38,7 +38,7 @@ def plan_explore(campaign: Campaign, database: Database, claimed: frozenset[str]
     finished = finished_runs(database, runs)
     queued = [r for r in runs if r.key in claimed and r.trajectory_id not in finished]
     todo = [r for r in runs if r.trajectory_id not in finished and r.key not in claimed]
-    maker = MLMDMaker(parameters=p.model_dump(mode="json"))
+    maker = MLMDMaker(parameters=p)
     items = [
         WorkItem(
             "explore",

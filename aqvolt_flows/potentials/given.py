@@ -21,6 +21,7 @@ from monty.json import MSONable
 
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.potentials.registry import Evaluation, Potential, load_potential, model_hash
+from aqvolt_flows.schemas.provenance import Failure
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -211,6 +212,39 @@ def as_potential(model: Any, device: str = "cpu") -> Potential:
     raise InputError(f"A {type(model).__name__} was given as model; {EXPECTED}.")
 
 
+def resolve_device(device: str = "auto") -> str:
+    """Return a torch device for a maker's field: ``auto`` is the first GPU where there is one, else the CPU."""
+    if device != "auto":
+        return device
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def given_hash(model: Any) -> str | None:
+    """Return the SHA-256 of a model string's weights; None for models given as objects or recipes."""
+    return model_hash(model) if isinstance(model, str) else None
+
+
+def trial_failure(potential: Potential, atoms: Atoms) -> Failure | None:
+    """Return why a given model cannot compute a structure, or None.
+
+    Only calculators and torch-sim models are tried: they do not say which elements they know, they raise, and would
+    take the batch's other structures with them. Potentials of the registry say it (``elements``).
+    """
+    if getattr(potential, "says_elements", True):
+        return None
+    try:
+        found = potential.evaluate([atoms])[0]
+    except Exception as error:  # noqa: BLE001 - whatever a foreign model raises for a structure is that structure's failure
+        said = " ".join(str(error).split())[:300]
+        return Failure(reason="model_error", message=f"{potential.name}: {type(error).__name__}: {said}")
+    if not (np.isfinite(found.energy) and np.isfinite(found.forces).all() and np.isfinite(found.stress).all()):
+        said = f"{potential.name} gives an energy, forces or a stress that are not finite"
+        return Failure(reason="model_error", message=said)
+    return None
+
+
 def model_name(model: Any) -> str:
     """Return what documents call a model: the string, or the class of a calculator or torch-sim model."""
     if isinstance(model, GivenModel):
@@ -233,6 +267,8 @@ class CalculatorPotential:
     """
 
     device = "cpu"
+    #: An ASE calculator does not say which elements it knows; see :func:`trial_failure`.
+    says_elements = False
 
     def __init__(self, calculator: Calculator) -> None:
         self._calculator = calculator

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,13 +11,17 @@ from torch_sim.models.interface import ModelInterface
 
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.potentials.neighbors import NeighborOptions
+from aqvolt_flows.potentials.registry import Evaluation
 from aqvolt_flows.potentials.torchsim import TorchSimPotential
 from aqvolt_flows.units import voigt_to_matrix
 
 if TYPE_CHECKING:
+    from ase import Atoms
     from ase.calculators.calculator import Calculator
 
     from aqvolt_flows.potentials.registry import Potential
+
+logger = logging.getLogger(__name__)
 
 
 class CalculatorModel(ModelInterface):
@@ -39,13 +44,21 @@ class CalculatorModel(ModelInterface):
         """Return ``energy`` (n_systems,), ``forces`` (n_atoms, 3) and ``stress`` (n_systems, 3, 3) of a SimState."""
         from torch_sim.io import state_to_atoms
 
-        found = self._potential.evaluate(state_to_atoms(state))
+        found = [self._evaluated(atoms) for atoms in state_to_atoms(state)]
         stress = np.stack([voigt_to_matrix(f.stress) for f in found])
         return {
             "energy": torch.tensor([f.energy for f in found], dtype=self._dtype),
             "forces": torch.as_tensor(np.concatenate([f.forces for f in found]), dtype=self._dtype),
             "stress": torch.as_tensor(stress, dtype=self._dtype),
         }
+
+    def _evaluated(self, atoms: Atoms) -> Evaluation:
+        """Return the calculator's results, NaN where it raises: that ends this system's run and not the others'."""
+        try:
+            return self._potential.evaluate([atoms])[0]
+        except Exception as error:  # noqa: BLE001 - a foreign calculator may raise anything; the run's guard says not_finite
+            logger.warning("%s: %s: %s", self._potential.name, type(error).__name__, error)
+            return Evaluation(float("nan"), np.full((len(atoms), 3), np.nan), np.full(6, np.nan))
 
 
 class ModelPotential(TorchSimPotential):
@@ -61,6 +74,8 @@ class ModelPotential(TorchSimPotential):
     InputError
         If it computes no stress.
     """
+
+    says_elements = False
 
     def __init__(self, model: ModelInterface) -> None:
         super().__init__(f"torch-sim:{type(model).__name__}", str(model.device))

@@ -1,4 +1,8 @@
-"""The registry from model string to potential."""
+"""The registry from model string to potential.
+
+``FAMILIES`` holds this package's families and those of other packages, found through the entry-point group
+``aqvolt.potentials``: an entry point names a :class:`Family` object (docs/extending_potential.md).
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,7 @@ from numpy.typing import NDArray
 from aqvolt_flows.chemistry import symbols_of
 from aqvolt_flows.errors import InputError, ResourceError
 from aqvolt_flows.potentials.checkpoints import check_pin, check_there, checkpoint_sha256, split_pin
+from aqvolt_flows.registries import Registry
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -68,8 +73,10 @@ class Family:
 
     Attributes
     ----------
+    name
+        Of the family.
     pattern
-        How its model strings look, for messages.
+        How its model strings look, for messages: one string, or ``scheme:PATH`` for models named by a path.
     module
         Module with ``load(model, device, dtype)``; imported only on loading.
     package
@@ -78,6 +85,9 @@ class Family:
         How to install it, for messages.
     known
         Model strings with weights inside the package → (package path of the weights, SHA-256).
+    built_in
+        Model strings without a file of weights → SHA-256 (64 hexadecimal digits) of what defines them, e.g.
+        ``identity.content_hash`` of the parameters.
     members
         For families named by a folder: the files of a model.
     advice
@@ -86,14 +96,21 @@ class Family:
         Checkpoints are arbitrary pickles: they load with a pinned hash only.
     """
 
+    name: str
     pattern: str
     module: str
     package: str
-    install: str
+    install: str = "install it"
     known: dict[str, tuple[str, str]] = field(default_factory=dict)
+    built_in: dict[str, str] = field(default_factory=dict)
     members: tuple[str, ...] = ()
     advice: str = ""
     only_pinned: bool = False
+
+    def owns(self, model: str) -> bool:
+        """Return whether a model string is of this family."""
+        by_path = self.scheme and model.startswith(f"{self.scheme}:") and model[-1] != ":"
+        return model in self.known or model in self.built_in or bool(by_path)
 
     @property
     def scheme(self) -> str | None:
@@ -102,55 +119,65 @@ class Family:
 
 
 #: Hashes are those of the files in sevenn 0.13.0 and chgnet 0.4.2 from PyPI.
-FAMILIES: dict[str, Family] = {
-    "sevennet": Family(
-        pattern="7net-mf-0/R2SCAN",
-        module="aqvolt_flows.potentials.sevennet",
-        package="sevenn",
-        install="pip install 'aqvolt-flows[mlip]'",
-        known={
-            "7net-mf-0/R2SCAN": (
-                "pretrained_potentials/SevenNet_MF_0/checkpoint_sevennet_mf_0.pth",
-                "81791329b37d445f46b531578c182c41792d98c7814222c9e5dde276402225fd",
-            )
-        },
-    ),
-    "chgnet": Family(
-        pattern="chgnet/r2scan",
-        module="aqvolt_flows.potentials.chgnet",
-        package="chgnet",
-        install="pip install 'aqvolt-flows[mlip]'",
-        known={
-            "chgnet/r2scan": (
-                "pretrained/r2scan/chgnet_r2scan_transfer_learning_e15f36s161m23.pth.tar",
-                "8eba3db0f35a2788bb3ae22885ad340591e27996f213c6643af522a633b50dad",
-            )
-        },
-    ),
-    "fairchem": Family(
-        pattern="fairchem:PATH",
-        module="aqvolt_flows.potentials.fairchem",
-        package="fairchem.core",
-        install="pip install 'aqvolt-flows[train]'",
-        advice="give the path of an inference_ckpt.pt.",
-    ),
-    "mace": Family(
-        pattern="mace:PATH",
-        module="aqvolt_flows.potentials.mace",
-        package="mace",
-        install="pip install mace-torch, into an environment of its own: it pins e3nn 0.4.4, others here need 0.5 up",
-        advice="give the path of a .model file.",
-        only_pinned=True,
-    ),
-    "matgl": Family(
-        pattern="matgl:FOLDER",
-        module="aqvolt_flows.potentials.matgl",
-        package="matgl",
-        install="pip install 'aqvolt-flows[m3gnet]'",
-        members=("model.json", "model.pt", "state.pt"),
-        advice="give a folder that matgl saved; 'hf download OWNER/NAME --local-dir FOLDER' fetches a published one.",
-    ),
-}
+FAMILIES: Registry[Family] = Registry(
+    "family of potentials",
+    Family,
+    [
+        Family(
+            name="sevennet",
+            pattern="7net-mf-0/R2SCAN",
+            module="aqvolt_flows.potentials.sevennet",
+            package="sevenn",
+            install="pip install 'aqvolt-flows[mlip]'",
+            known={
+                "7net-mf-0/R2SCAN": (
+                    "pretrained_potentials/SevenNet_MF_0/checkpoint_sevennet_mf_0.pth",
+                    "81791329b37d445f46b531578c182c41792d98c7814222c9e5dde276402225fd",
+                )
+            },
+        ),
+        Family(
+            name="chgnet",
+            pattern="chgnet/r2scan",
+            module="aqvolt_flows.potentials.chgnet",
+            package="chgnet",
+            install="pip install 'aqvolt-flows[mlip]'",
+            known={
+                "chgnet/r2scan": (
+                    "pretrained/r2scan/chgnet_r2scan_transfer_learning_e15f36s161m23.pth.tar",
+                    "8eba3db0f35a2788bb3ae22885ad340591e27996f213c6643af522a633b50dad",
+                )
+            },
+        ),
+        Family(
+            name="fairchem",
+            pattern="fairchem:PATH",
+            module="aqvolt_flows.potentials.fairchem",
+            package="fairchem.core",
+            install="pip install 'aqvolt-flows[train]'",
+            advice="give the path of an inference_ckpt.pt.",
+        ),
+        Family(
+            name="mace",
+            pattern="mace:PATH",
+            module="aqvolt_flows.potentials.mace",
+            package="mace",
+            install="pip install mace-torch, into an environment of its own: it pins e3nn 0.4.4, others need 0.5 up",
+            advice="give the path of a .model file.",
+            only_pinned=True,
+        ),
+        Family(
+            name="matgl",
+            pattern="matgl:FOLDER",
+            module="aqvolt_flows.potentials.matgl",
+            package="matgl",
+            install="pip install 'aqvolt-flows[m3gnet]'",
+            members=("model.json", "model.pt", "state.pt"),
+            advice="give a folder that matgl saved; 'hf download OWNER/NAME --local-dir FOLDER' fetches a public one.",
+        ),
+    ],
+    group="aqvolt.potentials",
+)
 
 
 def families() -> list[str]:
@@ -160,12 +187,13 @@ def families() -> list[str]:
 
 def _family(model: str) -> Family:
     for family in FAMILIES.values():
-        if model in family.known or (family.scheme and model.startswith(f"{family.scheme}:") and model[-1] != ":"):
+        if family.owns(model):
             return family
-    known = [m for f in FAMILIES.values() for m in f.known]
+    known = [m for f in FAMILIES.values() for m in (*f.known, *f.built_in)]
     close = difflib.get_close_matches(model, known, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}?" if close else "check the spelling."
-    raise InputError(f"There is no potential {model!r}; known are {', '.join(families())}: {hint}")
+    left_out = f" {' '.join(FAMILIES.problems)}" if FAMILIES.problems else ""
+    raise InputError(f"There is no potential {model!r}; known are {', '.join(families())}: {hint}{left_out}")
 
 
 def _weights(family: Family, model: str) -> Path:
@@ -193,6 +221,8 @@ def model_hash(model: str) -> str:
     family = _family(model)
     if model in family.known:
         return family.known[model][1]
+    if model in family.built_in:
+        return family.built_in[model]
     return checkpoint_sha256(_weights(family, model), family.members)
 
 
@@ -209,6 +239,8 @@ def check_model(model: str) -> None:
     family = _family(model)
     if importlib.util.find_spec(family.package.split(".")[0]) is None:
         raise ResourceError(f"Potential {model!r} needs {family.package}; {family.install}.")
+    if model in family.built_in:
+        return
     path = _weights(family, model)
     if family.scheme:
         _check_path(family, model, path)

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from jobflow import Flow, Job, Maker, job
+from jobflow import Flow, Maker
 
+from aqvolt_flows.jobs import campaign_job, typed
 from aqvolt_flows.sampling.features.documents import ShardDocuments
 from aqvolt_flows.sampling.features.encode import Source
 from aqvolt_flows.schemas.parameters import SamplingParameters
@@ -24,31 +25,32 @@ class EncodeMaker(Maker):
     name
         Name of the job.
     parameters
-        ``SamplingParameters`` as plain values.
+        Of the campaign; a dict of their values is read.
     """
 
     name: str = "encode"
-    parameters: dict[str, Any] = field(default_factory=dict)
+    parameters: SamplingParameters = field(default_factory=SamplingParameters)
 
-    @job
-    def make(self, trajectory_ids: list[str]) -> Job:
+    def __post_init__(self) -> None:
+        self.parameters = typed(self.parameters, SamplingParameters)
+
+    @campaign_job()
+    def make(self, database: Database, trajectory_ids: list[str]) -> dict[str, Any]:
         """Write feature shards and their ``features`` documents; return identities and counts.
 
-        A shard that stands already, of this run or of a killed one, is not made again.
+        A shard that is there already, made by this run or by a killed one, is not made again.
 
         Parameters
         ----------
         trajectory_ids
             Which trajectories; those without a frame are passed over.
         """
-        parameters = SamplingParameters(**self.parameters)
-        database = Database.connect()
         sources = [
             Source(d["trajectory_id"], ArtifactRef(**d["frames"]), d["n_frames"], d["n_atoms"])
             for d in database.find_by_ids("trajectories", trajectory_ids)
             if d["frames"] and d["n_frames"]
         ]
-        shards = ShardDocuments(database, parameters)
+        shards = ShardDocuments(database, self.parameters)
         return shards.report([shards.of_trajectories(pieces) for pieces in shards.plan(sources)])
 
 
@@ -61,14 +63,19 @@ class CoverMaker(Maker):
     name
         Name of the job.
     parameters
-        ``SamplingParameters`` as plain values.
+        Of the campaign; a dict of their values is read.
     """
 
     name: str = "encode covered"
-    parameters: dict[str, Any] = field(default_factory=dict)
+    parameters: SamplingParameters = field(default_factory=SamplingParameters)
 
-    @job
-    def make(self, source: str, files: list[dict[str, Any]], fingerprint: str = "") -> Job:
+    def __post_init__(self) -> None:
+        self.parameters = typed(self.parameters, SamplingParameters)
+
+    @campaign_job()
+    def make(
+        self, database: Database, source: str, files: list[dict[str, Any]], fingerprint: str = ""
+    ) -> dict[str, Any]:
         """Write feature shards of a set; return identities and counts.
 
         Parameters
@@ -84,9 +91,8 @@ class CoverMaker(Maker):
         """
         from aqvolt_flows.sampling.features.covered import label_files
 
-        database = Database.connect()
         described = label_files(database, source) if source.startswith("labels:") else files
-        shards = ShardDocuments(database, SamplingParameters(**self.parameters))
+        shards = ShardDocuments(database, self.parameters)
         made = shards.of_set(source, described)
         return {"source": source, "fingerprint": fingerprint} | shards.report(made)
 
@@ -100,20 +106,24 @@ class ChooseMaker(Maker):
     name
         Name of the job.
     parameters
-        ``SamplingParameters`` as plain values.
+        Of the campaign; a dict of their values is read.
     """
 
     name: str = "2DIRECT"
-    parameters: dict[str, Any] = field(default_factory=dict)
+    parameters: SamplingParameters = field(default_factory=SamplingParameters)
 
-    @job
+    def __post_init__(self) -> None:
+        self.parameters = typed(self.parameters, SamplingParameters)
+
+    @campaign_job()
     def make(
         self,
+        database: Database,
         encoded: list[dict[str, Any]],
         key: str,
         covered: list[dict[str, Any]] | None = None,
         previous: list[str] | None = None,
-    ) -> Job:
+    ) -> dict[str, Any]:
         """Write ``frames`` and the round's ``samples`` document; return the funnel, the coverage and the picture.
 
         Parameters
@@ -129,8 +139,7 @@ class ChooseMaker(Maker):
         """
         from aqvolt_flows.sampling.rounds import Round
 
-        round_ = Round(Database.connect(), SamplingParameters(**self.parameters), key)
-        return round_.run(encoded, covered or [], previous or [])
+        return Round(database, self.parameters, key).run(encoded, covered or [], previous or [])
 
 
 @dataclass
@@ -156,12 +165,11 @@ class TwoStageSampleMaker(Maker):
     @classmethod
     def from_parameters(cls, parameters: SamplingParameters) -> TwoStageSampleMaker:
         """Return the maker of a campaign's sampling parameters."""
-        plain = parameters.model_dump(mode="json")
         return cls(
-            encode_maker=EncodeMaker(parameters=plain),
-            choose_maker=ChooseMaker(parameters=plain),
+            encode_maker=EncodeMaker(parameters=parameters),
+            choose_maker=ChooseMaker(parameters=parameters),
             trajectories_per_job=parameters.trajectories_per_job,
-            cover_maker=CoverMaker(parameters=plain),
+            cover_maker=CoverMaker(parameters=parameters),
         )
 
     def make(

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from aqvolt_flows.identity import content_key
-from aqvolt_flows.sampling.encoders.registry import encoder_hash
+from aqvolt_flows.sampling.encoders.registry import encoder_hash, path_schemes
 from aqvolt_flows.sampling.features.covered import CoveredSet, find_sets, store_files
 from aqvolt_flows.sampling.jobs import TwoStageSampleMaker
 from aqvolt_flows.sampling.rounds import offer_key, space_key
@@ -17,8 +17,6 @@ from aqvolt_flows.work import Plan, WorkItem
 
 #: Fields that decide how the work is cut, not what is chosen; the encoder is there by its hash.
 _WAYS = {"trajectories_per_job", "max_batch_atoms", "engine", "encoder"}
-#: Families of encoders that are named by a path.
-_BY_PATH = ("m3gnet:", "fairchem:")
 
 
 def plan_rounds(
@@ -81,7 +79,7 @@ def plan_rounds(
 
 def with_local_encoder(p: SamplingParameters, database: Database) -> SamplingParameters:
     """Return the parameters with the encoder's path relative to the project folder made absolute, if it is there."""
-    for family in _BY_PATH:
+    for family in path_schemes():
         if p.encoder.startswith(family):
             path = database.settings.path(p.encoder.removeprefix(family))
             if path.exists():

@@ -25,6 +25,7 @@ from aqvolt_flows.schemas.provenance import ArtifactRef
 from aqvolt_flows.schemas.sample import CoveredSource, SampleDocument
 
 if TYPE_CHECKING:
+    from aqvolt_flows.sampling.direct.method import TwoStageDirect
     from aqvolt_flows.sampling.direct.selection import Selection
     from aqvolt_flows.sampling.direct.state import SampledSpace
     from aqvolt_flows.sampling.features.shards import FeatureShards
@@ -68,6 +69,24 @@ def offer_key(parameters: SamplingParameters) -> str:
         stride=parameters.encode_stride,
         filters=parameters.model_dump(mode="json", include=set(FILTERS)),
     )
+
+
+def two_stage(parameters: SamplingParameters, device: str) -> TwoStageDirect:
+    """Return the selection that parameters ask for.
+
+    Parameters
+    ----------
+    parameters
+        Choices and engine; ``auto`` is torch where the device is a GPU.
+    device
+        torch device.
+    """
+    from aqvolt_flows.sampling.direct.method import TwoStageDirect
+
+    engine = parameters.engine
+    if engine == "auto":
+        engine = "torch" if device.startswith("cuda") else "cpu"
+    return TwoStageDirect(**{name: getattr(parameters, name) for name in CHOICES}, engine=engine, device=device)
 
 
 @dataclass
@@ -172,12 +191,7 @@ class Round:
     def _select(
         self, shards: FeatureShards, covered: Sequence[dict[str, Any]], before: SampledSpace | None
     ) -> Selection:
-        from aqvolt_flows.sampling.direct.method import TwoStageDirect
-
-        p, device = self.parameters, self.database.settings.resolve_device()
-        on_gpu = p.engine == "torch" or (p.engine == "auto" and device.startswith("cuda"))
-        choices = {name: getattr(p, name) for name in CHOICES}
-        method = TwoStageDirect(**choices, engine="torch" if on_gpu else "cpu", device=device)
+        method = two_stage(self.parameters, self.database.settings.resolve_device())
         sets = self._features([d for c in covered for d in self._shards(c["shards"])])
         there = sets.structures() if sets is not None else None
         arguments = (shards.structures(), shards.atoms(), shards.n_atoms)

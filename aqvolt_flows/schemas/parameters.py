@@ -147,8 +147,10 @@ class SamplingParameters(Parameters):
         default="beam", description="Silent. How a row finds its cluster where there are more than 4,096."
     )
     beam: PositiveInt = Field(default=16, description="Boxes followed per level; more finds the nearest more often.")
-    engine: Literal["auto", "cpu", "torch"] = Field(
-        default="cpu", description="What selects; the same within a tolerance. auto: torch where there is a GPU."
+    engine: Literal["auto", "cpu", "torch", "sklearn"] = Field(
+        default="cpu",
+        description="What selects; the same within a tolerance. auto: torch where there is a GPU. sklearn: the "
+        "reference, for up to 50,000 atoms.",
     )
     min_distance_factor: float = Field(
         default=0.5, ge=0, le=1, description="Frames with a pair closer than this times the covalent radii are dropped."

@@ -64,7 +64,8 @@ def choose_atoms(atoms: Shards, n_atoms: Numbers, labels: Numbers, choice: AtomC
     if choice.together:
         return _one_space(_Taking(atoms, parents, labels >= 0), n_atoms, labels >= 0, choice)
     rules = PartChoices(
-        *(choice.threshold, choice.k, choice.weight_components, choice.pick, choice.running.branching, choice.threads)
+        *(choice.threshold, choice.k, choice.weight_components, choice.pick, choice.running.branching, choice.threads),
+        compiled=choice.running.engine.compiled_parts,
     )
 
     def large(rows: Rows, sizes: Numbers) -> AtomPicks:

@@ -23,7 +23,7 @@ from aqvolt_flows.errors import InputError, ResourceError
 from aqvolt_flows.sampling.direct.atoms import AtomChoice, choose_atoms
 from aqvolt_flows.sampling.direct.birch import BRANCHING, SubClusters
 from aqvolt_flows.sampling.direct.coverage import gaps_summary
-from aqvolt_flows.sampling.direct.engines import Search, load_engine
+from aqvolt_flows.sampling.direct.engines import EngineName, Search, load_engine
 from aqvolt_flows.sampling.direct.nearest import BEAM
 from aqvolt_flows.sampling.direct.one_stage import (
     ONE_TREE_ROWS,
@@ -78,7 +78,7 @@ def direct_select(
     seed: int = 0,
     *,
     order: Order = "given",
-    engine: Literal["cpu", "torch"] = "cpu",
+    engine: EngineName = "cpu",
     device: str = "cuda",
     threads: int | None = None,
     scratch: str | Path | None = None,
@@ -91,7 +91,8 @@ def direct_select(
     Parameters
     ----------
     features
-        (n, d), finite; or shards of it.
+        (n, d), finite: a numpy array, nested lists, a pandas DataFrame or a torch tensor; or an iterable of such
+        shards.
     threshold
         BIRCH radius in the weighted space.
     k
@@ -195,7 +196,7 @@ class TwoStageDirect:
     pick: Pick = "nearest"
     order: Order = "given"
     branching: int = BRANCHING
-    engine: Literal["cpu", "torch"] = "cpu"
+    engine: EngineName = "cpu"
     device: str = "cuda"
     threads: int | None = None
     scratch: str | Path | None = None
@@ -216,7 +217,7 @@ class TwoStageDirect:
         Parameters
         ----------
         structure_features
-            (n, d_structure), or shards of it.
+            (n, d_structure), or shards of it; what :func:`direct_select` takes.
         atom_features
             (sum of n_atoms, d_atom) in the order of the structures, or shards of it.
         n_atoms
@@ -286,6 +287,12 @@ class TwoStageDirect:
                 load_engine(self.engine, self.device, self.threads, self.search, self.beam),
                 *(folder, self.memory_bytes, self.order, self.seed, self.branching, self.one_tree_rows),
             )
+            most = running.engine.most_rows
+            if most is not None and counts.sum() > most:
+                raise InputError(
+                    f"The engine {self.engine} is a reference for at most {most:,} atoms, {counts.sum():,} were given; "
+                    "use engine cpu, which follows the same algorithm in bounded memory."
+                )
             structures = Shards(structure_features, "structure_features", folder)
             atoms = Shards(atom_features, "atom_features", folder)
             space, points, clusters, before = self._stage1(structures, running, state, covered)
@@ -338,7 +345,7 @@ class TwoStageDirect:
             space, points, clusters = fit(structures, self.structure_threshold, self.weight_components, running)
             return space, points, clusters, SampledSpace.empty(space, self.structure_threshold, self.parameters)
         if state is None:
-            space = Space.fit(running.engine.moments(structures.blocks()), self.weight_components)
+            space, _ = running.engine.space(structures.blocks(), self.weight_components)
             state = SampledSpace.empty(space, self.structure_threshold, self.parameters)
         if covered is not None:
             state = state.with_covered(covered)
@@ -382,8 +389,8 @@ class TwoStageDirect:
         return labels, distances, components, eligible
 
 
-def _check_counts(n_atoms: NDArray[np.integer]) -> Index:
-    counts = np.asarray(n_atoms)
+def _check_counts(n_atoms: Any) -> Index:
+    counts = np.asarray(n_atoms.detach().cpu() if hasattr(n_atoms, "detach") else n_atoms)
     if counts.ndim != 1 or counts.dtype.kind not in "iu" or (counts < 1).any():
         raise InputError(
             f"n_atoms has shape {counts.shape} and type {counts.dtype}; expected one positive count for each structure."

@@ -14,8 +14,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from aqvolt_flows.sampling.direct.birch import BRANCHING, CFTree, SubClusters
-from aqvolt_flows.sampling.direct.engines import Engine, Index
+from aqvolt_flows.sampling.direct.birch import BRANCHING, SubClusters
+from aqvolt_flows.sampling.direct.engines import Engine, Index, Tree
 from aqvolt_flows.sampling.direct.forest import cell_means, sub_clusters_by_cell
 from aqvolt_flows.sampling.direct.kernels import compiled
 from aqvolt_flows.sampling.direct.rows import PointStore, Shards, ahead, coalesced
@@ -65,7 +65,7 @@ class Running:
     one_tree_rows: int = ONE_TREE_ROWS
 
 
-def rotate(rows: Shards, space: Space, running: Running, tree: CFTree | None = None) -> PointStore:
+def rotate(rows: Shards, space: Space, running: Running, tree: Tree | None = None) -> PointStore:
     """Return the rows in a space; put them into a tree on the way if there is one, while the next block is read."""
     store = PointStore(running.scratch, rows.what, running.memory_bytes)
     for points in ahead(running.engine.project(space, block) for block in rows.blocks()):
@@ -79,11 +79,11 @@ def sub_clusters(points: PointStore, dimensions: int, threshold: float, running:
     """Return the sub-clusters of stored rows, entered in the order that ``running`` asks for."""
     blocks = in_order(points, running)
     means = None
-    if points.count > running.one_tree_rows:
+    if points.count > running.one_tree_rows and running.engine.compiled_parts:
         means = cell_means(points, threshold, running.branching)
     if means is not None:
         return sub_clusters_by_cell(blocks, means, threshold, running.branching, running.engine.threads)
-    tree = CFTree(dimensions, threshold, running.branching)
+    tree = running.engine.tree(dimensions, threshold, running.branching)
     for block in blocks:
         tree.insert(block)
     return tree.sub_clusters()
@@ -109,10 +109,9 @@ def fit(
     Space, PointStore, SubClusters
         The space, the rows in it, and the sub-clusters.
     """
-    moments = running.engine.moments(ahead(rows.blocks()))
-    space = Space.fit(moments, weight_components)
-    if running.order == "given" and moments.count <= running.one_tree_rows:
-        tree = CFTree(len(space.weights), threshold, running.branching)
+    space, count = running.engine.space(ahead(rows.blocks()), weight_components)
+    if running.order == "given" and count <= running.one_tree_rows:
+        tree = running.engine.tree(len(space.weights), threshold, running.branching)
         return space, rotate(rows, space, running, tree), tree.sub_clusters()
     store = rotate(rows, space, running)
     return space, store, sub_clusters(store, len(space.weights), threshold, running)

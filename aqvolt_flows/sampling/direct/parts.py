@@ -196,7 +196,7 @@ def choose_parts(  # type: ignore[no-untyped-def]
 
 @dataclass(frozen=True)
 class PartChoices:
-    """The choices of stage 2 within parts."""
+    """The choices of stage 2 within parts; not ``compiled``: every part goes through the passes of a whole stage."""
 
     threshold: float
     k: int = 1
@@ -204,6 +204,7 @@ class PartChoices:
     pick: Pick = "nearest"
     branching: int = BRANCHING
     threads: int | None = None
+    compiled: bool = True
 
 
 def choose_in_bucket(
@@ -249,9 +250,11 @@ def choose_in_bucket(
                 *(tree_arrays(_NODES, d, choices.branching), chosen, labels, distances, counts),
             )
 
-    pairs = list(pairwise(cuts.tolist()))
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(run, pairs))
+    if choices.compiled:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(run, pairwise(cuts.tolist())))
+    else:
+        counts[:] = -1
     for part in np.flatnonzero(counts < 0):
         begin, end = int(bucket.starts[part]), int(bucket.starts[part + 1])
         found = large(atoms[begin:end], sizes[begin:end])

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from aqvolt_flows.aside import written_aside
 from aqvolt_flows.errors import InputError
-from aqvolt_flows.sampling.direct.rows import Rows, Shards
+from aqvolt_flows.sampling.direct.rows import Rows, Shards, as_features
 from aqvolt_flows.sampling.direct.space import Space
 
 Points = NDArray[np.float32]
@@ -125,8 +125,8 @@ class SampledSpace:
 
 def rows_of(space: Space, features: Rows | Iterable[Rows], what: str) -> Iterable[Rows]:
     """Yield features in checked blocks that have the columns of a space; one pass, nothing is copied to disk."""
-    once = features if isinstance(features, np.ndarray) else (b for b in features)
-    shards = Shards(once, what, None)
+    given = as_features(features, what)
+    shards = Shards(given if isinstance(given, np.ndarray) else (b for b in given), what, None)
     for block in shards.blocks():
         if block.shape[1] != len(space.mean):
             raise InputError(

@@ -3,6 +3,21 @@
 from __future__ import annotations
 
 from aqvolt_flows.sampling.encoders.base import BatchedEncoder, Encoder, Features
-from aqvolt_flows.sampling.encoders.registry import check_encoder, encoder_hash, load_encoder
+from aqvolt_flows.sampling.encoders.registry import (
+    ENCODERS,
+    EncoderEntry,
+    check_encoder,
+    encoder_hash,
+    load_encoder,
+)
 
-__all__ = ["BatchedEncoder", "Encoder", "Features", "check_encoder", "encoder_hash", "load_encoder"]
+__all__ = [
+    "ENCODERS",
+    "BatchedEncoder",
+    "Encoder",
+    "EncoderEntry",
+    "Features",
+    "check_encoder",
+    "encoder_hash",
+    "load_encoder",
+]

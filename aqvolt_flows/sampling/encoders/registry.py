@@ -1,6 +1,7 @@
-"""Encoders: frames in, structure and atom features out; one protocol for all families.
+"""Encoders by string: frames in, structure and atom features out; one protocol for all.
 
-An encoder string names a family and a model:
+``ENCODERS`` holds this package's and those of other packages, found through the entry-point group
+``aqvolt.encoders``: an entry point names an :class:`EncoderEntry` object (docs/extending_encoder.md). Of this package:
 
 ====================  =========================================================  =====================================
 string                structure vector                                           atom vector
@@ -19,18 +20,126 @@ supercell have one place in the structural space, as in M3GNet's readout, which 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import difflib
+import importlib
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
-from aqvolt_flows.errors import InputError
-from aqvolt_flows.potentials import check_model, model_hash
+from aqvolt_flows.errors import InputError, ResourceError
+from aqvolt_flows.registries import Registry
 from aqvolt_flows.sampling.encoders.base import Encoder
 
-if TYPE_CHECKING:
-    pass
+
+@dataclass(frozen=True)
+class EncoderEntry:
+    """One family of encoders.
+
+    Attributes
+    ----------
+    name
+        Of the family.
+    pattern
+        How its encoder strings look: one string, or ``scheme:PATH`` for models named by a path.
+    load
+        ``(encoder string, device) -> Encoder``, or its address ``module:callable``, imported only on loading.
+    sha256
+        ``(encoder string) -> str``, hash of the weights, without importing torch; or its address.
+    check
+        ``(encoder string) -> None``, raises where the encoder cannot be loaded here; or its address. None: nothing
+        but the package is needed.
+    layer
+        Which layers the vectors are, for people.
+    package, install
+        What must be installed, and how.
+    """
+
+    name: str
+    pattern: str
+    load: Callable[[str, str], Encoder] | str
+    sha256: Callable[[str], str] | str
+    layer: str
+    package: str
+    install: str = "install it"
+    check: Callable[[str], None] | str | None = None
+
+    @property
+    def scheme(self) -> str | None:
+        """What encoder strings begin with, the colon included, where models are named by a path; else None."""
+        return f"{self.pattern.split(':')[0]}:" if ":" in self.pattern else None
+
+    def owns(self, name: str) -> bool:
+        """Return whether an encoder string is of this family."""
+        return name == self.pattern if self.scheme is None else name.startswith(self.scheme) and name != self.scheme
 
 
-#: How encoder strings look, for messages.
-PATTERNS = ("chgnet/r2scan", "m3gnet:PATH", "fairchem:PATH")
+_POTENTIALS = "aqvolt_flows.potentials.registry"
+_HERE = "aqvolt_flows.sampling.encoders"
+ENCODERS: Registry[EncoderEntry] = Registry(
+    "family of encoders",
+    EncoderEntry,
+    [
+        EncoderEntry(
+            name="chgnet",
+            pattern="chgnet/r2scan",
+            load=f"{_HERE}.chgnet:CHGNetEncoder",
+            sha256=f"{_POTENTIALS}:model_hash",
+            check=f"{_POTENTIALS}:check_model",
+            layer="crystal_fea/n_atoms+atom_fea",
+            package="chgnet",
+            install="pip install 'aqvolt-flows[mlip]'",
+        ),
+        EncoderEntry(
+            name="m3gnet",
+            pattern="m3gnet:PATH",
+            load=f"{_HERE}.m3gnet:M3GNetEncoder",
+            sha256=f"{_HERE}.m3gnet:checkpoint_hash",
+            check=f"{_HERE}.m3gnet:check_checkpoint",
+            layer="readout, or mean of the last gc_, + last gc_",
+            package="matgl",
+            install="pip install 'aqvolt-flows[m3gnet]'",
+        ),
+        EncoderEntry(
+            name="fairchem",
+            pattern="fairchem:PATH",
+            load=f"{_HERE}.fairchem:FairChemEncoder",
+            sha256=f"{_POTENTIALS}:model_hash",
+            check=f"{_POTENTIALS}:check_model",
+            layer="mean(node_embedding[l=0])+node_embedding[l=0]",
+            package="fairchem",
+            install="pip install 'aqvolt-flows[train]'",
+        ),
+    ],
+    group="aqvolt.encoders",
+)
+
+
+def patterns() -> list[str]:
+    """Return how encoder strings look, one example per family."""
+    return [entry.pattern for entry in ENCODERS.values()]
+
+
+def path_schemes() -> list[str]:
+    """Return what encoder strings begin with that name a model by a path, e.g. ``m3gnet:``."""
+    return [entry.scheme for entry in ENCODERS.values() if entry.scheme is not None]
+
+
+def encoder_entry(name: str) -> EncoderEntry:
+    """Return the family of an encoder string.
+
+    Raises
+    ------
+    InputError
+        If there is no such encoder.
+    """
+    for entry in ENCODERS.values():
+        if entry.owns(name):
+            return entry
+    close = difflib.get_close_matches(name, patterns(), n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}?" if close else "check the spelling."
+    left_out = f" {' '.join(ENCODERS.problems)}" if ENCODERS.problems else ""
+    raise InputError(f"There is no encoder {name!r}; known are {', '.join(patterns())}: {hint}{left_out}")
 
 
 def encoder_hash(name: str) -> str:
@@ -43,13 +152,7 @@ def encoder_hash(name: str) -> str:
     ResourceError
         If a checkpoint given by path is not there.
     """
-    if name.startswith("m3gnet:") and name != "m3gnet:":
-        from aqvolt_flows.sampling.encoders.m3gnet import checkpoint_hash
-
-        return checkpoint_hash(name)
-    if name == "chgnet/r2scan" or (name.startswith("fairchem:") and name != "fairchem:"):
-        return model_hash(name)
-    raise InputError(f"There is no encoder {name!r}; known are {', '.join(PATTERNS)}.")
+    return str(_called(encoder_entry(name).sha256)(name))
 
 
 def check_encoder(name: str) -> None:
@@ -62,13 +165,12 @@ def check_encoder(name: str) -> None:
     ResourceError
         If its package or weights are missing.
     """
+    entry = encoder_entry(name)
     encoder_hash(name)
-    if name.startswith("m3gnet:"):
-        from aqvolt_flows.sampling.encoders.m3gnet import check_checkpoint
-
-        check_checkpoint(name)
-    else:
-        check_model(name)
+    if importlib.util.find_spec(entry.package) is None:
+        raise ResourceError(f"Encoder {name!r} needs {entry.package}; {entry.install}.")
+    if entry.check is not None:
+        _called(entry.check)(name)
 
 
 def load_encoder(name: str, device: str = "cpu") -> Encoder:
@@ -77,7 +179,7 @@ def load_encoder(name: str, device: str = "cpu") -> Encoder:
     Parameters
     ----------
     name
-        One of :data:`PATTERNS`. A ``fairchem:`` checkpoint is a pickle, and loading one runs code: load those
+        As :func:`patterns` shows. A ``fairchem:`` checkpoint is a pickle, and loading one runs code: load those
         that you or people you trust made.
     device
         torch device, e.g. ``cpu`` or ``cuda:0``.
@@ -88,14 +190,14 @@ def load_encoder(name: str, device: str = "cpu") -> Encoder:
         As :func:`check_encoder`.
     """
     check_encoder(name)
-    if name.startswith("m3gnet:"):
-        from aqvolt_flows.sampling.encoders.m3gnet import M3GNetEncoder
+    encoder: Encoder = _called(encoder_entry(name).load)(name, device)
+    return encoder
 
-        return M3GNetEncoder(name, device)
-    if name.startswith("fairchem:"):
-        from aqvolt_flows.sampling.encoders.fairchem import FairChemEncoder
 
-        return FairChemEncoder(name, device)
-    from aqvolt_flows.sampling.encoders.chgnet import CHGNetEncoder
-
-    return CHGNetEncoder(name, device)
+def _called(reference: Callable[..., Any] | str) -> Callable[..., Any]:
+    """Return a callable, imported where its address is given."""
+    if not isinstance(reference, str):
+        return reference
+    module, _, name = reference.partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return found

@@ -21,6 +21,7 @@ from aqvolt_flows.schemas.provenance import ArtifactRef
 
 if TYPE_CHECKING:
     from aqvolt_flows.sampling.encoders.base import Encoder, Features
+    from aqvolt_flows.sampling.features.screen import Block
     from aqvolt_flows.sampling.features.shards import EncodedFrames
 
 #: Fields of the parameters that decide what a shard holds, and so its key.
@@ -119,31 +120,70 @@ def encode_trajectories(
     InputError
         If a file is not readable, or has fewer rows than its document says.
     """
-    from aqvolt_flows.sampling.features.screen import COLUMNS, REASONS, Block, Screen, volume_per_atom
+    from aqvolt_flows.sampling.features.screen import COLUMNS, Block, volume_per_atom
 
-    collector, screen = _Collector(encoder, parameters.max_batch_atoms), Screen(parameters)
-    counts = dict.fromkeys(("generated", *REASONS[1:], "unencodable"), 0)
+    encoding, stride = Encoding(encoder, parameters), parameters.encode_stride
     for piece, path in zip(pieces, paths, strict=True):
         first = next(read_batches(path, COLUMNS, 0, 1), None)
-        screen.start(volume_per_atom(Block.of(first[1])) if first is not None else None)
-        expected, seen = -(-(piece.stop - piece.start) // parameters.encode_stride), 0
-        stride = parameters.encode_stride
-        for rows, batch in read_batches(path, COLUMNS, piece.start, piece.stop, stride, _BLOCK_ROWS):
-            block = Block.of(batch)
-            codes = screen.judge(block)
-            for code, n in zip(*np.unique(codes, return_counts=True), strict=True):
-                if code:
-                    counts[REASONS[code]] += int(n)
-            kept = np.flatnonzero(codes == 0)
-            collector.add(piece.source, rows[kept], block.steps[kept], [block.atoms(int(i)) for i in kept])
-            seen += len(rows)
+        volume = volume_per_atom(Block.of(first[1])) if first is not None else None
+        batches = read_batches(path, COLUMNS, piece.start, piece.stop, stride, _BLOCK_ROWS)
+        seen = encoding.add(piece.source, volume, ((rows, Block.of(batch)) for rows, batch in batches))
+        expected = -(-(piece.stop - piece.start) // stride)
         if seen != expected:
             raise InputError(
                 f"The file of {piece.source} gave {seen} of the {expected} frames that its document names up to row "
                 f"{piece.stop}; it was cut short, explore it again."
             )
-        counts["generated"] += seen
-    return collector.result(counts)
+    return encoding.result()
+
+
+class Encoding:
+    """Screens and encodes frames, source after source, in the memory of one block and the features.
+
+    Parameters
+    ----------
+    encoder
+        What computes the features.
+    parameters
+        Filters and batch size.
+    """
+
+    def __init__(self, encoder: Encoder, parameters: SamplingParameters) -> None:
+        from aqvolt_flows.sampling.features.screen import REASONS, Screen
+
+        self._collector, self._screen = _Collector(encoder, parameters.max_batch_atoms), Screen(parameters)
+        self._counts = dict.fromkeys(("generated", *REASONS[1:], "unencodable"), 0)
+
+    def add(self, name: str, volume_per_atom: float | None, blocks: Iterable[tuple[NDArray[np.int64], Block]]) -> int:
+        """Screen and encode the frames of one source; return how many were read.
+
+        Parameters
+        ----------
+        name
+            Of the source.
+        volume_per_atom
+            Of its first frame, Å³; None: frames are not compared with it.
+        blocks
+            Row numbers and frames.
+        """
+        from aqvolt_flows.sampling.features.screen import REASONS
+
+        self._screen.start(volume_per_atom)
+        seen = 0
+        for rows, block in blocks:
+            codes = self._screen.judge(block)
+            for code, n in zip(*np.unique(codes, return_counts=True), strict=True):
+                if code:
+                    self._counts[REASONS[code]] += int(n)
+            kept = np.flatnonzero(codes == 0)
+            self._collector.add(name, rows[kept], block.steps[kept], [block.atoms(int(i)) for i in kept])
+            seen += len(rows)
+        self._counts["generated"] += seen
+        return seen
+
+    def result(self) -> Encoded:
+        """Return the features with their addresses, and the counts."""
+        return self._collector.result(self._counts)
 
 
 def encode_configurations(piece: Piece, path: Path, encoder: Encoder, max_batch_atoms: int) -> Encoded:

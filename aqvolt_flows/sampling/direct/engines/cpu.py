@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aqvolt_flows.errors import InputError
+from aqvolt_flows.sampling.direct.birch import CFTree
 from aqvolt_flows.sampling.direct.nearest import NearestIndex, n_threads
 from aqvolt_flows.sampling.direct.space import Moments, Space
 
@@ -27,6 +28,8 @@ class CpuEngine:
     """
 
     name = "cpu"
+    most_rows = None
+    compiled_parts = True
     #: Enough that rows sorted by their place in the tree find its leaves in the cache.
     rows_per_query = 2**18
 
@@ -46,6 +49,15 @@ class CpuEngine:
         if total is None:
             raise InputError("There are no rows; there is nothing to select from.")
         return total
+
+    def space(self, blocks: Iterable[NDArray[np.floating]], weight_components: bool) -> tuple[Space, int]:
+        """Return the space of all rows, and how many there are."""
+        moments = self.moments(blocks)
+        return Space.fit(moments, weight_components), moments.count
+
+    def tree(self, dimensions: int, threshold: float, branching: int) -> CFTree:
+        """Return an empty CF tree."""
+        return CFTree(dimensions, threshold, branching)
 
     def project(self, space: Space, rows: NDArray[np.floating]) -> NDArray[np.float32]:
         """Return rows in a space."""

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aqvolt_flows.errors import InputError, ResourceError
+from aqvolt_flows.sampling.direct.birch import CFTree
 from aqvolt_flows.sampling.direct.nearest import EXACT_TO, NearestIndex, halved, n_threads
 from aqvolt_flows.sampling.direct.space import Moments, Space
 
@@ -48,6 +49,8 @@ class TorchEngine:
     """
 
     name = "torch"
+    most_rows = None
+    compiled_parts = True
     #: Every box costs a few kernel launches per query, whatever the number of rows.
     rows_per_query = 2**20
 
@@ -75,6 +78,15 @@ class TorchEngine:
         if total is None:
             raise InputError("There are no rows; there is nothing to select from.")
         return total
+
+    def space(self, blocks: Iterable[NDArray[np.floating]], weight_components: bool) -> tuple[Space, int]:
+        """Return the space of all rows, and how many there are."""
+        moments = self.moments(blocks)
+        return Space.fit(moments, weight_components), moments.count
+
+    def tree(self, dimensions: int, threshold: float, branching: int) -> CFTree:
+        """Return an empty CF tree."""
+        return CFTree(dimensions, threshold, branching)
 
     def project(self, space: Space, rows: NDArray[np.floating]) -> NDArray[np.float32]:
         """Return rows in a space, on the host."""

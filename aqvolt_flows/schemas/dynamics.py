@@ -1,0 +1,167 @@
+"""Documents of molecular dynamics and relaxation outside a campaign: what ``NpTMDMaker`` and ``RelaxMaker`` return."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pymatgen.core import Structure
+
+from aqvolt_flows.errors import ResourceError
+from aqvolt_flows.schemas.provenance import Failure
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from aqvolt_flows.frames import Frame
+
+#: Numbers of all frames of one document that are also kept in the document itself; about 16 bytes each in MongoDB, so
+#: 3.2 MB of the 16 MB that a document may have. Above, frames are in their Parquet files only.
+INLINE_NUMBERS = 200_000
+#: Atoms of all final structures of one document that are kept in the document; about 300 bytes each in MongoDB.
+INLINE_SITES = 10_000
+
+#: Keys that monty adds in a JobStore (``@module`` …) are passed over: ``NpTMDDocument(**store.get_output(uuid))``.
+_CONFIG = ConfigDict(extra="ignore", protected_namespaces=())
+
+
+class FrameColumns(BaseModel):
+    """Frames of one trajectory as columns, k rows; the columns of the Parquet file (:mod:`aqvolt_flows.frames`)."""
+
+    model_config = _CONFIG
+
+    atomic_numbers: list[int] = Field(description="(n_atoms,), the same in every frame.")
+    step: list[int] = Field(description="(k,), MD step.")
+    temperature: list[float] = Field(description="(k,), instantaneous, K.")
+    energy: list[float] = Field(description="(k,), potential energy of the cell, eV.")
+    positions: list[list[float]] = Field(description="(k, 3 n_atoms), row-major, Å.")
+    cell: list[list[float]] = Field(description="(k, 9), rows are lattice vectors, Å.")
+    forces: list[list[float]] = Field(description="(k, 3 n_atoms), row-major, eV/Å.")
+    stress: list[list[float]] = Field(description="(k, 6), ASE sign and order, eV/Å³.")
+    pressure: list[float | None] = Field(description="(k,), kinetic part included, compression positive, eV/Å³.")
+    volume: list[float] = Field(description="(k,), Å³.")
+
+
+class TrajectoryFrames(BaseModel):
+    """Frames of one trajectory: a Parquet file in the job's folder and, where they are few, columns."""
+
+    model_config = _CONFIG
+
+    path: str = Field(description="Parquet file on the machine that ran the job.")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Of the file's bytes.")
+    bytes: int = Field(ge=0, description="Size of the file.")
+    columns: FrameColumns | None = Field(default=None, description="None where they would make the document large.")
+
+
+class NpTTrajectory(BaseModel):
+    """One NpT run of one structure at one temperature."""
+
+    model_config = _CONFIG
+
+    trajectory_id: str = Field(description="structure-INDEX-TEMPERATUREK; also in the frames.")
+    structure_index: int = Field(ge=0, description="Which of the structures given, from 0.")
+    formula: str
+    n_atoms: int = Field(description="Atoms in the simulated supercell.")
+    temperature_k: float = Field(description="Target temperature, K.")
+    seed: int = Field(description="Of the initial momenta and the noise.")
+    status: Literal["completed", "failed"]
+    failure: Failure | None = Field(default=None, description="Why it did not run or ended early.")
+    steps_done: int = 0
+    n_frames: int = 0
+    mean_temperature_k: float | None = Field(default=None, description="Over the written frames.")
+    mean_pressure_gpa: float | None = Field(default=None, description="Over the written frames, kinetic part included.")
+    mean_volume_a3: float | None = Field(default=None, description="Å³ of the cell, over the written frames.")
+    max_force: float | None = Field(default=None, description="Largest |F| of any frame, eV/Å.")
+    seconds: float | None = Field(default=None, description="Wall time of the batches times its share of their atoms.")
+    final_structure: Structure | None = Field(
+        default=None, description="The last written frame; None without one, or where the document would be large."
+    )
+    frames: TrajectoryFrames | None = Field(default=None, description="None where no frame was written.")
+
+    def to_frames(self) -> list[Frame]:
+        """Return the frames, from the document where they are in it, else from the Parquet file.
+
+        Raises
+        ------
+        ResourceError
+            If the file is not here, or is not the one that the job wrote.
+        """
+        from aqvolt_flows.frames import from_columns, read_frames
+
+        if self.frames is None:
+            return []
+        if self.frames.columns is not None:
+            return from_columns(self.trajectory_id, self.frames.columns.model_dump())
+        return list(read_frames(self.frames_path()))
+
+    def to_atoms(self) -> list[Atoms]:
+        """Return the frames as ASE Atoms with energy, forces and stress; raises as :meth:`to_frames`."""
+        return [frame.to_atoms() for frame in self.to_frames()]
+
+    def frames_path(self) -> Path:
+        """Return the Parquet file, checked against its hash; raises as :meth:`to_frames`."""
+        from aqvolt_flows.identity import file_sha256
+
+        if self.frames is None:
+            raise ResourceError(f"{self.trajectory_id} has no frames ({self.failure and self.failure.message}).")
+        path = Path(self.frames.path)
+        if not path.is_file():
+            raise ResourceError(
+                f"The frames of {self.trajectory_id} are not at {path}; they are in the folder of the job that ran the "
+                "MD: read them there, or copy the file to that path."
+            )
+        if file_sha256(path) != self.frames.sha256:
+            raise ResourceError(f"{path} is not the file that the MD wrote (another SHA-256); restore it from a copy.")
+        return path
+
+
+class NpTMDDocument(BaseModel):
+    """NpT molecular dynamics of some structures at some temperatures."""
+
+    model_config = _CONFIG
+
+    model: str = Field(description="Model string, or the class of the calculator or torch-sim model.")
+    model_hash: str | None = Field(default=None, description="SHA-256 of the weights; None for an object.")
+    ensemble: str
+    timestep_fs: float
+    pressure_gpa: float
+    n_steps: int = Field(description="Steps asked for.")
+    stride: int = Field(description="Every stride-th step is a frame.")
+    trajectories: list[NpTTrajectory] = Field(description="Structure by structure, temperatures in the order given.")
+
+    def to_frames(self) -> list[Frame]:
+        """Return the frames of all trajectories, in order; raises as :meth:`NpTTrajectory.to_frames`."""
+        return [frame for trajectory in self.trajectories for frame in trajectory.to_frames()]
+
+    def to_atoms(self) -> list[Atoms]:
+        """Return the frames of all trajectories as ASE Atoms with results; raises as :meth:`to_frames`."""
+        return [frame.to_atoms() for frame in self.to_frames()]
+
+
+class RelaxedStructure(BaseModel):
+    """How one relaxation ended."""
+
+    model_config = _CONFIG
+
+    structure: Structure = Field(description="The last geometry; the given one where the relaxation failed.")
+    energy: float | None = Field(description="Total, eV; None where it failed.")
+    max_force: float | None = Field(description="Largest force on an atom, eV/Å.")
+    max_stress: float | None = Field(description="Largest component of the stress, GPa.")
+    converged: bool = Field(description="Whether forces on atoms and cell are below the tolerance.")
+    failure: Failure | None = Field(
+        default=None,
+        description="unconverged (numbers are of the last step), exploded, relaxation_error, unsupported_element, "
+        "model_error.",
+    )
+
+
+class RelaxDocument(BaseModel):
+    """Relaxations of some structures; ``structures`` alone is for the maker that follows."""
+
+    model_config = _CONFIG
+
+    model: str = Field(description="Model string, or the class of the calculator or torch-sim model.")
+    model_hash: str | None = Field(default=None, description="SHA-256 of the weights; None for an object.")
+    relaxed: list[RelaxedStructure] = Field(description="One per structure given, in order.")
+    structures: list[Structure] = Field(description="The structures of ``relaxed``, in order, failed ones included.")
