@@ -10,7 +10,8 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
-from aqvolt_flows.errors import ConfigError
+from aqvolt_flows.errors import ConfigError, InputError
+from aqvolt_flows.labelers import LABELERS
 from aqvolt_flows.schemas.base import Parameters
 from aqvolt_flows.schemas.generation import LithiationParameters, SubstitutionParameters
 from aqvolt_flows.schemas.parameters import (
@@ -83,11 +84,16 @@ def parse_campaign(content: str, source: str = "campaign") -> Campaign:
             f"{source} holds a {type(values).__name__}; expected groups such as 'exploration:' with keys below."
         )
     try:
-        return Campaign(**values)
+        campaign = Campaign(**values)
     except ValidationError as error:
         raise ConfigError(f"{source}: {_explain(error.errors()[0])}") from None
     except TypeError as error:
         raise ConfigError(f"{source}: {error}.") from None
+    try:
+        LABELERS[campaign.labeling.labeler]
+    except InputError as error:
+        raise ConfigError(f"{source}: labeling.labeler: {error}") from None
+    return campaign
 
 
 def _model_at(location: tuple[Any, ...]) -> type[BaseModel]:

@@ -13,6 +13,7 @@ from aqvolt_flows.datasets.labels import label_from_outcome
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.frames import Frame
 from aqvolt_flows.identity import content_key
+from aqvolt_flows.labelers import LABELERS
 from aqvolt_flows.schemas.label import LabelDocument, LabelOutcome
 from aqvolt_flows.schemas.provenance import Failure, Protocol
 
@@ -38,7 +39,13 @@ def aimd_protocol(trajectory: Mapping[str, Any]) -> Protocol:
     code, _, rest = str(trajectory["model"]).partition(":")
     functional, _, digest = rest.partition("@")
     full = str(trajectory["model_hash"])
-    if code not in {"vasp", "gpaw"} or not functional or not digest or not full.startswith(digest):
+    if (
+        code not in LABELERS
+        or LABELERS[code].named_by_model
+        or not functional
+        or not digest
+        or not full.startswith(digest)
+    ):
         raise InputError(
             f"Trajectory {trajectory['trajectory_id']} was made with {trajectory['model']!r}; expected a protocol such "
             "as vasp:r2SCAN@<hash> that agrees with its model_hash."

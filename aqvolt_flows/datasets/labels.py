@@ -13,6 +13,7 @@ from aqvolt_flows.datasets.energies import MAX_JUMP_EV_PER_ATOM, jump_fault
 from aqvolt_flows.datasets.faults import find_fault
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.identity import content_key
+from aqvolt_flows.labelers import reference_functional
 from aqvolt_flows.schemas.label import LabelDocument, LabelOutcome
 from aqvolt_flows.schemas.provenance import Failure, Protocol
 from aqvolt_flows.units import pressure_gpa
@@ -115,21 +116,6 @@ def merge(stored: LabelDocument, new: LabelDocument) -> LabelDocument:
     return winner.model_copy(
         update={"other_sources": others, "builder_version": new.builder_version, "newest_source_at": newest}
     )
-
-
-def reference_functional(protocol: Protocol) -> str | None:
-    """Return which isolated-atom table belongs to a protocol, or ``None``.
-
-    The tables (MatPES 2025.1) are VASP energies. A surrogate trained on such energies shares them, and says so in its
-    model string (``chgnet/r2scan``, ``7net-mf-0/R2SCAN``). GPAW counts from its setups' own reference atoms
-    (spin-paired, spherical), so the tables do not apply to it.
-    """
-    if protocol.code == "gpaw":
-        return None
-    text = protocol.functional.lower()
-    if protocol.code == "surrogate":
-        return "r2SCAN" if "r2scan" in text else "PBE" if "pbe" in text else None
-    return {"r2scan": "r2SCAN", "pbe": "PBE"}.get(text)
 
 
 def _parse(outcome: Mapping[str, Any]) -> LabelOutcome | Failure:

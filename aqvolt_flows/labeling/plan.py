@@ -14,12 +14,13 @@ from pymatgen.core import Composition
 
 from aqvolt_flows.campaign import Campaign
 from aqvolt_flows.errors import InputError
+from aqvolt_flows.labelers import LABELERS
 from aqvolt_flows.labeling.forecast import CostModel, fit_costs, valence_electrons
-from aqvolt_flows.labeling.labelers import labeler_maker
-from aqvolt_flows.labeling.protocols import label_key, protocol_for
+from aqvolt_flows.labeling.labelers import labeler_maker, protocol_for
+from aqvolt_flows.labeling.protocols import label_key
 from aqvolt_flows.labeling.reasons import worth_rerunning
 from aqvolt_flows.stores import Database
-from aqvolt_flows.work import Category, Plan, Stream, WorkItem
+from aqvolt_flows.work import Plan, Stream, WorkItem
 
 _FIELDS = {
     "_id": 0,
@@ -75,7 +76,7 @@ def _read(campaign: Campaign, database: Database, by_priority: bool) -> Iterator
     p = campaign.labeling
     protocol = protocol_for(p)
     make = labeler_maker(p).make
-    category: Category = "vasp" if p.labeler == "vasp" else "cpu"
+    category = LABELERS[p.labeler].category
     outcomes = _outcomes(database)
     systems, held_frames = held(database)
     for frame in _frames(database, by_priority):
@@ -93,7 +94,13 @@ def _read(campaign: Campaign, database: Database, by_priority: bool) -> Iterator
             done=key in outcomes,
             template=make,
             arguments=(frame_id, key),
-            tags={"chemsys": system, "atoms": atoms, "electrons": electrons_of(frame["formula"], atoms)},
+            tags={
+                "chemsys": system,
+                "atoms": atoms,
+                "electrons": electrons_of(frame["formula"], atoms),
+                "frame_id": frame_id,
+                "labeler": p.labeler,
+            },
             held=why,
             again=outcomes.get(key, ""),
         )

@@ -117,9 +117,7 @@ def _potcars_of_earlier_labels(database: Database | None, elements: list[str], s
         )
 
 
-def salvage(
-    database: Database, job: Mapping[str, Any], frame_id: str, key: str, folder: Path
-) -> LabelOutcome | None:
+def salvage(database: Database, job: Mapping[str, Any], frame_id: str, key: str, folder: Path) -> LabelOutcome | None:
     """Return the outcome that converged VASP files in a launch folder stand for, or None."""
     run = folder / run_folder(key)
     if not run.is_dir():

@@ -12,6 +12,7 @@ import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -83,6 +84,8 @@ class Family:
         What must be installed.
     install
         How to install it, for messages.
+    distribution
+        Whose installed version is that of its models; by default the package's own name.
     known
         Model strings with weights inside the package → (package path of the weights, SHA-256).
     built_in
@@ -101,6 +104,7 @@ class Family:
     module: str
     package: str
     install: str = "install it"
+    distribution: str = ""
     known: dict[str, tuple[str, str]] = field(default_factory=dict)
     built_in: dict[str, str] = field(default_factory=dict)
     members: tuple[str, ...] = ()
@@ -154,6 +158,7 @@ FAMILIES: Registry[Family] = Registry(
             pattern="fairchem:PATH",
             module="aqvolt_flows.potentials.fairchem",
             package="fairchem.core",
+            distribution="fairchem-core",
             install="pip install 'aqvolt-flows[train]'",
             advice="give the path of an inference_ckpt.pt.",
         ),
@@ -162,6 +167,7 @@ FAMILIES: Registry[Family] = Registry(
             pattern="mace:PATH",
             module="aqvolt_flows.potentials.mace",
             package="mace",
+            distribution="mace-torch",
             install="pip install mace-torch, into an environment of its own: it pins e3nn 0.4.4, others need 0.5 up",
             advice="give the path of a .model file.",
             only_pinned=True,
@@ -224,6 +230,21 @@ def model_hash(model: str) -> str:
     if model in family.built_in:
         return family.built_in[model]
     return checkpoint_sha256(_weights(family, model), family.members)
+
+
+def model_version(model: str) -> str:
+    """Return the installed version of the package that a model runs on, or an empty string.
+
+    Raises
+    ------
+    InputError
+        If no family knows the string.
+    """
+    family = _family(model)
+    try:
+        return version(family.distribution or family.package)
+    except PackageNotFoundError:
+        return ""
 
 
 def check_model(model: str) -> None:

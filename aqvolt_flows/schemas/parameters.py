@@ -176,7 +176,8 @@ class SamplingParameters(Parameters):
 class LabelingParameters(Parameters):
     """Single points (section 2.2)."""
 
-    labeler: Literal["vasp", "gpaw", "surrogate"] = "vasp"
+    labeler: str = Field(default="vasp", description="vasp, gpaw, surrogate, or a labeler of another package.")
+    options: dict[str, Any] = Field(default_factory=dict, description="For labelers of other packages.")
     surrogate: str = Field(default="chgnet/r2scan", description="Model string of the surrogate labeler.")
     functional: Literal["r2SCAN"] = "r2SCAN"
     incar_updates: dict[str, bool | int | float | str] = Field(

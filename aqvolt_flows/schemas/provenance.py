@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field
 
 from aqvolt_flows.identity import content_hash
@@ -29,7 +27,9 @@ class Protocol(Parameters):
     Two labels may stand in one release without a warning only if their :attr:`protocol_id` agree.
     """
 
-    code: Literal["vasp", "gpaw", "surrogate", "external"]
+    code: str = Field(
+        pattern=r"^[a-z][a-z0-9_.-]*$", description="Name of a labeler, or external for published labels."
+    )
     version: str = Field(description="Version of the code; never part of the identity of a surrogate.")
     functional: str = Field(description="r2SCAN, PBE, or the model string of a surrogate.")
     settings_hash: str = Field(default="", description="Hash of the INCAR, the GPAW parameters or the model's weights.")

@@ -13,6 +13,7 @@ from pymatgen.core import Composition
 from aqvolt_builders.base import by_key, frames_with_model
 from aqvolt_flows.chemistry import symbols_of
 from aqvolt_flows.datasets.energies import EnergyShift, fit_shift
+from aqvolt_flows.labelers import known_code
 from aqvolt_flows.schemas.provenance import Protocol
 from aqvolt_flows.stores import Database
 
@@ -70,7 +71,7 @@ def _pair(outcome: Mapping[str, Any], frame: Mapping[str, Any] | None) -> Pair |
     if frame is None or not isinstance(protocol, Mapping):
         return None
     known = {name: protocol.get(name) for name in ("code", "functional", "settings_hash")}
-    if known["code"] not in {"vasp", "gpaw", "surrogate", "external"} or not isinstance(known["functional"], str):
+    if not known_code(known["code"]) or not isinstance(known["functional"], str):
         return None
     settings = known["settings_hash"] if isinstance(known["settings_hash"], str) else ""
     made = Protocol.model_validate(known | {"version": "", "settings_hash": settings})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aqvolt_flows.campaign import Campaign, load_campaign
 from aqvolt_flows.errors import InputError
+from aqvolt_flows.labelers import LABELERS
 from aqvolt_flows.labeling.plan import cost_model
 from aqvolt_flows.settings import AqvoltSettings
 from aqvolt_flows.stages import stage_named
@@ -24,15 +25,14 @@ def campaign_for(settings: AqvoltSettings, name: str | None = None, labeler: str
     name
         Another campaign.
     labeler
-        ``surrogate``, ``vasp`` or ``gpaw``.
+        Name of a labeler.
     """
     chosen = name or settings.campaign
     local = settings.path(chosen)
     campaign = load_campaign(local if local.is_file() else chosen)
     if labeler is None:
         return campaign
-    if labeler not in {"surrogate", "vasp", "gpaw"}:
-        raise InputError(f"There is no labeler {labeler!r}; expected surrogate, vasp or gpaw.")
+    LABELERS[labeler]  # refuses what is no labeler
     return campaign.model_copy(update={"labeling": campaign.labeling.model_copy(update={"labeler": labeler})})
 
 

@@ -11,8 +11,8 @@ import pytest
 from fake_vasp.fixtures import VASP_WARNINGS, StoreFrames, rock_salt
 
 from aqvolt_flows.frames import Frame
-from aqvolt_flows.labeling.labelers import labeler_maker
-from aqvolt_flows.labeling.protocols import label_key, protocol_for
+from aqvolt_flows.labeling.labelers import labeler_maker, protocol_for
+from aqvolt_flows.labeling.protocols import label_key
 from aqvolt_flows.schemas.label import LabelOutcome
 from aqvolt_flows.schemas.parameters import LabelingParameters
 from aqvolt_flows.units import pressure_gpa

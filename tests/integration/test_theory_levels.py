@@ -13,8 +13,8 @@ from fake_vasp.fixtures import VASP_WARNINGS, StoreFrames, rock_salt, stand_in, 
 from aqvolt_builders.labels import LabelBuilder
 from aqvolt_flows.datasets.release import create_release
 from aqvolt_flows.errors import InputError
-from aqvolt_flows.labeling.labelers import labeler_maker
-from aqvolt_flows.labeling.protocols import label_key, protocol_for
+from aqvolt_flows.labeling.labelers import labeler_maker, protocol_for
+from aqvolt_flows.labeling.protocols import label_key
 from aqvolt_flows.schemas.parameters import LabelingParameters, ReleaseParameters
 from aqvolt_flows.stores import Database
 

@@ -9,7 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from aqvolt_flows.labeling.protocols import protocol_for
+from aqvolt_flows.labeling.labelers import protocol_for
 from aqvolt_flows.schemas.parameters import LabelingParameters
 from aqvolt_launch.cli import main
 from aqvolt_launch.cli.protocol import register

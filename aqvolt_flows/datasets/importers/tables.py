@@ -34,6 +34,7 @@ from aqvolt_flows.datasets.importers.records import (
     text,
 )
 from aqvolt_flows.errors import InputError
+from aqvolt_flows.labelers import known_code
 from aqvolt_flows.schemas.provenance import Protocol
 
 #: Columns that every release of this package has.
@@ -210,7 +211,7 @@ def protocol_of_name(name: str, options: ImportOptions) -> Protocol:
     """Return the protocol that a row's ``code:functional@settings`` names; without a manifest its hash stays short."""
     code, _, rest = name.partition(":")
     functional, _, settings = rest.rpartition("@")
-    if code in {"vasp", "gpaw", "surrogate", "external"} and functional:
+    if known_code(code) and functional:
         return Protocol.model_validate(
             {"code": code, "version": "", "functional": functional, "settings_hash": settings}
         )

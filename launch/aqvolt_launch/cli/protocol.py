@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from aqvolt_launch.cli import output
-
-if TYPE_CHECKING:
-    from aqvolt_flows.schemas.parameters import LabelingParameters
 
 
 def register(app: typer.Typer) -> None:
@@ -19,7 +16,7 @@ def register(app: typer.Typer) -> None:
 
 def protocol(
     campaign: Annotated[str | None, typer.Option(help="A campaign file, or the name of a shipped one.")] = None,
-    labeler: Annotated[str | None, typer.Option(help="surrogate, vasp or gpaw.")] = None,
+    labeler: Annotated[str | None, typer.Option(help="vasp, gpaw, surrogate, or a plug-in's.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help=output.JSON_HELP)] = False,
 ) -> None:
     """Show the theory level of a campaign's labels: name, settings, POTCARs.
@@ -27,34 +24,19 @@ def protocol(
     For VASP the frozen MatPES settings are compared with what the installed pymatgen would write; where they differ
     the command ends with code 2 and the difference, as submitting and labeling do.
     """
+    from aqvolt_flows.labelers import LABELERS
     from aqvolt_flows.settings import load_settings
     from aqvolt_launch import chain
 
     parameters = chain.campaign_for(load_settings(), campaign, labeler).labeling
-    said = _described(parameters)
+    labeler_of = LABELERS[parameters.labeler]
+    said = labeler_of.describe(parameters)
     if as_json:
         output.emit(said)
     else:
         rows = [{"setting": name, "value": value} for name, value in _flat(said)]
         output.table(rows, title=str(said["protocol"]))
-    if parameters.labeler == "vasp":
-        from aqvolt_flows.vasp.drift import check_installed
-
-        check_installed()
-
-
-def _described(parameters: LabelingParameters) -> dict[str, Any]:
-    from aqvolt_flows.labeling.protocols import gpaw_settings, protocol_for
-
-    if parameters.labeler == "vasp":
-        from aqvolt_flows.vasp.level import TheoryLevel
-
-        return TheoryLevel(parameters.incar_updates, parameters.potcar_hashes).as_dict()
-    chosen = protocol_for(parameters)
-    said: dict[str, Any] = {"protocol": chosen.name, "code": chosen.code, "functional": chosen.functional}
-    if parameters.labeler == "gpaw":
-        return said | gpaw_settings(parameters.gpaw_ecut_ev, parameters.gpaw_kspacing)
-    return said | {"weights_sha256": chosen.settings_hash}
+    labeler_of.verify(parameters)
 
 
 def _flat(said: dict[str, Any]) -> list[tuple[str, object]]:

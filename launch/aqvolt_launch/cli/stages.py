@@ -20,7 +20,10 @@ CampaignOption = Annotated[
     typer.Option("--campaign", help="Campaign file or shipped name; default: aqvolt.yaml's.", show_default=False),
 ]
 Labeler = Annotated[
-    str | None, typer.Option("--labeler", help="surrogate, vasp or gpaw; default: the campaign's.", show_default=False)
+    str | None,
+    typer.Option(
+        "--labeler", help="vasp, gpaw, surrogate, or a plug-in's; default: the campaign's.", show_default=False
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help=output.JSON_HELP)]
 
@@ -31,6 +34,7 @@ def plan(stage: Stage, campaign: CampaignOption = None, labeler: Labeler = None,
     Example: [bold]aqvolt plan label --labeler vasp[/bold]
     """
     from aqvolt_flows.errors import AqvoltError
+    from aqvolt_flows.labelers import LABELERS
     from aqvolt_flows.labeling.labelers import check_labeler
     from aqvolt_flows.settings import load_settings
     from aqvolt_flows.stores import Database
@@ -44,10 +48,11 @@ def plan(stage: Stage, campaign: CampaignOption = None, labeler: Labeler = None,
     rows: dict[str, Any] = {"stage": stage, "campaign": chosen.name}
     if stage == "label":
         elements = preflight.frame_elements(Database.connect(settings))
-        if chosen.labeling.labeler == "vasp":
-            checks = list(preflight.labeler_checks(settings, chosen, elements))
-            missing += [f"{c.check}: {c.detail}. {c.todo}" for c in checks if c.status == "fail"]
-            rows["potcars"] = {c.check.split()[-1]: c.detail for c in checks if ", SHA-256 " in c.detail}
+        checks = list(preflight.labeler_checks(settings, chosen, elements))
+        missing += [f"{c.check}: {c.detail}. {c.todo}" for c in checks if c.status == "fail"]
+        potcars = {c.check.split()[-1]: c.detail for c in checks if ", SHA-256 " in c.detail}
+        if LABELERS[chosen.labeling.labeler].category == "vasp":
+            rows["potcars"] = potcars
         try:
             check_labeler(chosen.labeling)
         except AqvoltError as error:

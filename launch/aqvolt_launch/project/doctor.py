@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 import fsspec
 from pymongo.errors import PyMongoError
 
+from aqvolt_flows.checks import Check, problem
 from aqvolt_flows.errors import AqvoltError
 from aqvolt_flows.schemas.candidate import ACCEPTED
 from aqvolt_flows.settings import AqvoltSettings
 from aqvolt_flows.stores import Database
-from aqvolt_launch.project.preflight import Check, labeler_checks, problem
+from aqvolt_launch.project.preflight import labeler_checks
 
 if TYPE_CHECKING:
     from aqvolt_flows.campaign import Campaign
@@ -112,8 +113,6 @@ def _potentials(campaign: Campaign) -> Iterator[Check]:
         ("exploration", campaign.exploration.potential, check_model, model_hash)
     ]
     wanted.append(("encoder", campaign.sampling.encoder, check_encoder, encoder_hash))
-    if campaign.labeling.labeler == "surrogate":
-        wanted.append(("surrogate", campaign.labeling.surrogate, check_model, model_hash))
     for use, model, check, digest in wanted:
         try:
             check(model)

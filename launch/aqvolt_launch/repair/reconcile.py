@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 from bson import ObjectId
 
+from aqvolt_flows.labeling.spec import label_spec
 from aqvolt_flows.schemas.base import utc_now
 from aqvolt_flows.schemas.provenance import ArtifactRef
 from aqvolt_flows.settings import AqvoltSettings
@@ -232,24 +233,19 @@ def _without_output(launchpad: LaunchPad, database: Database) -> list[int]:
 def _needless(launchpad: LaunchPad, database: Database) -> tuple[list[int], list[int]]:
     """Return queued label Fireworks, never launched: those with an outcome already, and those without a frame."""
     query = {"spec.aqvolt.stage": "label", "state": {"$in": _QUEUED}, "launches": [], "archived_launches": []}
-    fields = {"fw_id": 1, "spec.aqvolt.key": 1, "spec._tasks.job.function_args": 1}
+    fields = {"fw_id": 1, "spec.aqvolt": 1, "spec._tasks.job.function_args": 1}
     labelled, frameless = [], []
     for batch in batched(launchpad.fireworks.find(query, fields), _BATCH):
         keys = {f["spec"]["aqvolt"]["key"]: f["fw_id"] for f in batch}
         done = database["outputs"].find({"metadata.aqvolt.key": {"$in": list(keys)}}, {"metadata.aqvolt.key": 1})
         known = {d["metadata"]["aqvolt"]["key"] for d in done}
         labelled += [fw_id for key, fw_id in keys.items() if key in known]
-        frames = {f["fw_id"]: _frame_of(f) for f in batch if f["spec"]["aqvolt"]["key"] not in known}
-        wanted = sorted({frame_id for frame_id in frames.values() if frame_id})
+        said = {f["fw_id"]: label_spec(f["spec"]) for f in batch if f["spec"]["aqvolt"]["key"] not in known}
+        frames = {fw_id: about.frame_id for fw_id, about in said.items() if about}
+        wanted = sorted(set(frames.values()))
         there = {d["frame_id"] for d in database["frames"].find({"frame_id": {"$in": wanted}}, {"frame_id": 1})}
-        frameless += [fw_id for fw_id, frame_id in frames.items() if frame_id and frame_id not in there]
+        frameless += [fw_id for fw_id, frame_id in frames.items() if frame_id not in there]
     return sorted(labelled), sorted(frameless)
-
-
-def _frame_of(firework: dict[str, Any]) -> str | None:
-    """Return the frame that a label's job is about: the first of ``make(frame_id, key)``."""
-    arguments = firework["spec"]["_tasks"][0].get("job", {}).get("function_args") or [None]
-    return arguments[0] if isinstance(arguments[0], str) else None
 
 
 def _silent(launchpad: LaunchPad) -> list[int]:

@@ -9,14 +9,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aqvolt_flows.errors import AqvoltError
+from aqvolt_flows.labelers import LABELERS
 from aqvolt_flows.labeling.plan import RERUN
+from aqvolt_flows.labeling.spec import label_spec
 from aqvolt_flows.stores import Database, check_size
 
 if TYPE_CHECKING:
     from fireworks import LaunchPad
-
-_VASP = "aqvolt_flows.labeling.vasp"
 
 
 def settle(launchpad: LaunchPad, database: Database, fw_id: int, launch_id: int | None = None) -> str:
@@ -50,7 +49,7 @@ def settle(launchpad: LaunchPad, database: Database, fw_id: int, launch_id: int 
     else:
         launches = launchpad.launches.find({"launch_id": {"$in": firework["launches"]}}, {"launch_dir": 1})
         folders = [Path(launch["launch_dir"]) for launch in launches if launch.get("launch_dir")]
-        output = next((o for folder in folders if (o := _from_files(database, job, folder))), None)
+        output = next((o for folder in folders if (o := _from_files(database, firework["spec"], folder))), None)
         if output is None:
             return ""
         _store(database, job, output, fw_id)
@@ -62,38 +61,14 @@ def settle(launchpad: LaunchPad, database: Database, fw_id: int, launch_id: int 
     return found
 
 
-def _from_files(database: Database, job: dict[str, Any], folder: Path) -> dict[str, Any] | None:
-    """Return the outcome that converged VASP files in a launch folder make, or None."""
-    if job.get("function", {}).get("@module") != _VASP or len(job.get("function_args", ())) != 2:
+def _from_files(database: Database, spec: dict[str, Any], folder: Path) -> dict[str, Any] | None:
+    """Return the outcome that the files of a converged run in a launch folder stand for, or None."""
+    about = label_spec(spec)
+    if about is None or about.labeler not in LABELERS:
         return None
-    frame_id, key = job["function_args"]
-    run = folder / f"vasp-{key[:12]}"
-    if not run.is_dir():
-        return None
-    from aqvolt_flows.labeling.outcomes import load_frame
-    from aqvolt_flows.labeling.vasp import R2scanStaticMaker, outcome_from_directory
-    from aqvolt_flows.vasp.inputs import sorted_with_order
-    from aqvolt_flows.vasp.run import archive
-    from aqvolt_flows.vasp.settings import r2scan_protocol, static_incar
-
-    try:
-        maker = R2scanStaticMaker.from_dict(job["function"]["@bound"])
-        frame = load_frame(database, frame_id)
-        outcome = outcome_from_directory(
-            run,
-            frame_id,
-            key,
-            r2scan_protocol(maker.incar_updates),
-            order=sorted_with_order(frame.to_structure())[1],
-            frame=frame,
-            incar=static_incar(maker.incar_updates),
-        )
-        if outcome.status != "converged":
-            return None
-        update = {"raw": archive(run, database.artifacts), "details": outcome.details | {"salvaged": True}}
-    except (AqvoltError, OSError, ValueError, TypeError, KeyError, IndexError):
-        return None  # files that cannot be read are no result; the run is repeated
-    return outcome.model_copy(update=update).model_dump(mode="json")
+    job = spec["_tasks"][0].get("job", {})
+    outcome = LABELERS[about.labeler].salvage(database, job, about.frame_id, about.key, folder)
+    return None if outcome is None else outcome.model_dump(mode="json")
 
 
 def _store(database: Database, job: dict[str, Any], output: dict[str, Any], fw_id: int) -> None:

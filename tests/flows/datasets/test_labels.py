@@ -8,7 +8,8 @@ import label_factory
 import numpy as np
 import pytest
 
-from aqvolt_flows.datasets.labels import BUILDER_VERSION, label_from_outcome, merge, reference_functional
+from aqvolt_flows.datasets.labels import BUILDER_VERSION, label_from_outcome, merge
+from aqvolt_flows.labelers import reference_functional
 from aqvolt_flows.schemas.label import LabelOutcome
 from aqvolt_flows.schemas.provenance import Failure, Protocol
 

@@ -13,9 +13,9 @@ from jobflow import run_locally
 from monty.json import MontyDecoder, MontyEncoder
 
 from aqvolt_flows.frames import Frame
-from aqvolt_flows.labeling.labelers import labeler_maker
+from aqvolt_flows.labeling.labelers import labeler_maker, protocol_for
 from aqvolt_flows.labeling.outcomes import bounded
-from aqvolt_flows.labeling.protocols import label_key, protocol_for
+from aqvolt_flows.labeling.protocols import label_key
 from aqvolt_flows.labeling.vasp import R2scanStaticMaker
 from aqvolt_flows.schemas.label import LabelOutcome
 from aqvolt_flows.schemas.parameters import LabelingParameters

@@ -7,8 +7,9 @@ import pytest
 
 from aqvolt_flows.campaign import load_campaign
 from aqvolt_flows.errors import InputError
+from aqvolt_flows.labeling.labelers import protocol_for
 from aqvolt_flows.labeling.plan import cost_model, electrons_of, informativeness, plan_label
-from aqvolt_flows.labeling.protocols import label_key, protocol_for
+from aqvolt_flows.labeling.protocols import label_key
 from aqvolt_flows.schemas.hold import HoldDocument
 from aqvolt_flows.stores import Database
 

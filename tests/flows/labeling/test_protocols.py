@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aqvolt_flows.errors import InputError, ResourceError
-from aqvolt_flows.labeling.labelers import check_labeler, labeler_maker
-from aqvolt_flows.labeling.protocols import gpaw_protocol, label_key, protocol_for, surrogate_protocol
+from aqvolt_flows.labeling.labelers import check_labeler, labeler_maker, protocol_for
+from aqvolt_flows.labeling.protocols import gpaw_protocol, label_key, surrogate_protocol
 from aqvolt_flows.schemas.parameters import LabelingParameters
 
 
