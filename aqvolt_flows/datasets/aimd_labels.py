@@ -39,13 +39,8 @@ def aimd_protocol(trajectory: Mapping[str, Any]) -> Protocol:
     code, _, rest = str(trajectory["model"]).partition(":")
     functional, _, digest = rest.partition("@")
     full = str(trajectory["model_hash"])
-    if (
-        code not in LABELERS
-        or LABELERS[code].named_by_model
-        or not functional
-        or not digest
-        or not full.startswith(digest)
-    ):
+    ab_initio = code in LABELERS and not LABELERS[code].named_by_model
+    if not ab_initio or not functional or not digest or not full.startswith(digest):
         raise InputError(
             f"Trajectory {trajectory['trajectory_id']} was made with {trajectory['model']!r}; expected a protocol such "
             "as vasp:r2SCAN@<hash> that agrees with its model_hash."

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-#: Module of a job that version 0.1 stored, which had neither frame nor labeler in its spec → labeler.
+#: Module of the maker in a job that version 0.1 stored, which had neither frame nor labeler in its spec → labeler.
 _LABELER_OF_0_1 = {
     "aqvolt_flows.labeling.vasp": "vasp",
     "aqvolt_flows.labeling.gpaw": "gpaw",
@@ -38,5 +38,6 @@ def label_spec(spec: Mapping[str, Any]) -> LabelSpec | None:
     if frame_id is None:
         job = (spec.get("_tasks") or [{}])[0].get("job", {})
         frame_id = next(iter(job.get("function_args") or ()), None)
-        labeler = _LABELER_OF_0_1.get(job.get("function", {}).get("@module", ""), "")
+        bound = job.get("function", {}).get("@bound") or {}
+        labeler = _LABELER_OF_0_1.get(bound.get("@module", ""), "")
     return LabelSpec(frame_id, about["key"], labeler or "") if isinstance(frame_id, str) else None

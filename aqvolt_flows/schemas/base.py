@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -17,6 +19,15 @@ class Parameters(BaseModel):
     """A frozen group of scientific parameters; an unknown key is an error, never ignored."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the values with module and class, as monty writes fields of makers into stored jobs."""
+        return {"@module": type(self).__module__, "@class": type(self).__name__, **self.model_dump(mode="json")}
+
+    @classmethod
+    def from_dict(cls, d: Mapping[str, Any]) -> Self:
+        """Return the group that :meth:`as_dict` described."""
+        return cls(**{k: v for k, v in d.items() if not k.startswith("@")})
 
 
 class Document(BaseModel):

@@ -13,6 +13,7 @@ from fake_vasp.fixtures import VASP_WARNINGS, StoreFrames, rock_salt
 from aqvolt_flows.frames import Frame
 from aqvolt_flows.labeling.labelers import labeler_maker, protocol_for
 from aqvolt_flows.labeling.protocols import label_key
+from aqvolt_flows.labeling.vasp import R2scanStaticMaker
 from aqvolt_flows.schemas.label import LabelOutcome
 from aqvolt_flows.schemas.parameters import LabelingParameters
 from aqvolt_flows.units import pressure_gpa
@@ -40,7 +41,7 @@ def label(request: pytest.FixtureRequest, stand_in):
     def run(frame_id: str) -> LabelOutcome:
         maker = labeler_maker(parameters)
         if parameters.labeler == "vasp":
-            maker = replace(maker, polling_s=0.05)
+            maker = maker.update_kwargs({"polling_s": 0.05}, class_filter=R2scanStaticMaker)
         output = type(maker).make.original(maker, frame_id, label_key(frame_id, protocol_for(parameters)))
         assert json.loads(json.dumps(output)) == output, "the output is plain JSON"
         return LabelOutcome.model_validate(output)

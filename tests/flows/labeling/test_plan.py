@@ -56,7 +56,7 @@ def test_stream(database: Database) -> None:
     item = items["frame-0005"]
     assert (item.key, item.tags) == (
         label_key("frame-0005", protocol_for(campaign.labeling)),
-        {"chemsys": "F-Li", "atoms": 8, "electrons": 32},
+        {"chemsys": "F-Li", "atoms": 8, "electrons": 32, "frame_id": "frame-0005", "labeler": "surrogate"},
     )
     job = item.make()
     assert job.function_args == item.template(*item.arguments).function_args == ("frame-0005", item.key)

@@ -18,17 +18,17 @@ def test_each_labeler_has_its_own_protocol_and_maker():
     assert len({p.protocol_id for p in found.values()}) == 3
     assert found["vasp"].functional == found["gpaw"].functional == "r2SCAN"
     assert found["surrogate"].name == "surrogate:chgnet/r2scan@8eba3db0f35a"
-    names = {n: type(labeler_maker(LabelingParameters(labeler=n))).__name__ for n in found}
+    names = {n: type(labeler_maker(LabelingParameters(labeler=n)).static_maker).__name__ for n in found}
     assert names == {"vasp": "R2scanStaticMaker", "gpaw": "GpawStaticMaker", "surrogate": "SurrogateStaticMaker"}
 
 
 def test_parameters_reach_the_maker_and_the_protocol():
     parameters = LabelingParameters(labeler="gpaw", gpaw_ecut_ev=400.0, gpaw_kspacing=0.5)
-    maker = labeler_maker(parameters)
+    maker = labeler_maker(parameters).static_maker
     assert (maker.ecut_ev, maker.kspacing) == (400.0, 0.5)
     assert protocol_for(parameters) == gpaw_protocol(400.0, 0.5) != gpaw_protocol(680.0, 0.22)
     vasp = LabelingParameters(incar_updates={"ENAUG": 1360})
-    assert labeler_maker(vasp).incar_updates == {"ENAUG": 1360}
+    assert labeler_maker(vasp).static_maker.incar_updates == {"ENAUG": 1360}
 
 
 def test_the_same_checkpoint_is_one_protocol_wherever_it_lies(tmp_path):

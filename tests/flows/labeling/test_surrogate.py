@@ -60,7 +60,7 @@ def test_what_the_potential_raises_becomes_the_reason(store_frames: StoreFrames,
     def broken(*_: object) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr("aqvolt_flows.labeling.surrogate.load_potential", broken)
+    monkeypatch.setattr("aqvolt_flows.labeling.surrogate.as_potential", broken)
     outcome = run(SurrogateStaticMaker(), frame_id, label_key(frame_id, PROTOCOL))
     assert (outcome.status, outcome.failure.reason) == ("failed", "evaluation_failed")
     assert outcome.failure.message == "RuntimeError: out of memory"
