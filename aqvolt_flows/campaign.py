@@ -10,6 +10,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
+from aqvolt_flows.benchmark_registry import BENCHMARKS, parameters_of
 from aqvolt_flows.errors import ConfigError, InputError
 from aqvolt_flows.labelers import LABELERS
 from aqvolt_flows.schemas.base import Parameters
@@ -89,11 +90,20 @@ def parse_campaign(content: str, source: str = "campaign") -> Campaign:
         raise ConfigError(f"{source}: {_explain(error.errors()[0])}") from None
     except TypeError as error:
         raise ConfigError(f"{source}: {error}.") from None
+    _check_plugins(campaign, source)
+    return campaign
+
+
+def _check_plugins(campaign: Campaign, source: str) -> None:
+    """Raise :class:`ConfigError` for a labeler or benchmark that nobody offers."""
+    where = "labeling.labeler"
     try:
         LABELERS[campaign.labeling.labeler]
+        for name in campaign.benchmarks.model_extra or {}:
+            where = f"benchmarks.{name}"
+            parameters_of(BENCHMARKS[name].load(), campaign.benchmarks)
     except InputError as error:
-        raise ConfigError(f"{source}: labeling.labeler: {error}") from None
-    return campaign
+        raise ConfigError(f"{source}: {where}: {error}") from None
 
 
 def _model_at(location: tuple[Any, ...]) -> type[BaseModel]:

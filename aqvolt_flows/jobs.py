@@ -159,6 +159,10 @@ def _sendable(value: Any) -> Any:
         from aqvolt_flows.structures import to_structure
 
         return to_structure(value)
+    if hasattr(value, "get_potential_energy") or any(c.__name__ == "ModelInterface" for c in type(value).__mro__):
+        from aqvolt_flows.potentials.given import storable
+
+        return storable(value)
     return value
 
 

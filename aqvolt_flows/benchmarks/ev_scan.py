@@ -34,10 +34,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from aqvolt_flows.benchmarks.evaluate import Evaluate, evaluate_each
+from aqvolt_flows.benchmarks.evaluate import evaluate_each, evaluator
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.potentials import Evaluation
 from aqvolt_flows.schemas.provenance import Failure
+from aqvolt_flows.structures import to_atoms, to_structures
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -161,8 +162,8 @@ def _verdict(flips: int, signs: Array) -> Failure | None:
 
 
 def scan_structures(
-    evaluate: Evaluate,
-    structures: Sequence[Atoms],
+    evaluate: Any,
+    structures: Sequence[Atoms] | Atoms,
     n_points: int = 21,
     max_linear_strain: float = 0.20,
     progress: Callable[[int], None] | None = None,
@@ -172,21 +173,23 @@ def scan_structures(
     Parameters
     ----------
     evaluate
-        ``Potential.evaluate``. A structure for which it raises, or gives numbers that are not finite,
-        has missing energies and fails.
+        A model string, an ASE calculator, a torch-sim model, or ``Potential.evaluate``. A structure for which it
+        raises, or gives numbers that are not finite, has missing energies and fails.
     structures
-        Structures as given; they are not relaxed.
+        ASE Atoms or pymatgen Structures as given, one or several; they are not relaxed.
     n_points, max_linear_strain
         See :func:`linear_strains`.
     progress
         Called with the number of structures finished.
     """
     strains = linear_strains(n_points, max_linear_strain)
+    compute = evaluator(evaluate)
+    given = [to_atoms(s, f"structure {i}") for i, s in enumerate(to_structures(structures))]
     scans: list[EVScan] = []
-    for first in range(0, len(structures), STRUCTURES_PER_CALL):
-        group = structures[first : first + STRUCTURES_PER_CALL]
+    for first in range(0, len(given), STRUCTURES_PER_CALL):
+        group = given[first : first + STRUCTURES_PER_CALL]
         systems = [strained(atoms, strains) for atoms in group]
-        found = iter(evaluate_each(evaluate, [s for copies in systems for s in copies]))
+        found = iter(evaluate_each(compute, [s for copies in systems for s in copies]))
         for atoms, copies in zip(group, systems, strict=True):
             scans.append(_scan(copies, [next(found) for _ in copies], len(atoms)))
         if progress:

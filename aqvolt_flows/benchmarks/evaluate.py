@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from aqvolt_flows.errors import InputError
 from aqvolt_flows.potentials import Evaluation
+from aqvolt_flows.potentials.given import EXPECTED, as_potential, is_model
 from aqvolt_flows.schemas.provenance import Failure
 
 if TYPE_CHECKING:
@@ -15,6 +19,22 @@ if TYPE_CHECKING:
 
 #: ``Potential.evaluate``, or anything that maps systems to one evaluation each.
 Evaluate = Callable[[Sequence["Atoms"]], Sequence[Evaluation]]
+
+
+def evaluator(given: Any) -> Evaluate:
+    """Return the function that evaluates systems: of a model string, calculator, torch-sim model, or itself.
+
+    Raises
+    ------
+    InputError
+        If it is neither a model nor a function.
+    """
+    if is_model(given):
+        return as_potential(given).evaluate
+    if inspect.isroutine(given) or isinstance(given, functools.partial):
+        found: Evaluate = given
+        return found
+    raise InputError(f"A {type(given).__name__} was given to evaluate structures; {EXPECTED}, or Potential.evaluate.")
 
 
 def evaluate_each(evaluate: Evaluate, systems: Sequence[Atoms], chunk: int = 64) -> list[Evaluation | Failure]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-from aqvolt_flows.benchmarks.jobs import EVScanMaker, ForceBinsMaker, ev_scan_key, force_bins_key
+from aqvolt_flows.benchmark_registry import BENCHMARKS, parameters_of
+from aqvolt_flows.benchmarks.base import Wanted
+from aqvolt_flows.benchmarks.jobs import BenchmarkMaker
 from aqvolt_flows.campaign import Campaign
 from aqvolt_flows.models import resolve_model
 from aqvolt_flows.releases import latest_release
@@ -15,8 +14,10 @@ from aqvolt_flows.work import Plan, WorkItem, bind, no_input
 
 
 def plan_benchmark(campaign: Campaign, database: Database, _claimed: frozenset[str] = frozenset()) -> Plan:
-    """Return every benchmark of the exploring potential and of the models trained on the newest release."""
-    p = campaign.benchmarks
+    """Plan every benchmark of the exploring potential and of the models trained on the newest release.
+
+    The benchmarks are those that the campaign's group names: E–V scan and force bins in any case, and plug-ins.
+    """
     release = latest_release(database, campaign.release.name)
     candidates = [d["candidate_id"] for d in database["candidates"].find(ACCEPTED).sort("candidate_id", 1)]
     models = [campaign.exploration.potential]
@@ -25,24 +26,20 @@ def plan_benchmark(campaign: Campaign, database: Database, _claimed: frozenset[s
             database["models"].find({"content_hash": release["content_hash"], "status": "trained"}).sort("model_id", 1)
         )
         models += [d["model_id"] for d in trained]
+    named = campaign.benchmarks.named()
+    chosen = [(b, parameters_of(b, campaign.benchmarks)) for b in (BENCHMARKS[n].load() for n in named)]
+    wanted = Wanted(candidates, release)
     items = []
-    scan, bins = (
-        EVScanMaker(parameters=p.ev_scan.model_dump(mode="json")),
-        ForceBinsMaker(parameters=p.force_bins.model_dump(mode="json")),
-    )
     for name in models:
         model = resolve_model(database, name)
-        key = ev_scan_key(model, p.ev_scan, candidates)
-        items.append(_benchmark(database, "ev_scan", name, key, bind(scan.make, name, candidates, key)))
-        if release:
-            key = force_bins_key(model, p.force_bins, release["content_hash"])
-            items.append(
-                _benchmark(database, "force_bins", name, key, bind(bins.make, name, release["release_id"], key))
-            )
+        for benchmark, parameters in chosen:
+            subject = benchmark.subject(wanted)
+            if subject is None:
+                continue
+            key = benchmark.key(model, parameters, subject)
+            maker = BenchmarkMaker(benchmark.job_name, benchmark.name, parameters)
+            done = database["benchmarks"].find_one({"key": key}) is not None
+            make = bind(maker.make, name, subject.argument, key)
+            items.append(WorkItem("benchmark", key, f"{benchmark.name} {name}", make, category="gpu", done=done))
     missing = no_input(candidates, "accepted candidate", "aqvolt candidates select")
     return Plan("benchmark", items, missing, {"models": models, "release": release["release_id"] if release else None})
-
-
-def _benchmark(database: Database, name: str, model: str, key: str, make: Callable[[], Any]) -> WorkItem:
-    done = database["benchmarks"].find_one({"key": key}) is not None
-    return WorkItem("benchmark", key, f"{name} {model}", make, category="gpu", done=done)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from aqvolt_flows.aside import written_aside
+from aqvolt_flows.benchmark_registry import BENCHMARKS
 from aqvolt_flows.errors import ResourceError
 from aqvolt_flows.figures import gather, plots, style
 from aqvolt_flows.figures.paper import TABLE_1, TABLE_1_NOTE
@@ -42,6 +43,10 @@ class ReportInfo:
     sha256: str
     bytes: int
     changed: bool
+
+
+#: Benchmarks with a section of their own on the page.
+_SECTIONS = ("ev_scan", "force_bins")
 
 
 def inline_svg(svg: bytes, name: str, alt: str) -> str:
@@ -121,7 +126,21 @@ def collect(database: Database) -> dict[str, Any]:
         "model_figures": _training(models),
         "curve_figures": [_curve(i, c) for i, c in enumerate(curves[:MAX_CURVES])],
         "bin_figures": _bins(bins),
+        "others": _other_benchmarks(database),
     }
+
+
+def _other_benchmarks(database: Database) -> list[dict[str, Any]]:
+    """Return the benchmarks that have no section of their own, those of other packages: table and figure."""
+    found = []
+    for name in BENCHMARKS:
+        rows = [] if name in _SECTIONS else gather.benchmarks(database, name)
+        if rows:
+            benchmark = BENCHMARKS[name].load()
+            tables = [r | dict(benchmark.metrics_of(r["metrics"])) for r in rows]
+            figure = benchmark.figure([r for r in rows if r["status"] == "completed"])
+            found.append({"title": benchmark.title, "columns": benchmark.table, "rows": tables, "figure": figure})
+    return found
 
 
 def _figures(

@@ -164,6 +164,12 @@ def storable(model: Any) -> Any:
     raise InputError(f"A {type(model).__name__} was given as model; {EXPECTED}.")
 
 
+def is_model(given: Any) -> bool:
+    """Return whether :func:`as_potential` takes it."""
+    plain = isinstance(given, str | CalculatorRecipe | GivenModel)
+    return plain or _is_calculator(given) or _is_torchsim(given) or _is_potential(given)
+
+
 def check_model_given(model: Any) -> None:
     """Raise unless ``model`` is something that :func:`as_potential` takes; None is a reference and passes.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
 from aqvolt_flows.schemas.base import Parameters
 
@@ -343,7 +343,13 @@ class ForceBinParameters(Parameters):
 
 
 class BenchmarkParameters(Parameters):
-    """What models are measured by (section 2.4)."""
+    """What models are measured by (section 2.4); further keys are benchmarks of other packages."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
 
     ev_scan: EVScanParameters = EVScanParameters()
     force_bins: ForceBinParameters = ForceBinParameters()
+
+    def named(self) -> list[str]:
+        """Return the names of the benchmarks to run: those with fields here, and those the campaign adds."""
+        return [*type(self).model_fields, *(self.model_extra or {})]

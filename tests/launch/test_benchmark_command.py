@@ -11,7 +11,7 @@ from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
 from typer.testing import CliRunner
 
-from aqvolt_flows.benchmarks import jobs
+from aqvolt_flows.benchmarks import base
 from aqvolt_flows.chemistry import describe_structure
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.schemas.candidate import CandidateDocument
@@ -59,7 +59,7 @@ def test_run_once_table_and_report(app: typer.Typer, salt: Database, monkeypatch
     assert first.exit_code == 0, first.output
     row = json.loads(first.stdout)[0]
     assert (row["n_items"], row["n_failed"], row["spearman_compression_energy"]) == (1, 0, -1.0)
-    monkeypatch.setattr(jobs, "load_potential", lambda *a: pytest.fail("computed again"))
+    monkeypatch.setattr(base, "load_potential", lambda *a: pytest.fail("computed again"))
     assert json.loads(CliRunner().invoke(app, run).stdout) == [row]
     assert salt["benchmarks"].count_documents({}) == 1
 

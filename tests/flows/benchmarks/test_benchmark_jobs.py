@@ -14,7 +14,9 @@ from jobflow import run_locally
 from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
 
-from aqvolt_flows.benchmarks import jobs
+from aqvolt_flows.benchmark_registry import benchmark_named
+from aqvolt_flows.benchmarks import base, jobs
+from aqvolt_flows.benchmarks.base import Wanted
 from aqvolt_flows.chemistry import describe_structure
 from aqvolt_flows.errors import InputError, ResourceError
 from aqvolt_flows.models import resolve_model
@@ -100,6 +102,18 @@ def add_release(database: Database, nested: bool) -> str:
     return "demo@0123456789ab"
 
 
+SCAN, BINS = benchmark_named("ev-scan"), benchmark_named("force_bins")
+
+
+def scan_key(model: Any, parameters: EVScanParameters, ids: list[str]) -> str:
+    return SCAN.key(model, parameters, SCAN.subject(Wanted(ids)))
+
+
+def bins_key(model: Any, parameters: ForceBinParameters, content_hash: str) -> str:
+    release = {"release_id": "demo@0123456789ab", "content_hash": content_hash}
+    return BINS.key(model, parameters, BINS.subject(Wanted(release=release)))
+
+
 def run(job: Any) -> dict[str, Any]:
     return run_locally(job, ensure_success=True, log=False)[job.uuid][1].output
 
@@ -107,7 +121,7 @@ def run(job: Any) -> dict[str, Any]:
 def test_an_ev_scan_of_real_halides(database: Database) -> None:
     ids = add_candidates(database)
     parameters = EVScanParameters(n_points=11)
-    key = jobs.ev_scan_key(resolve_model(database, CHGNET), parameters, ids)
+    key = scan_key(resolve_model(database, CHGNET), parameters, ids)
     maker = jobs.EVScanMaker(parameters=parameters.model_dump(mode="json"))
     output = run(maker.make(CHGNET, ids, key))
     assert output["benchmark_id"] == f"benchmark-{key}"
@@ -128,11 +142,11 @@ def test_running_again_computes_nothing(database: Database, monkeypatch: pytest.
     ids = add_candidates(database)
     parameters = EVScanParameters(n_points=5)
     model = resolve_model(database, CHGNET)
-    key = jobs.ev_scan_key(model, parameters, ids)
-    first = jobs.compute_ev_scan(database, model, parameters, ids, key)
+    key = scan_key(model, parameters, ids)
+    first = SCAN.run(database, model, parameters, ids, key)
     before = database["benchmarks"].find_one({"key": key})
-    monkeypatch.setattr(jobs, "load_potential", lambda *a: pytest.fail("computed again"))
-    again = jobs.compute_ev_scan(database, model, parameters, list(reversed(ids)), key)
+    monkeypatch.setattr(base, "load_potential", lambda *a: pytest.fail("computed again"))
+    again = SCAN.run(database, model, parameters, list(reversed(ids)), key)
     assert again.model_dump(exclude={"last_updated"}) == first.model_dump(exclude={"last_updated"})
     assert database["benchmarks"].find_one({"key": key}) == before
     assert database["benchmarks"].count_documents({}) == 1
@@ -140,18 +154,18 @@ def test_running_again_computes_nothing(database: Database, monkeypatch: pytest.
 
 def test_keys_follow_what_decides_the_result(database: Database) -> None:
     model = resolve_model(database, CHGNET)
-    base = jobs.ev_scan_key(model, EVScanParameters(), ["a", "b"])
-    assert base == jobs.ev_scan_key(model, EVScanParameters(), ["b", "a"])
-    assert base != jobs.ev_scan_key(model, EVScanParameters(n_points=11), ["a", "b"])
-    assert base != jobs.ev_scan_key(model, EVScanParameters(), ["a"])
-    assert base != jobs.force_bins_key(model, ForceBinParameters(), "hash")
+    base = scan_key(model, EVScanParameters(), ["a", "b"])
+    assert base == scan_key(model, EVScanParameters(), ["b", "a"])
+    assert base != scan_key(model, EVScanParameters(n_points=11), ["a", "b"])
+    assert base != scan_key(model, EVScanParameters(), ["a"])
+    assert base != bins_key(model, ForceBinParameters(), "hash")
 
 
 @pytest.mark.parametrize("nested", [True, False], ids=["nested", "flat"])
 def test_force_bins_see_the_offset_and_nothing_else(database: Database, nested: bool) -> None:
     release_id = add_release(database, nested)
     parameters = ForceBinParameters(split="all")
-    key = jobs.force_bins_key(resolve_model(database, CHGNET), parameters, "0123456789ab")
+    key = bins_key(resolve_model(database, CHGNET), parameters, "0123456789ab")
     output = run(jobs.ForceBinsMaker(parameters=parameters.model_dump(mode="json")).make(CHGNET, release_id, key))
     overall = output["metrics"]["overall"]
     assert (output["n_items"], output["n_failed"], output["release_id"]) == (3, 0, release_id)
@@ -171,8 +185,8 @@ def test_a_model_that_gives_nan_is_counted(database: Database, monkeypatch: pyte
             return [Evaluation(float("nan"), np.zeros((len(s), 3)), np.zeros(6)) for s in systems]
 
     model = resolve_model(database, CHGNET)
-    monkeypatch.setattr(jobs, "load_potential", lambda *a: Broken())
-    document = jobs.compute_force_bins(database, model, ForceBinParameters(split="all"), release_id, "broken")
+    monkeypatch.setattr(base, "load_potential", lambda *a: Broken())
+    document = BINS.run(database, model, ForceBinParameters(split="all"), release_id, "broken")
     assert (document.n_items, document.n_failed) == (3, 3)
     assert document.metrics["overall"]["failed_percent"] == 100.0
     assert {f["reason"] for f in document.failures} == {"not_finite"}
@@ -183,7 +197,7 @@ def test_an_empty_split_is_a_failed_document_and_a_sentence(database: Database) 
     parameters = ForceBinParameters(split="val")
     model = resolve_model(database, CHGNET)
     with pytest.raises(InputError, match="no labels"):
-        jobs.compute_force_bins(database, model, parameters, release_id, "empty")
+        BINS.run(database, model, parameters, release_id, "empty")
     output = run(jobs.ForceBinsMaker(parameters=parameters.model_dump(mode="json")).make(CHGNET, release_id, "empty"))
     assert output["status"] == "failed"
     assert "no labels" in output["failure"]["message"]
@@ -200,4 +214,4 @@ def test_a_release_without_its_folder_is_a_sentence(database: Database) -> None:
     release_id = add_release(database, True)
     (database.settings.path("releases") / "demo").rename(database.settings.path("releases") / "moved")
     with pytest.raises(ResourceError, match="has no files in the artifact store; copy the folder there"):
-        jobs.compute_force_bins(database, resolve_model(database, CHGNET), ForceBinParameters(), release_id, "gone")
+        BINS.run(database, resolve_model(database, CHGNET), ForceBinParameters(), release_id, "gone")
