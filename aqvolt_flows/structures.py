@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
@@ -35,7 +36,7 @@ def to_structure(given: Any, name: str = "structure") -> Structure:
         finite.
     """
     structure = _read(given, name)
-    formula = structure.composition.formula.replace(" ", "")
+    formula = _formula(structure)
     if not len(structure):
         raise InputError(f"The {name} has no atom; {_EXPECTED} with at least one.")
     if not structure.is_ordered:
@@ -75,6 +76,13 @@ def to_atoms(given: Any, name: str = "structure") -> Atoms:
     return AseAtomsAdaptor.get_atoms(structure.copy(site_properties={}), msonable=False)
 
 
+def _formula(given: Any) -> str:
+    """Return the formula; the missing electronegativity of noble gases only orders its symbols."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="No Pauling electronegativity", category=UserWarning)
+        return str(given.composition.formula).replace(" ", "")
+
+
 def _is_one(given: Any) -> bool:
     return isinstance(given, IStructure | IMolecule | Mapping) or hasattr(given, "get_positions")
 
@@ -85,7 +93,7 @@ def _read(given: Any, name: str) -> Structure:
     if isinstance(given, IStructure):
         return Structure.from_sites(list(given))
     if isinstance(given, Molecule | IMolecule):
-        formula = given.composition.formula.replace(" ", "")
+        formula = _formula(given)
         raise InputError(f"The {name} {formula} is a molecule without a cell; {_EXPECTED} with three vectors.")
     if isinstance(given, str | PurePath):
         raise InputError(

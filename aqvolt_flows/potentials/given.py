@@ -264,15 +264,17 @@ class CalculatorPotential:
     ----------
     calculator
         Must give energy, forces and stress.
+    name
+        Of the potential; default: the class of the calculator.
     """
 
     device = "cpu"
     #: An ASE calculator does not say which elements it knows; see :func:`trial_failure`.
     says_elements = False
 
-    def __init__(self, calculator: Calculator) -> None:
+    def __init__(self, calculator: Calculator, name: str | None = None) -> None:
         self._calculator = calculator
-        self.name = model_name(calculator)
+        self.name = name or model_name(calculator)
 
     @property
     def elements(self) -> frozenset[int]:

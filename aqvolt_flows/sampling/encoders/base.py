@@ -86,13 +86,16 @@ class BatchedEncoder(ABC):
     """
 
     name: str
-    sha256: str
+    sha256: str = ""
     layer: str
     d_structure: int
     d_atom: int
     cutoff: float
     #: Atomic numbers that the model knows; None: all.
     known: frozenset[int] | None = None
+
+    def __init__(self, name: str, device: str = "cpu") -> None:  # noqa: ARG002 - families with a model use it
+        self.name = name
 
     @abstractmethod
     def _prepare(self, atoms: Atoms) -> Any:
@@ -106,7 +109,7 @@ class BatchedEncoder(ABC):
         """Return the features of frames, computed in batches of at most so many atoms.
 
         A batch that does not fit into memory is halved until it does; a frame that does not fit alone, and one
-        that the model cannot see (atoms on top of each other, an atom without neighbour, an unknown element), is
+        that the model cannot see (atoms on top of each other, an atom without a neighbor, an unknown element), is
         a failure with a reason beside the others' features.
         """
         failures = {i: reason for i, atoms in enumerate(frames) if (reason := self._refusal(atoms))}
