@@ -308,6 +308,8 @@ class CalculatorPotential:
 
 
 def _is_calculator(model: Any) -> bool:
+    if isinstance(model, type):
+        return False
     return hasattr(model, "get_potential_energy") and hasattr(model, "calculate")
 
 
@@ -316,4 +318,4 @@ def _is_torchsim(model: Any) -> bool:
 
 
 def _is_potential(model: Any) -> bool:
-    return not isinstance(model, Mapping) and all(hasattr(model, n) for n in ("evaluate", "torchsim_model", "elements"))
+    return not isinstance(model, Mapping | type) and all(hasattr(model, n) for n in ("evaluate", "torchsim_model", "elements"))

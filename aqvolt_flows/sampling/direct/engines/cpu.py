@@ -28,7 +28,7 @@ class CpuEngine:
     """
 
     name = "cpu"
-    most_rows = None
+    most_rows: int | None = None
     compiled_parts = True
     #: Enough that rows sorted by their place in the tree find its leaves in the cache.
     rows_per_query = 2**18

@@ -46,7 +46,7 @@ class SklearnEngine:
     name = "sklearn"
     threads = 1
     rows_per_query = MOST_ROWS
-    most_rows = MOST_ROWS
+    most_rows: int | None = MOST_ROWS
     compiled_parts = False
 
     def __init__(self) -> None:

@@ -49,7 +49,7 @@ class TorchEngine:
     """
 
     name = "torch"
-    most_rows = None
+    most_rows: int | None = None
     compiled_parts = True
     #: Every box costs a few kernel launches per query, whatever the number of rows.
     rows_per_query = 2**20
