@@ -75,7 +75,7 @@ class NpTRun:
         for s in systems:
             if len(s.atoms) < 2:
                 raise InputError(
-                    f"{s.trajectory_id} has one atom, which cannot move against its centre of mass; set min_length_a "
+                    f"{s.trajectory_id} has one atom, which cannot move against its center of mass; set min_length_a "
                     "so that the supercell holds more."
                 )
         self.outcomes = {s.trajectory_id: Outcome(s) for s in systems}

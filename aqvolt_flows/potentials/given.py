@@ -318,4 +318,6 @@ def _is_torchsim(model: Any) -> bool:
 
 
 def _is_potential(model: Any) -> bool:
-    return not isinstance(model, Mapping | type) and all(hasattr(model, n) for n in ("evaluate", "torchsim_model", "elements"))
+    return not isinstance(model, Mapping | type) and all(
+        hasattr(model, n) for n in ("evaluate", "torchsim_model", "elements")
+    )

@@ -72,7 +72,7 @@ class TorchSimPotential:
         Parameters
         ----------
         neighbors
-            Algorithm and skin of the neighbour list; families with a list of their own ignore it.
+            Algorithm and skin of the neighbor list; families with a list of their own ignore it.
         max_atoms_per_call
             Evaluate in portions of at most so many atoms, to bound memory; likewise.
         """

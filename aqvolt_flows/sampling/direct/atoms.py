@@ -110,11 +110,11 @@ def _whole_stage(shards: Shards, sizes: Numbers, choice: AtomChoice, parents: Pa
     """
     running = choice.running
     _, points, clusters = fit(shards, choice.threshold, choice.weight_components, running)
-    chooser = Chooser(len(clusters.centres), choice.k, choice.threshold, choice.pick)
+    chooser = Chooser(len(clusters.centers), choice.k, choice.threshold, choice.pick)
     seen = 0
-    for found, distances in nearest(points, running.engine.index(clusters.centres), running.engine):
+    for found, distances in nearest(points, running.engine.index(clusters.centers), running.engine):
         own = slice(seen, seen + len(found)) if parents is None else parents.of(seen, len(found))
         chooser.add(found, distances, sizes[own])
         seen += len(found)
     points.close()
-    return AtomPicks(*chooser.chosen(), len(clusters.centres))
+    return AtomPicks(*chooser.chosen(), len(clusters.centers))

@@ -3,7 +3,7 @@
 DIRECT is Qi et al., DOI 10.1038/s41524-024-01227-4; two stages are AQVolt26's (section 2.1). The papers leave open
 how the two join. The default follows the one public reading of it (docs/sampling.md compares what each way keeps):
 stage 1 partitions the structures; within each part all atoms are clustered in a space of their own, the atom nearest to
-each centre is taken, and its structure is selected. Every choice that is left open is a parameter.
+each center is taken, and its structure is selected. Every choice that is left open is a parameter.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def direct_select(
     threshold
         BIRCH radius in the weighted space.
     k
-        Rows per cluster, those nearest to its centre; among equals the lower row.
+        Rows per cluster, those nearest to its center; among equals the lower row.
     weight_components
         Multiply each principal component by its share of the explained variance.
     seed
@@ -136,8 +136,8 @@ def direct_select(
         running = Running(used, folder, order=order, seed=seed, one_tree_rows=one_tree_rows)
         shards = Shards(features, "features", folder)
         _, points, clusters = fit(shards, threshold, weight_components, running)
-        chooser = Chooser(len(clusters.centres), k, threshold)
-        for found in nearest(points, running.engine.index(clusters.centres), running.engine):
+        chooser = Chooser(len(clusters.centers), k, threshold)
+        for found in nearest(points, running.engine.index(clusters.centers), running.engine):
             chooser.add(*found)
         points.close()
         shards.close()
@@ -165,7 +165,7 @@ class TwoStageDirect:
         ``per_cluster``: the atoms of each structural cluster have a space and clusters of their own. ``global``: all
         atoms share one.
     pick
-        ``nearest``: the atom nearest to the centre, among equals that of the smaller structure. ``smallest``: the
+        ``nearest``: the atom nearest to the center, among equals that of the smaller structure. ``smallest``: the
         atom of the smallest structure, among equals the nearest.
     order
         How rows enter the CF tree of stage 1 and of a global stage 2; parts are clustered in the order of rows.
@@ -311,7 +311,7 @@ class TwoStageDirect:
             indices = chosen.indices
             after = replace(
                 before,
-                centres=np.concatenate([before.centres, clusters.centres]),
+                centers=np.concatenate([before.centers, clusters.centers]),
                 radii=np.concatenate([before.radii, clusters.radii]),
                 counts=np.concatenate([before.counts, clusters.counts]),
                 chosen=np.concatenate([before.chosen, points.take(indices)]),
@@ -320,7 +320,7 @@ class TwoStageDirect:
             for source in (points, structures, atoms):
                 source.close()
         summary = gaps_summary(apart) | {
-            "structure_clusters": float(len(clusters.centres)),
+            "structure_clusters": float(len(clusters.centers)),
             "atom_clusters": float(picks.n_clusters),
             "covered_before": float((labels < 0).sum()),
         }
@@ -362,11 +362,11 @@ class TwoStageDirect:
         self, points: PointStore, clusters: SubClusters, before: SampledSpace, counts: Index, running: Running
     ) -> tuple[Index, Points, Points, NDArray[np.bool_]]:
         """Return label, distance and two components of every structure, and which take part in stage 2."""
-        n, m = points.count, len(clusters.centres)
+        n, m = points.count, len(clusters.centers)
         labels, distances = np.full(n, -1, np.int64), np.empty(n, np.float32)
         components = np.zeros((n, 2), np.float32)
         within = running.engine.index(before.reference) if len(before.reference) else None
-        index = running.engine.index(clusters.centres) if m else None
+        index = running.engine.index(clusters.centers) if m else None
         first = 0
         for block in ahead(coalesced(points.blocks(), running.engine.rows_per_query)):
             rows = slice(first, first + len(block))

@@ -63,7 +63,7 @@ class Encoder(Protocol):
     d_structure, d_atom
         Lengths of the two vectors.
     cutoff
-        Radius of the graph, Å; an atom without a neighbour within it is isolated.
+        Radius of the graph, Å; an atom without a neighbor within it is isolated.
     """
 
     name: str
@@ -140,7 +140,7 @@ class BatchedEncoder(ABC):
         return _Result(np.asarray(structures, np.float32), np.asarray(atoms, np.float32))
 
     def _refusal(self, atoms: Atoms) -> str | None:
-        from aqvolt_flows.sampling.distances import neighbourhood
+        from aqvolt_flows.sampling.distances import neighborhood
 
         if not len(atoms):
             return "no_atoms"
@@ -148,7 +148,7 @@ class BatchedEncoder(ABC):
             return "not_finite"
         if self.known is not None and not self.known.issuperset(atoms.numbers.tolist()):
             return "unknown_element"
-        closest, loneliest = neighbourhood(atoms.positions, atoms.cell[:], self.cutoff)
+        closest, loneliest = neighborhood(atoms.positions, atoms.cell[:], self.cutoff)
         if closest < CLOSEST_A:
             return "close_atoms"
         return "isolated_atom" if loneliest > self.cutoff else None
