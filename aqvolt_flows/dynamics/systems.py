@@ -1,4 +1,4 @@
-"""What is run: systems, their start, and which of them are refused before a model sees them."""
+"""Systems to run: their initial state, and which of them are refused before a model evaluates them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class System:
 
 @dataclass(eq=False)
 class Outcome:
-    """How one system's run stands or ended.
+    """The state of one system's run, or how it ended.
 
     Attributes
     ----------
@@ -69,7 +69,7 @@ def check_ids(trajectory_ids: Sequence[str]) -> None:
     Raises
     ------
     InputError
-        If the list is empty or an id stands in it twice.
+        If the list is empty or contains an id twice.
     """
     if not trajectory_ids:
         raise InputError("No system was given to explore; select candidates first.")

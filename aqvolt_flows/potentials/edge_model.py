@@ -26,7 +26,7 @@ class EdgeModel(ModelInterface):
     neighbors
         How pairs are found.
     max_atoms_per_call
-        Systems are evaluated in portions of at most so many atoms (one system at least), which bounds memory
+        Systems are evaluated in portions of at most this many atoms (one system at least), which bounds memory
         however large the batch is; None: all at once.
     """
 

@@ -51,7 +51,7 @@ class Potential(Protocol):
         ...
 
     def evaluate(self, systems: Sequence[Atoms], max_batch_atoms: int = 2048) -> list[Evaluation]:
-        """Return one :class:`Evaluation` per system, in order, computed in batches of at most so many atoms."""
+        """Return one :class:`Evaluation` per system, in order, computed in batches of at most this many atoms."""
         ...
 
     def ase_calculator(self) -> Calculator:
@@ -114,7 +114,7 @@ class Family:
 
     @property
     def scheme(self) -> str | None:
-        """What stands before the colon, for families that are named by path."""
+        """What model strings begin with, without the colon, for families named by a path; else None."""
         return self.pattern.split(":")[0] if ":" in self.pattern else None
 
 

@@ -89,7 +89,7 @@ class CFTree:
 
 
 def tree_arrays(capacity: int, dimensions: int, branching: int = BRANCHING) -> tuple[NDArray, ...]:
-    """Return empty centers, sizes, leaf flags, counts, scatters and children of so many nodes."""
+    """Return empty centers, sizes, leaf flags, counts, scatters and children for a capacity of nodes."""
     slots = -(-(branching + 1) // kernels.LANES) * kernels.LANES
     return (
         np.zeros((capacity, dimensions, slots), np.float32),

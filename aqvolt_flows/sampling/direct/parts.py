@@ -1,6 +1,6 @@
-"""Stage 2 within each structural cluster: hundreds of thousands of small DIRECTs, compiled into one loop.
+"""The atomic level within each structural cluster: hundreds of thousands of small DIRECTs, compiled into one loop.
 
-A part's atoms get a space, a CF tree and a choice of their own, by the same rules as a stage over all rows. A part
+A part's atoms get a space, a CF tree and a choice of their own, by the same rules as a DIRECT over all rows. A part
 with fewer atoms than features is rotated through its Gram matrix, which has the same eigenvalues (its rows' principal
 coordinates), so that a handful of atoms costs microseconds instead of an eigenproblem in all features.
 """
@@ -29,14 +29,14 @@ from aqvolt_flows.sampling.direct.kernels import (
     squared_distances,
 )
 from aqvolt_flows.sampling.direct.nearest import n_threads
-from aqvolt_flows.sampling.direct.one_stage import TICK, Pick
 from aqvolt_flows.sampling.direct.selection import AtomPicks
+from aqvolt_flows.sampling.direct.single_direct import TICK, Pick
 
 Numbers = NDArray[np.int64]
 
-#: Larger parts go through the passes of a whole stage, whose search does not compare all pairs.
+#: Larger parts go through a DIRECT of their own (:mod:`single_direct`), whose search does not compare all pairs.
 LARGEST_PART = 16_384
-#: Nodes of a thread's tree; a part that needs more goes through the passes of a whole stage.
+#: Nodes of a thread's tree; a part that needs more goes through a DIRECT of its own.
 _NODES = 2048
 
 
@@ -156,7 +156,7 @@ def choose_parts(  # type: ignore[no-untyped-def]
     starts
         (parts + 1,).
     limit, branching, weight, k, nearest
-        Square of the threshold, and the choices of the stage.
+        Square of the threshold, and the choices of the atomic level.
     tree
         Arrays of a CF tree for d dimensions, used again for each part.
     chosen, labels, distances
@@ -196,7 +196,7 @@ def choose_parts(  # type: ignore[no-untyped-def]
 
 @dataclass(frozen=True)
 class PartChoices:
-    """The choices of stage 2 within parts; not ``compiled``: every part goes through the passes of a whole stage."""
+    """The choices of the atomic level within parts; not ``compiled``: every part has a DIRECT of its own."""
 
     threshold: float
     k: int = 1

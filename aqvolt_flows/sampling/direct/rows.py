@@ -187,7 +187,7 @@ def ahead[T](items: Iterable[T]) -> Iterator[T]:
 
 
 def coalesced(blocks: Iterable[Rows], rows: int) -> Iterator[Rows]:
-    """Yield blocks joined until they have so many rows, the last one as it comes: a search likes many at once."""
+    """Yield blocks joined until they have at least this many rows (the last may have fewer)."""
     held: list[Rows] = []
     for block in blocks:
         held.append(block)

@@ -97,16 +97,16 @@ class Selection:
     indices
         Sorted rows of the chosen structures.
     structure_clusters
-        (n,), stage-1 cluster of every structure; −1: covered before this round.
+        (n,), structural cluster of every structure; −1: covered before this round.
     structure_distances
         (n,), float32, distance of every structure to the center of its cluster, or to what covers it.
     atom_clusters
-        For each chosen row, the stage-2 clusters that chose it, numbered over all parts;
+        For each chosen row, the atomic clusters that chose it, numbered over all parts;
         ``atom_clusters.distances(row)``: how far its atoms are from their centers.
     coverage
         Distances of all structures to the nearest chosen one (of any round): mean, p99, max, upper bounds where the
         search is a beam (by 0.1 % on average, 0.6 % at p99 for 450,000 chosen); the number of clusters of both
-        stages; how many structures were covered before.
+        levels; how many structures were covered before.
     parameters
         All choices, and the identity of the space.
     components

@@ -37,7 +37,7 @@ class SampledSpace:
     space
         Scaler, principal components and weights; fitted once, in the first round.
     threshold
-        Of the structural stage, in the weighted space.
+        Of the structural level, in the weighted space.
     centers, radii, counts
         (m, n_components), (m,), (m,): the sub-clusters of all rounds.
     chosen

@@ -74,7 +74,7 @@ class Encoder(Protocol):
     cutoff: float
 
     def encode(self, frames: Sequence[Atoms], max_batch_atoms: int = 4096) -> Features:
-        """Return the features of frames, computed in batches of at most so many atoms."""
+        """Return the features of frames, computed in batches of at most this many atoms."""
         ...
 
 
@@ -106,7 +106,7 @@ class BatchedEncoder(ABC):
         """Return the structure matrix and the atom matrix of graphs."""
 
     def encode(self, frames: Sequence[Atoms], max_batch_atoms: int = 4096) -> Features:
-        """Return the features of frames, computed in batches of at most so many atoms.
+        """Return the features of frames, computed in batches of at most this many atoms.
 
         A batch that does not fit into memory is halved until it does; a frame that does not fit alone, and one
         that the model cannot see (atoms on top of each other, an atom without a neighbor, an unknown element), is

@@ -20,8 +20,8 @@ from aqvolt_flows.sampling import TwoStageDirect, direct_select
 from aqvolt_flows.sampling.direct import atoms as two_stage
 from aqvolt_flows.sampling.direct import parts
 from aqvolt_flows.sampling.direct.nearest import BEAM, EXACT_TO
-from aqvolt_flows.sampling.direct.one_stage import Chooser
 from aqvolt_flows.sampling.direct.selection import AtomPicks
+from aqvolt_flows.sampling.direct.single_direct import Chooser
 from aqvolt_flows.sampling.direct.space import Moments, Space
 
 

@@ -127,5 +127,5 @@ def test_engines_agree_on_moments_and_rotation():
 
 
 def test_an_engine_that_does_not_exist_is_named():
-    with pytest.raises(InputError, match="expected cpu or torch"):
+    with pytest.raises(InputError, match="known are cpu, torch, sklearn"):
         load_engine("gpu")

@@ -1,4 +1,4 @@
-"""One stage of DIRECT over any number of rows: space, sub-clusters, assignment, choice; each a pass in blocks.
+"""One DIRECT over any number of rows: space, sub-clusters, assignment, choice; each a pass in blocks.
 
 Rows are read twice when they must be standardized (moments; rotation) and once when the space is given. The rotated
 rows are kept, in memory or in a temporary file, for the passes after that.
@@ -35,7 +35,7 @@ ONE_TREE_ROWS = 20_000_000
 
 @dataclass(frozen=True)
 class Running:
-    """How a stage runs; none of it changes what is chosen, but order, seed, branching and rows of one tree.
+    """How it runs; none of it changes what is chosen, but order, seed, branching and rows of one tree.
 
     Attributes
     ----------
@@ -123,7 +123,7 @@ def nearest(points: PointStore, index: Index, engine: Engine) -> Iterator[tuple[
 
 
 def gaps(points: PointStore, reference: Points, engine: Engine) -> Points:
-    """Return the distance of every stored row to the nearest one of a reference (with a beam: no less than it)."""
+    """Return each stored row's distance to the nearest row of a reference (with the beam search, an upper bound)."""
     return np.concatenate([distances for _, distances in nearest(points, engine.index(reference), engine)])
 
 
