@@ -12,6 +12,7 @@ import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -83,6 +84,8 @@ class Family:
         What must be installed.
     install
         How to install it, for messages.
+    distribution
+        What is asked for the version, where it is not called as the package.
     known
         Model strings with weights inside the package → (package path of the weights, SHA-256).
     built_in
@@ -101,11 +104,20 @@ class Family:
     module: str
     package: str
     install: str = "install it"
+    distribution: str = ""
     known: dict[str, tuple[str, str]] = field(default_factory=dict)
     built_in: dict[str, str] = field(default_factory=dict)
     members: tuple[str, ...] = ()
     advice: str = ""
     only_pinned: bool = False
+
+    @property
+    def installed(self) -> str:
+        """Version of the installed distribution; empty where it is not installed."""
+        try:
+            return version(self.distribution or self.package.split(".")[0])
+        except PackageNotFoundError:
+            return ""
 
     def owns(self, model: str) -> bool:
         """Return whether a model string is of this family."""
@@ -154,6 +166,7 @@ FAMILIES: Registry[Family] = Registry(
             pattern="fairchem:PATH",
             module="aqvolt_flows.potentials.fairchem",
             package="fairchem.core",
+            distribution="fairchem-core",
             install="pip install 'aqvolt-flows[train]'",
             advice="give the path of an inference_ckpt.pt.",
         ),
@@ -162,6 +175,7 @@ FAMILIES: Registry[Family] = Registry(
             pattern="mace:PATH",
             module="aqvolt_flows.potentials.mace",
             package="mace",
+            distribution="mace-torch",
             install="pip install mace-torch, into an environment of its own: it pins e3nn 0.4.4, others need 0.5 up",
             advice="give the path of a .model file.",
             only_pinned=True,
@@ -183,6 +197,17 @@ FAMILIES: Registry[Family] = Registry(
 def families() -> list[str]:
     """Return how model strings look, one example per family."""
     return [f.pattern for f in FAMILIES.values()]
+
+
+def model_version(model: str) -> str:
+    """Return the version of the package that computes a model; empty where it is not installed.
+
+    Raises
+    ------
+    InputError
+        If no family knows the string.
+    """
+    return _family(model).installed
 
 
 def _family(model: str) -> Family:

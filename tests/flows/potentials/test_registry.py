@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
+
 import plugins
 import pytest
 
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.identity import content_hash
-from aqvolt_flows.potentials.registry import FAMILIES, Family, check_model, model_hash
+from aqvolt_flows.potentials.registry import FAMILIES, Family, check_model, model_hash, model_version
 
 CODE = """
 from aqvolt_flows.potentials.registry import Family
@@ -59,3 +61,12 @@ def test_an_unknown_potential_is_refused_everywhere(name):
             ask(name)
     with pytest.raises(InputError, match="There is no family of potentials 'orb'"):
         FAMILIES["orb"]
+
+
+def test_a_model_has_the_version_of_its_package():
+    installed = {name: family.installed for name, family in FAMILIES.items()}
+    assert installed["chgnet"] == model_version("chgnet/r2scan") == version("chgnet")
+    assert installed["fairchem"] == version("fairchem-core")
+    assert model_version("mace:x.model") == installed["mace"]
+    absent = Family("a", "a:PATH", "m", "not_there")
+    assert absent.installed == ""

@@ -1,0 +1,42 @@
+"""Modules of makers for scripts import nothing heavy: a submit node writes flows without torch."""
+
+from __future__ import annotations
+
+import plugins
+import pytest
+
+MODULES = [
+    "aqvolt_flows.exploration.npt_maker",
+    "aqvolt_flows.dynamics.relax_maker",
+    "aqvolt_flows.sampling.direct_maker",
+    "aqvolt_flows.each",
+    "aqvolt_flows.potentials.given",
+    "aqvolt_flows.sampling.encoders",
+    "aqvolt_flows.sampling.direct.engines",
+]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_of_makers_imports_nothing_heavy(module, tmp_path):
+    code = (
+        f"import {module}, sys; print([m for m in ('torch', 'torch_sim', 'sevenn', 'chgnet', 'fairchem', 'matgl', "
+        "'sklearn', 'matplotlib') if m in sys.modules])"
+    )
+    assert plugins.run(tmp_path, code) == "[]\n"
+
+
+def test_a_flow_of_all_is_made_without_torch(tmp_path):
+    code = """
+import sys
+from ase.build import bulk
+from jobflow import Flow
+from aqvolt_flows.dynamics.relax_maker import RelaxMaker
+from aqvolt_flows.exploration.npt_maker import NpTMDMaker
+from aqvolt_flows.sampling.direct_maker import DirectMaker
+relax = RelaxMaker("chgnet/r2scan").make([bulk("LiCl", "rocksalt", a=5.1)])
+md = NpTMDMaker("7net-mf-0/R2SCAN", parameters={"n_steps": 10}).make(relax.output.structures)
+direct = DirectMaker("chgnet/r2scan").make(md.output)
+Flow([relax, md, direct]).as_dict()
+print("torch" in sys.modules)
+"""
+    assert plugins.run(tmp_path, code) == "False\n"
