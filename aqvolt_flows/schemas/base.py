@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -17,6 +18,14 @@ class Parameters(BaseModel):
     """A frozen group of scientific parameters; an unknown key is an error, never ignored."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values that monty reads back; a job's maker is written this way, also to a LaunchPad.
+
+        monty asks a maker's fields for ``as_dict`` and leaves those without it as objects, which FireWorks would store
+        as their ``str``.
+        """
+        return {"@module": type(self).__module__, "@class": type(self).__name__, **self.model_dump(mode="json")}
 
 
 class Document(BaseModel):

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 
 import pytest
+from fireworks import Workflow
+from jobflow import Flow
+from jobflow.managers.fireworks import flow_to_workflow
 from monty.json import MontyDecoder, jsanitize
 
 from aqvolt_flows.candidates.jobs import SelectMaker
@@ -67,6 +71,8 @@ def test_makers_within_makers_are_reached():
     changed = TwoStageSampleMaker().update_kwargs({"parameters": {"k": 2}}, name_filter="encode")
     makers = changed.encode_maker, changed.cover_maker, changed.choose_maker
     assert [m.parameters.k for m in makers] == [2, 2, 1]
+    changed = TwoStageSampleMaker().update_kwargs({"_set": {"parameters->k": 3}}, name_filter="2D", dict_mod=True)
+    assert (changed.choose_maker.parameters.k, changed.encode_maker.parameters.k) == (3, 1)
     with pytest.raises(InputError, match="no field 'kk'"):
         flow.update_maker_kwargs({"parameters": {"kk": 9}}, name_filter="2DIRECT")
 
@@ -77,3 +83,13 @@ def test_files_of_a_hull_are_typed():
         SubstituteMaker(energies=REF | {"sha256": "x"})
     with pytest.raises(InputError, match="DuplicateParameters has no field 'tol'"):
         LithiateMaker(duplicates={"tol": 1})
+
+
+@pytest.mark.parametrize("maker", MAKERS, ids=lambda m: m.__name__)
+def test_a_launchpad_stores_fields_as_values(maker):
+    """FireWorks asks monty, and stores what monty leaves as an object as its ``str``."""
+    values = MAKERS[maker]
+    job = maker(parameters=values).make(["x"])
+    stored = json.loads(json.dumps(flow_to_workflow(Flow([job])).to_dict(), default=datetime.isoformat))
+    [firework] = Workflow.from_dict(stored).fws
+    assert firework.tasks[0]["job"].maker == maker(parameters=values)

@@ -178,7 +178,7 @@ def test_one_space_for_all_atoms_chooses_one_of_each_kind():
     assert 1 <= len(fewer.indices) <= 3
 
 
-def test_parts_are_clustered_like_whole_stages(monkeypatch):
+def test_parts_are_clustered_like_single_directs(monkeypatch):
     """The compiled loop over parts against the passes of a whole stage; more and fewer atoms than features."""
     rng = np.random.default_rng(5)
     n_atoms = rng.integers(1, 9, 60)
@@ -207,8 +207,8 @@ def test_a_part_too_large_for_the_loop_is_chosen_the_same(monkeypatch):
     loop = TwoStageDirect(0.01, 0.1).select(features, atoms, n_atoms)
     called = []
     monkeypatch.setattr(parts, "_NODES", 65)
-    whole_stage = two_stage._whole_stage
-    monkeypatch.setattr(two_stage, "_whole_stage", lambda *a: called.append(1) or whole_stage(*a))
+    whole_stage = two_stage._single_direct
+    monkeypatch.setattr(two_stage, "_single_direct", lambda *a: called.append(1) or whole_stage(*a))
     full = TwoStageDirect(0.01, 0.1).select(features, atoms, n_atoms)
     assert called
     assert loop.indices.tolist() == full.indices.tolist()

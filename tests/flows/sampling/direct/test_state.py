@@ -48,7 +48,7 @@ def test_a_damaged_state_is_refused(first, tmp_path, damage):
     elif damage == "changed":
         with np.load(path) as stored:
             arrays = dict(stored)
-        arrays["centers"] = arrays["centers"] + 1
+        arrays["centres"] = arrays["centres"] + 1
         np.savez(path, **arrays)
     elif damage == "other":
         np.savez(path, rows=np.zeros(3))
