@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from aqvolt_flows.aside import written_aside
 from aqvolt_flows.errors import InputError
-from aqvolt_flows.sampling.direct.rows import Rows, Shards, as_features
+from aqvolt_flows.sampling.direct.forms import as_features
+from aqvolt_flows.sampling.direct.rows import Rows, Shards
 from aqvolt_flows.sampling.direct.space import Space
 
 Points = NDArray[np.float32]
