@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pymatgen.core import IMolecule, IStructure, Molecule, Structure
 
-from aqvolt_flows.chemistry import reduced_formula
 from aqvolt_flows.errors import InputError
 
 if TYPE_CHECKING:
@@ -36,20 +36,19 @@ def to_structure(given: Any, name: str = "structure") -> Structure:
         finite.
     """
     structure = _read(given, name)
+    formula = _formula(structure)
     if not len(structure):
         raise InputError(f"The {name} has no atom; {_EXPECTED} with at least one.")
     if not structure.is_ordered:
         site = next(s for s in structure if not s.is_ordered)
         raise InputError(
-            f"The {name} {_formula(structure)} has the partly occupied site {site.species_string}; expected one element a site: "
+            f"The {name} {formula} has the partly occupied site {site.species_string}; expected one element a site: "
             "choose an ordering first, e.g. with pymatgen's OrderDisorderedStructureTransformation."
         )
     if not (np.isfinite(structure.cart_coords).all() and np.isfinite(structure.lattice.matrix).all()):
-        raise InputError(f"The {name} {_formula(structure)} has coordinates or a cell that are not finite; correct it.")
+        raise InputError(f"The {name} {formula} has coordinates or a cell that are not finite; correct it.")
     if structure.volume < 1e-6:
-        raise InputError(
-            f"The {name} {_formula(structure)} has a cell of no volume; expected three independent vectors, in Å."
-        )
+        raise InputError(f"The {name} {formula} has a cell of no volume; expected three independent vectors, in Å.")
     return structure
 
 
@@ -78,7 +77,10 @@ def to_atoms(given: Any, name: str = "structure") -> Atoms:
 
 
 def _formula(given: Any) -> str:
-    return reduced_formula(given.composition)
+    """Return the formula; the missing electronegativity of noble gases only orders its symbols."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="No Pauling electronegativity", category=UserWarning)
+        return str(given.composition.formula).replace(" ", "")
 
 
 def _is_one(given: Any) -> bool:
@@ -91,7 +93,8 @@ def _read(given: Any, name: str) -> Structure:
     if isinstance(given, IStructure):
         return Structure.from_sites(list(given))
     if isinstance(given, Molecule | IMolecule):
-        raise InputError(f"The {name} {_formula(given)} is a molecule without a cell; {_EXPECTED} with three vectors.")
+        formula = _formula(given)
+        raise InputError(f"The {name} {formula} is a molecule without a cell; {_EXPECTED} with three vectors.")
     if isinstance(given, str | PurePath):
         raise InputError(
             f"A path was given as {name}, {str(given)!r}; {_EXPECTED}: read it first, e.g. with Structure.from_file."

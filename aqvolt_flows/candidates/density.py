@@ -123,7 +123,7 @@ def _read_object(filesystem: Any, key: str) -> bytes | None:
 
 
 def _parse_density(data: bytes, name: str) -> Chgcar:
-    """Return the density of one JSON document; it stands at the top, or under ``data`` as atomate's store wrote it."""
+    """Return the density of a JSON document; it is at the top level, or under ``data`` as atomate's store wrote it."""
     from monty.json import MontyDecoder
     from pymatgen.io.vasp import Chgcar
 

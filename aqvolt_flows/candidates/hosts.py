@@ -86,7 +86,7 @@ def host_document(
 ) -> CandidateDocument:
     """Return the document of one host, accepted or rejected with its reason.
 
-    It carries ``role: host``: something to lithiate, never explored or labelled itself.
+    It carries ``role: host``: something to lithiate, never explored or labeled itself.
     """
     failure, decisions = judge_host(structure, parameters, provenance)
     key = content_key("hosts/1", structure=structure_hash(structure), source=source)

@@ -201,7 +201,7 @@ def reference_from_potential(phases: Iterable[Phase], relax: Relaxer, level: str
     """Return the phases relaxed with a potential: the hull of that potential.
 
     Phases without a structure, or whose relaxation fails, are left out and named in ``failed``; a phase that is only
-    left out can make another look more stable, so the number stands in the document.
+    left out can make another look more stable, so the number is written to the document.
     """
     given, found = list(phases), []
     known = [p for p in given if p.structure is not None]

@@ -99,8 +99,8 @@ class SubstituteMaker(Maker):
         relax = torchsim_relaxer(potential, p.relaxation)
         r2scan = p.reference == "r2scan"
         phases = _phases(database, self.entries, "reference_entries", r2scan)
-        labelled = _phases(database, self.energies, "energies", r2scan)
-        made = substituted_documents(todo, parents, p, phases, labelled, relax)
+        labeled = _phases(database, self.energies, "energies", r2scan)
+        made = substituted_documents(todo, parents, p, phases, labeled, relax)
         counts = write_generated(database, made, self.duplicates)
         return counts | {"already_done": len(done)}
 
@@ -116,7 +116,7 @@ def substituted_documents(
     parents: Sequence[dict[str, Any]],
     parameters: SubstitutionParameters,
     phases: Sequence[Phase],
-    labelled: Sequence[Phase],
+    labeled: Sequence[Phase],
     relax: Relaxer,
 ) -> list[CandidateDocument]:
     """Return one document per substitution, in order.
@@ -131,7 +131,7 @@ def substituted_documents(
         Limits, and which reference.
     phases
         Competing phases; with reference ``potential`` those of the chemical systems at hand are relaxed too.
-    labelled
+    labeled
         With reference ``r2scan``: r2SCAN energies of substituted structures.
     relax
         Structures in, relaxed structures out.
@@ -156,7 +156,7 @@ def substituted_documents(
             "new": item["new"],
             "linear_scale": round(linear_scale(original.composition, item["old"], item["new"]), 6),
         }
-        failure = _judge(start, end, parameters, reference, level, labelled, decisions)
+        failure = _judge(start, end, parameters, reference, level, labeled, decisions)
         provenance = {
             "potential": parameters.relaxation.potential,
             "weights": model_hash(parameters.relaxation.potential),
@@ -175,7 +175,7 @@ def _judge(
     parameters: SubstitutionParameters,
     reference: Reference,
     level: str,
-    labelled: Sequence[Phase],
+    labeled: Sequence[Phase],
     decisions: dict[str, Any],
 ) -> Failure | None:
     """Return why a substituted structure stays out, or None; every number is added to ``decisions``."""
@@ -190,7 +190,7 @@ def _judge(
     energy = end.energy
     if parameters.reference == "r2scan":
         level = R2SCAN
-        found = labelled_energy(end.structure, labelled)
+        found = labeled_energy(end.structure, labeled)
         if found is None:
             message = "no r2SCAN energy of this structure is among the energies given"
             return Failure(reason="no_r2scan_energy", message=message)
@@ -208,7 +208,7 @@ def _judge(
     return None
 
 
-def labelled_energy(structure: Structure, labelled: Sequence[Phase]) -> float | None:
+def labeled_energy(structure: Structure, labeled: Sequence[Phase]) -> float | None:
     """Return the lowest energy, for the structure's cell, of the given phases that are this structure.
 
     Sameness is pymatgen's default ``StructureMatcher``.
@@ -218,7 +218,7 @@ def labelled_energy(structure: Structure, labelled: Sequence[Phase]) -> float | 
     matcher = StructureMatcher()
     energies = [
         p.energy * len(structure) / len(p.structure)
-        for p in labelled
+        for p in labeled
         if p.structure is not None
         and p.structure.composition.reduced_formula == structure.composition.reduced_formula
         and matcher.fit(structure, p.structure)

@@ -1,7 +1,7 @@
 """Stuffing a host with Li, one at a time, as far as its redox metals pay (section 2.1).
 
 At each step one more Li goes onto every symmetry-distinct free site; all configurations are relaxed in one batch,
-and the one of lowest energy that is still the host (a topotactic insertion) goes on to the next step.
+and the one of lowest energy that is still the host (a topotactic insertion) is the start of the next step.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ class Quarantined:
     record_id
         Its identifier, where that could be read.
     fatal
-        Nothing after it could be read; what came before stands.
+        Nothing after it could be read; what came before is kept.
     """
 
     file: str

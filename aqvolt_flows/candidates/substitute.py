@@ -67,7 +67,7 @@ def halogen_counts(elements: Sequence[Sequence[str]]) -> dict[str, int]:
 
 
 def ionic_radius(element: str, state: float) -> float:
-    """Return a radius in Å: Shannon's for six neighbours where there is one.
+    """Return a radius in Å: Shannon's for six neighbors where there is one.
 
     R. D. Shannon, Acta Cryst. A 32, 751 (1976), DOI 10.1107/S0567739476001551, as pymatgen holds it. For a state
     without an entry, the nearest state that has one; for an element without any (or state 0), pymatgen's atomic radius.

@@ -67,7 +67,7 @@ class Batch:
 
     @cached_property
     def dof(self) -> torch.Tensor:
-        """Degrees of freedom of each system, 3N − 3: the centre of mass is at rest; (n_systems,)."""
+        """Degrees of freedom of each system, 3N − 3: the center of mass is at rest; (n_systems,)."""
         return torch.as_tensor(3 * self.counts - 3, dtype=DTYPE, device=self.device)
 
     def kinetic_energy(self, momenta: torch.Tensor) -> torch.Tensor:

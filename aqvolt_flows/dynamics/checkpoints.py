@@ -1,8 +1,8 @@
-"""What a batch writes while it runs: part files of frames, and checkpoints that say which of them count.
+"""Files of a running batch: part files of frames, and checkpoints that name the valid ones.
 
 A Parquet file cannot be appended to, and one that was being written when its process was killed cannot be read. So
 frames go to part files; a checkpoint names the parts that were closed before it, together with the state of the run at
-that moment. After a kill, parts that no checkpoint names are removed, and the run goes on from the state: no frame is
+that moment. After a kill, parts that no checkpoint names are removed, and the run continues from the state: no frame is
 written twice and none is missing. When a trajectory has ended, its row groups are joined into one file.
 """
 

@@ -1,4 +1,4 @@
-"""How many systems run together: the room in a device's memory, and what to do when it was less than thought."""
+"""Estimate how many systems fit into a device's memory, and adapt when fewer do."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Room:
         return n_atoms * n_atoms / volume if self.by_density else float(n_atoms)
 
     def fits(self, n_atoms: int, size: float) -> bool:
-        """Return whether so many atoms of so much size may run together."""
+        """Return whether a batch of this many atoms and this size fits."""
         return n_atoms <= self.max_atoms and size <= self.max_size
 
     def shrink(self, size: float) -> None:

@@ -1,8 +1,9 @@
 """NpT molecular dynamics of many systems in one running batch, every one with its own step counter.
 
-Systems that finish or fail leave; those that wait take their place. When memory runs out, half of the batch steps
-aside as it is and goes on later. Frames go to a sink as they come, and :meth:`NpTRun.snapshot` holds all there is to
-hold: from it, on the CPU, the run goes on bit by bit as if it had not been interrupted.
+Systems that finish or fail leave the batch, and waiting ones take their place. When memory runs out, half of the batch
+is parked in its current state and continues later. Frames are written to a sink as they are made. A
+:meth:`NpTRun.snapshot` holds the complete state: on the CPU, a run restored from it gives the same bits as one that was
+not interrupted.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class NpTRun:
         for s in systems:
             if len(s.atoms) < 2:
                 raise InputError(
-                    f"{s.trajectory_id} has one atom, which cannot move against its centre of mass; set min_length_a "
+                    f"{s.trajectory_id} has one atom, which cannot move against its center of mass; set min_length_a "
                     "so that the supercell holds more."
                 )
         self.outcomes = {s.trajectory_id: Outcome(s) for s in systems}
@@ -126,7 +127,7 @@ class NpTRun:
         return list(self.outcomes.values())
 
     def advance(self) -> None:
-        """Let in whom there is room for, and make one step of every running system."""
+        """Admit waiting systems where there is room, and make one step of every running system."""
         if (self._vacancy or self._batch is None) and (self._waiting or self._parked):
             self._fill()
         batch = self._batch
@@ -175,7 +176,7 @@ class NpTRun:
             self._recorder.flush()
 
     def snapshot(self) -> dict[str, Any]:
-        """Return all that :meth:`restore` needs, as plain values and CPU tensors; frames are flushed first."""
+        """Return everything that :meth:`restore` needs, as plain values and CPU tensors; frames are flushed first."""
         self.flush()
         self._share_time()
         return {
@@ -192,7 +193,10 @@ class NpTRun:
         }
 
     def restore(self, snapshot: dict[str, Any]) -> None:
-        """Go on from a snapshot; systems that it does not know wait, those it has and nobody wants are dropped."""
+        """Continue from a snapshot.
+
+        Systems missing from the snapshot are queued; systems no longer requested are dropped.
+        """
         batches = [Batch.from_dict(b) for b in [snapshot["batch"], *snapshot["parked"]] if b is not None]
         batches = [b.select([i for i, name in enumerate(b.ids) if name in self.outcomes]) for b in batches]
         self.tick = snapshot["tick"]
@@ -234,7 +238,10 @@ class NpTRun:
         return self._guard.watch(batch)
 
     def _fill(self) -> None:
-        """Let systems in, parked ones first, first fit; each only when its written steps fall on the batch's."""
+        """Admit waiting systems, parked ones first, while they fit.
+
+        A system joins only at a step where its output stride coincides with the batch's.
+        """
         stride = self.parameters.stride
         if self._batch is None and not self.aligned and not self._parked:
             self.tick += stride - self.tick % stride
@@ -269,7 +276,7 @@ class NpTRun:
             self._join(entering)
 
     def _try_start(self, ids: list[str]) -> Batch | None:
-        """Return new systems with their forces; when memory runs out, fewer, and the others wait on."""
+        """Return new systems with their forces; when memory runs out, fewer of them, and the others stay queued."""
         while ids:
             try:
                 batch = self._start(ids)
@@ -309,7 +316,7 @@ class NpTRun:
             self._noise.prepare(self._batch.seeds, [(3 * int(n) - 4) / 2 for n in self._batch.counts])
 
     def _halve(self, error: BaseException) -> None:
-        """Memory ran out: half of the systems step aside as they are, and go on when there is room."""
+        """Park half of the systems after memory ran out; they continue when there is room."""
         assert self._batch is not None
         release_memory(self.model.device)
         self.flush()
@@ -331,7 +338,7 @@ class NpTRun:
         self._on_out_of_memory(size)
 
     def _remove_failed(self) -> None:
-        """Take failed systems out of the batch; their frames before the failure stay, the others go on."""
+        """Take failed systems out of the batch; their frames before the failure are kept, the others continue."""
         assert self._batch is not None
         failures = self._guard.failures(self._batch)
         if not failures:

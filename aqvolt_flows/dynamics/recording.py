@@ -1,4 +1,4 @@
-"""From running systems to columns of frames: kept where the batch is, fetched many at a time."""
+"""Record frames of running systems: kept on the device, fetched many at a time."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Recorder:
     sink
         Where they go.
     held_bytes
-        Fetched when so many bytes are held.
+        Frames are fetched when they take more than this many bytes.
     """
 
     def __init__(self, sink: Sink, held_bytes: int = HELD_BYTES) -> None:

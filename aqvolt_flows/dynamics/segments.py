@@ -1,4 +1,4 @@
-"""A batch run in segments: checkpoints at fixed steps, a clean end before the walltime, and a start where it ended."""
+"""Run a batch in segments: checkpoint at fixed steps, stop before the walltime, and continue from there."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class Segment:
         """Run until the batch is done or the time is over; return whether it is done.
 
         The end comes at a checkpoint after which the next could not be reached in time, or, if not even one can, at
-        the first step that is written after the time is over: every segment gets on.
+        the first written step after the time is over, so that every segment makes progress.
         """
         try:
             return self._go(on_progress)
@@ -158,7 +158,7 @@ def explore_to_folder(
 ) -> dict[str, Ended]:
     """Run systems without a database, checkpoints and all: ``folder/TRAJECTORY_ID.parquet`` for each.
 
-    Called again after a kill it goes on where it was, and what has ended already is not among what it returns.
+    Called again after a kill, it continues from the last checkpoint; what ended before is not returned again.
 
     Parameters
     ----------

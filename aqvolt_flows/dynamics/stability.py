@@ -23,7 +23,7 @@ TEMPERATURE_MARGIN_K = 1000.0
 #: Steps between looks at the flags: on the CPU they cost nothing.
 GUARD_STEPS = {"cpu": 1}
 GUARD_STEPS_GPU = 10
-#: Steps between searches for lost atoms; each is a neighbour list.
+#: Steps between searches for lost atoms; each is a neighbor list.
 LOST_ATOM_STEPS = 100
 
 REASONS = ("", "not_finite", "force_limit", "volume_change", "temperature_limit", "lost_atoms")

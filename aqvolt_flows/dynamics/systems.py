@@ -1,4 +1,4 @@
-"""What is run: systems, their start, and which of them are refused before a model sees them."""
+"""Systems to run: their initial state, and which of them are refused before a model evaluates them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class System:
 
 @dataclass(eq=False)
 class Outcome:
-    """How one system's run stands or ended.
+    """The state of one system's run, or how it ended.
 
     Attributes
     ----------
@@ -69,7 +69,7 @@ def check_ids(trajectory_ids: Sequence[str]) -> None:
     Raises
     ------
     InputError
-        If the list is empty or an id stands in it twice.
+        If the list is empty or contains an id twice.
     """
     if not trajectory_ids:
         raise InputError("No system was given to explore; select candidates first.")
@@ -94,7 +94,7 @@ def refusal(atoms: Atoms, elements: Iterable[int] | None, model: str, min_distan
         overlaps; periodic images count; 0: not looked for.
     """
     if len(atoms) < 2:
-        message = "a single atom cannot move against its centre of mass; set min_length_a for a supercell"
+        message = "a single atom cannot move against its center of mass; set min_length_a for a supercell"
         return Failure(reason="single_atom", message=message)
     if elements is not None:
         unknown = sorted(set(atoms.numbers.tolist()) - set(elements))
@@ -117,7 +117,7 @@ def refusal(atoms: Atoms, elements: Iterable[int] | None, model: str, min_distan
 def maxwell_boltzmann(atoms: Atoms, temperature_k: float, seed: int, dtype: torch.dtype) -> torch.Tensor:
     """Return momenta (n_atoms, 3) in √(u·eV), drawn from the system's own generator.
 
-    The centre of mass is at rest and the kinetic energy is scaled to (3N − 3)/2 kT, so that small cells
+    The center of mass is at rest and the kinetic energy is scaled to (3N − 3)/2 kT, so that small cells
     start at their temperature exactly. Drawing per system keeps a run independent of its batch-mates.
     """
     if len(atoms) == 1:

@@ -60,7 +60,7 @@ def run_together(
     parameters
         Integrator, limits, sizes.
     folder
-        For checkpoints and part files while the batch runs; a run that was killed goes on from there.
+        For checkpoints and part files while the batch runs; a run that was killed continues from there.
     writer
         Takes refusals, progress and ends.
     memory

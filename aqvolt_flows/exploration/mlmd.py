@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from pymatgen.core import Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from aqvolt_flows.chemistry import describe
+from aqvolt_flows.errors import InputError
 from aqvolt_flows.exploration.schedules import batch_key, supercell_factors
 from aqvolt_flows.jobs import campaign_job, typed
 from aqvolt_flows.potentials import check_physics, load_potential, model_hash
@@ -62,11 +63,13 @@ class MLMDMaker(Maker):
         Raises
         ------
         InputError
-            If ``runs`` is empty or names a trajectory twice.
+            If ``runs`` is empty, names a trajectory twice, or holds structures.
         """
         from aqvolt_flows.dynamics.systems import check_ids
 
         parameters = self.parameters
+        if not all(isinstance(r, Mapping) and "trajectory_id" in r for r in runs):
+            raise InputError("MLMDMaker takes the runs that a campaign planned; for structures use NpTMDMaker.")
         wanted = [r["trajectory_id"] for r in runs]
         check_ids(wanted)
         query = {"trajectory_id": {"$in": wanted}, "status": {"$ne": "running"}}

@@ -204,7 +204,7 @@ def _systems(
         plain = structure.copy(site_properties={})
         cell = plain.make_supercell(supercell_factors(plain, parameters.min_length_a), in_place=False)
         for temperature in temperatures_k:
-            name, seed = f"structure-{index}-{temperature:g}K", run_seed(parameters.seed, own, temperature)
+            name, seed = f"structure-{index}-{temperature:.10g}K", run_seed(parameters.seed, own, temperature)
             systems.append(System(name, AseAtomsAdaptor.get_atoms(cell, msonable=False), temperature, seed))
             documents[name] = NpTTrajectory(
                 trajectory_id=name,

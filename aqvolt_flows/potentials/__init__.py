@@ -13,6 +13,7 @@ from aqvolt_flows.potentials.registry import (
     families,
     load_potential,
     model_hash,
+    model_version,
 )
 
 __all__ = [
@@ -25,4 +26,5 @@ __all__ = [
     "families",
     "load_potential",
     "model_hash",
+    "model_version",
 ]

@@ -1,4 +1,4 @@
-"""CHGNet as a batched torch-sim model: its graphs are built from torch-sim's neighbour lists, in torch.
+"""CHGNet as a batched torch-sim model: its graphs are built from torch-sim's neighbor lists, in torch.
 
 chgnet's own converter makes one Python object per bond and per structure. What it makes (chgnet 0.4.2,
 ``chgnet/graph/graph.py``) is this: *undirected* bonds, each with two directed ones; bond features are functions of
@@ -32,7 +32,7 @@ class BondGraph:
     undirected
         (2 n_bonds,), the undirected bond of each directed one.
     angles
-        (n_angles, 2), directed bonds that share their centre.
+        (n_angles, 2), directed bonds that share their center.
     """
 
     forward: torch.Tensor
@@ -106,7 +106,7 @@ class CHGNetTorchSim(EdgeModel):
     ) -> BatchedGraph:
         """Return chgnet's ``BatchedGraph``, differentiable in the vectors."""
         graph = bond_graph(pairs, self._bond_cutoff)
-        towards_center = -vectors[graph.forward]  # chgnet's bond vectors point from the neighbour to the centre
+        towards_center = -vectors[graph.forward]  # chgnet's bond vectors point from the neighbor to the center
         length = torch.linalg.vector_norm(towards_center, dim=1)
         unit = towards_center / length.unsqueeze(1)
         directions = torch.cat([unit, -unit])

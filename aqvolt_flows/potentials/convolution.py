@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from e3nn.o3 import wigner_3j
 
-#: One path: l of the features, l of the edge, l of the message, and the factor e3nn normalises with.
+#: One path: l of the features, l of the edge, l of the message, and the factor e3nn normalizes with.
 Path = tuple[int, int, int, float]
 
 
@@ -72,7 +72,7 @@ class EdgeMatrices:
 
 
 def _coefficients(l_in: int, pairs: tuple[tuple[int, int], ...], factors: tuple[float, ...]) -> torch.Tensor:
-    """Return the matrix from harmonics to :meth:`EdgeMatrices.of`, each path's normalisation included."""
+    """Return the matrix from harmonics to :meth:`EdgeMatrices.of`, each path's normalization included."""
     degrees = sorted({l_edge for l_edge, _ in pairs})
     rows = {}
     first = 0

@@ -1,4 +1,4 @@
-"""torch-sim models whose energy depends on the vectors between neighbours: forces and stress from one gradient."""
+"""torch-sim models whose energy depends on the vectors between neighbors: forces and stress from one gradient."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class EdgeModel(ModelInterface):
     neighbors
         How pairs are found.
     max_atoms_per_call
-        Systems are evaluated in portions of at most so many atoms (one system at least), which bounds memory
+        Systems are evaluated in portions of at most this many atoms (one system at least), which bounds memory
         however large the batch is; None: all at once.
     """
 
@@ -90,7 +90,7 @@ class EdgeModel(ModelInterface):
         with torch.enable_grad():
             vectors = pairs.vectors.detach().requires_grad_(True)
             energy = self.energies(numbers, system_idx, n_systems, pairs, vectors)
-            if len(vectors) == 0:  # atoms without neighbours
+            if len(vectors) == 0:  # atoms without neighbors
                 return energy.detach(), vectors.detach()
             (gradient,) = torch.autograd.grad(energy.sum(), vectors)
         return energy.detach(), gradient

@@ -104,7 +104,7 @@ class FairChemPotential(TorchSimPotential):
 
     def torchsim_model(
         self,
-        neighbors: NeighborOptions | None = None,  # noqa: ARG002 - fairchem finds neighbours itself
+        neighbors: NeighborOptions | None = None,  # noqa: ARG002 - fairchem finds neighbors itself
         max_atoms_per_call: int | None = None,  # noqa: ARG002
     ) -> Any:
         """Return the torch-sim model, always the same one."""

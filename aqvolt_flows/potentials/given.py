@@ -270,15 +270,17 @@ class CalculatorPotential:
     ----------
     calculator
         Must give energy, forces and stress.
+    name
+        Of the potential; default: the class of the calculator.
     """
 
     device = "cpu"
     #: An ASE calculator does not say which elements it knows; see :func:`trial_failure`.
     says_elements = False
 
-    def __init__(self, calculator: Calculator) -> None:
+    def __init__(self, calculator: Calculator, name: str | None = None) -> None:
         self._calculator = calculator
-        self.name = model_name(calculator)
+        self.name = name or model_name(calculator)
 
     @property
     def elements(self) -> frozenset[int]:
@@ -312,6 +314,8 @@ class CalculatorPotential:
 
 
 def _is_calculator(model: Any) -> bool:
+    if isinstance(model, type):
+        return False
     return hasattr(model, "get_potential_energy") and hasattr(model, "calculate")
 
 
@@ -320,4 +324,6 @@ def _is_torchsim(model: Any) -> bool:
 
 
 def _is_potential(model: Any) -> bool:
-    return not isinstance(model, Mapping) and all(hasattr(model, n) for n in ("evaluate", "torchsim_model", "elements"))
+    return not isinstance(model, Mapping | type) and all(
+        hasattr(model, n) for n in ("evaluate", "torchsim_model", "elements")
+    )

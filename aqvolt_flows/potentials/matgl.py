@@ -1,6 +1,6 @@
 """matgl potentials (M3GNet, TensorNet …) by folder; matgl loads weights only.
 
-matgl warns, and goes on, when a checkpoint was written for an older version of a class: the numbers are then wrong
+matgl only warns when a checkpoint was written for an older version of a class: the numbers are then wrong
 (matgl 4.1.2 with checkpoints of 2025.1 and before). Such a checkpoint loads here only if its LiCl has a minimum where
 it should (:func:`aqvolt_flows.potentials.check_physics`).
 """

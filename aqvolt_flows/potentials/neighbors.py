@@ -1,4 +1,4 @@
-"""Neighbour lists of batches: the fastest algorithm for the device, and Verlet lists that are used again.
+"""Neighbor lists of batches: the fastest algorithm for the device, and Verlet lists that are used again.
 
 A list with a skin (Verlet, Phys. Rev. 159, 98 (1967), DOI 10.1103/PhysRev.159.98) holds all pairs within cutoff +
 skin and is good for as long as no pair outside can have come within the cutoff. With cells that change this is, per
@@ -36,7 +36,7 @@ Search = Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
 _MARGIN = 1e-3
 #: Largest number of candidate pairs that the all-pairs search may hold at once (about 50 bytes each).
 _MAX_CANDIDATES = 40_000_000
-#: Periodic images are told apart modulo this in the sorting key; neighbours of one pair lie much closer.
+#: Periodic images are told apart modulo this in the sorting key; neighbors of one pair lie much closer.
 _IMAGES = 101
 
 
@@ -96,7 +96,7 @@ def search_with(algorithm: Algorithm) -> Search:
     if algorithm == "auto":
         algorithm = "nvalchemi" if available("nvalchemi") else "n2"
     if not available(algorithm):
-        raise InputError(f"The neighbour list {algorithm!r} is not installed; choose auto, n2 or cells.")
+        raise InputError(f"The neighbor list {algorithm!r} is not installed; choose auto, n2 or cells.")
     functions: dict[str, Search] = {
         "nvalchemi": library.alchemiops_nl_n2,
         "n2": _in_portions(library.torch_nl_n2),
@@ -107,9 +107,9 @@ def search_with(algorithm: Algorithm) -> Search:
 
 
 def _of_any_density(search: Search) -> Search:
-    """Return a search that goes through torch-sim's linked cells where Warp's table of neighbours overflows.
+    """Return a search that goes through torch-sim's linked cells where Warp's table of neighbors overflows.
 
-    torch-sim guesses from the cutoff how many neighbours an atom can have (112 within 5 Å) and raises above.
+    torch-sim guesses from the cutoff how many neighbors an atom can have (112 within 5 Å) and raises above.
     Strongly compressed solids have more: rock-salt LiF at −20 % has 122.
     """
 

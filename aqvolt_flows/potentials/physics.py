@@ -1,4 +1,4 @@
-"""A check that a potential is what it says: rock-salt LiCl has its minimum where nature has it."""
+"""Sanity check: LiCl must have its energy minimum near the experimental lattice constant."""
 
 from __future__ import annotations
 

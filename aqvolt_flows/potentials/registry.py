@@ -52,7 +52,7 @@ class Potential(Protocol):
         ...
 
     def evaluate(self, systems: Sequence[Atoms], max_batch_atoms: int = 2048) -> list[Evaluation]:
-        """Return one :class:`Evaluation` per system, in order, computed in batches of at most so many atoms."""
+        """Return one :class:`Evaluation` per system, in order, computed in batches of at most this many atoms."""
         ...
 
     def ase_calculator(self) -> Calculator:
@@ -85,7 +85,7 @@ class Family:
     install
         How to install it, for messages.
     distribution
-        Whose installed version is that of its models; by default the package's own name.
+        What is asked for the version, where it is not called as the package.
     known
         Model strings with weights inside the package → (package path of the weights, SHA-256).
     built_in
@@ -111,6 +111,14 @@ class Family:
     advice: str = ""
     only_pinned: bool = False
 
+    @property
+    def installed(self) -> str:
+        """Version of the installed distribution; empty where it is not installed."""
+        try:
+            return version(self.distribution or self.package.split(".")[0])
+        except PackageNotFoundError:
+            return ""
+
     def owns(self, model: str) -> bool:
         """Return whether a model string is of this family."""
         by_path = self.scheme and model.startswith(f"{self.scheme}:") and model[-1] != ":"
@@ -118,7 +126,7 @@ class Family:
 
     @property
     def scheme(self) -> str | None:
-        """What stands before the colon, for families that are named by path."""
+        """What model strings begin with, without the colon, for families named by a path; else None."""
         return self.pattern.split(":")[0] if ":" in self.pattern else None
 
 
@@ -191,6 +199,17 @@ def families() -> list[str]:
     return [f.pattern for f in FAMILIES.values()]
 
 
+def model_version(model: str) -> str:
+    """Return the version of the package that computes a model; empty where it is not installed.
+
+    Raises
+    ------
+    InputError
+        If no family knows the string.
+    """
+    return _family(model).installed
+
+
 def _family(model: str) -> Family:
     for family in FAMILIES.values():
         if family.owns(model):
@@ -230,21 +249,6 @@ def model_hash(model: str) -> str:
     if model in family.built_in:
         return family.built_in[model]
     return checkpoint_sha256(_weights(family, model), family.members)
-
-
-def model_version(model: str) -> str:
-    """Return the installed version of the package that a model runs on, or an empty string.
-
-    Raises
-    ------
-    InputError
-        If no family knows the string.
-    """
-    family = _family(model)
-    try:
-        return version(family.distribution or family.package)
-    except PackageNotFoundError:
-        return ""
 
 
 def check_model(model: str) -> None:

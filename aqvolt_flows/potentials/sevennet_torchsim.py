@@ -1,6 +1,6 @@
 """SevenNet as a torch-sim model without work per system.
 
-sevenn's own torch-sim model slices the neighbour list and makes a graph object for every system at every step,
+sevenn's own torch-sim model slices the neighbor list and makes a graph object for every system at every step,
 and reads numbers back from the GPU while doing so. Here the batch stays a set of flat tensors; sevenn's layers
 run as they are, but for the convolution (:mod:`aqvolt_flows.potentials.convolution`).
 """

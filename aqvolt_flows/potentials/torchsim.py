@@ -1,4 +1,4 @@
-"""What potentials share that are evaluated through torch-sim."""
+"""Base class of potentials evaluated with torch-sim."""
 
 from __future__ import annotations
 
@@ -72,9 +72,9 @@ class TorchSimPotential:
         Parameters
         ----------
         neighbors
-            Algorithm and skin of the neighbour list; families with a list of their own ignore it.
+            Algorithm and skin of the neighbor list; families with a list of their own ignore it.
         max_atoms_per_call
-            Evaluate in portions of at most so many atoms, to bound memory; likewise.
+            Evaluate in portions of at most this many atoms, to bound memory; likewise.
         """
         if neighbors is None and max_atoms_per_call is None:
             self._own = self._own or self.build(None, None)

@@ -76,7 +76,7 @@ def _search(fractional, cell, radii, reach, nearest):  # type: ignore[no-untyped
     return worst
 
 
-def neighbourhood(positions: Array, cell: Array, cutoff: float) -> tuple[float, float]:
+def neighborhood(positions: Array, cell: Array, cutoff: float) -> tuple[float, float]:
     """Return the smallest distance between two atoms, and the largest distance of an atom to its nearest, Å.
 
     Periodic images count. Distances above ``cutoff`` may be returned too large or infinite.

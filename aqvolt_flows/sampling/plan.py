@@ -1,4 +1,4 @@
-"""Planning of sampling: which trajectories are new, which rounds came before, and what counts as covered."""
+"""Plan sampling: find new trajectories, earlier rounds, and the sets that count as covered."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def plan_rounds(
     finished
         ``trajectories`` documents by identity.
     missing
-        What stands in the way already.
+        Why sampling cannot run yet, one sentence each.
     claimed
         Units of queued work. A round that is queued must run before one that adds trajectories to it: the next
         one builds on its state.

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Self
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -21,13 +20,12 @@ class Parameters(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the values with module and class, as monty writes fields of makers into stored jobs."""
-        return {"@module": type(self).__module__, "@class": type(self).__name__, **self.model_dump(mode="json")}
+        """Return plain values that monty reads back; a job's maker is written this way, also to a LaunchPad.
 
-    @classmethod
-    def from_dict(cls, d: Mapping[str, Any]) -> Self:
-        """Return the group that :meth:`as_dict` described."""
-        return cls(**{k: v for k, v in d.items() if not k.startswith("@")})
+        monty asks a maker's fields for ``as_dict`` and leaves those without it as objects, which FireWorks would store
+        as their ``str``.
+        """
+        return {"@module": type(self).__module__, "@class": type(self).__name__, **self.model_dump(mode="json")}
 
 
 class Document(BaseModel):

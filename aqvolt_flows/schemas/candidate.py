@@ -22,7 +22,7 @@ class CandidateDocument(Document):
     name: str = Field(description="What people call it, e.g. LiCl (rock salt).")
     source: CandidateSource
     role: Literal["candidate", "host"] = Field(
-        default="candidate", description="A host is material to lithiate; it is never explored or labelled itself."
+        default="candidate", description="A host is material to lithiate; it is never explored or labeled itself."
     )
     status: Literal["accepted", "rejected"]
     rejection: Failure | None = None

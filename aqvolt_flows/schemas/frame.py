@@ -25,13 +25,13 @@ class FrameDocument(Document):
     row: int = Field(ge=0)
     surrogate_energy: float = Field(description="Energy of the exploring potential, eV (total).")
     surrogate_max_force: float = Field(description="Largest |F| of the exploring potential, eV/Å.")
-    structure_cluster: int = Field(description="Cluster of stage 1.")
-    structure_distance: float = Field(description="Distance to that cluster's centre, in weighted PC units.")
-    atom_clusters: list[int] = Field(description="Clusters of stage 2 that chose this frame.")
+    structure_cluster: int = Field(description="Structural cluster.")
+    structure_distance: float = Field(description="Distance to that cluster's center, in weighted PC units.")
+    atom_clusters: list[int] = Field(description="Atomic clusters that chose this frame.")
     source_row: int | None = Field(default=None, description="Row of the trajectory's own Parquet file.")
-    n_atom_clusters: int | None = Field(default=None, description="How many clusters of stage 2 chose it.")
+    n_atom_clusters: int | None = Field(default=None, description="How many atomic clusters chose it.")
     atom_distances: list[float] = Field(
         default_factory=list,
-        description="Distances of the choosing atoms to the centres of atom_clusters, in weighted PC units.",
+        description="Distances of the choosing atoms to the centers of atom_clusters, in weighted PC units.",
     )
     encoder_sha256: str | None = Field(default=None, description="Hash of the encoder that the clusters belong to.")

@@ -1,6 +1,6 @@
 """Parameters of making structures: lithiation and substitution (section 2.1), and the relaxation that both use.
 
-Where the paper is silent the description says so, and the value is a choice of this project.
+Where the paper gives no value the description says so, and the value is a choice of this project.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ class RelaxationParameters(Parameters):
 
     potential: str = Field(default="7net-mf-0/R2SCAN", description="Model string; the paper's is not public by name.")
     force_tolerance_ev_per_a: Strictly = Field(default=0.05, description="Of atoms and cell (2.4's relaxations).")
-    max_steps: PositiveInt = Field(default=500, description="Steps of FIRE. Silent.")
+    max_steps: PositiveInt = Field(
+        default=500, description="Steps of FIRE. The paper does not say; this value is our choice."
+    )
     max_volume_ratio: float = Field(
         default=2.0, gt=1, allow_inf_nan=False, description="Volume over start, or start over volume, that ends a run."
     )
@@ -50,15 +52,22 @@ class LithiationParameters(Parameters):
     stol: Strictly = Field(default=0.3, description="StructureMatcher's default.")
     angle_tol: Strictly = Field(default=5.0, description="StructureMatcher's default, degrees.")
     promolecular_spacing_a: Strictly = Field(default=0.15, description="Å; grid of a promolecular density.")
-    min_li_distance_a: Strictly = Field(default=2.0, description="Å; two Li are never inserted closer. Silent.")
+    min_li_distance_a: Strictly = Field(
+        default=2.0,
+        description="Å; two Li are never inserted closer. The paper does not say; this value is our choice.",
+    )
     max_configurations: PositiveInt = Field(
-        default=64, description="Configurations relaxed at each step, those at the lowest charge first. Silent."
+        default=64,
+        description="Configurations relaxed at each step, those at the lowest charge first. The paper does not say; "
+        "this value is our choice.",
     )
     max_li: PositiveInt | None = Field(
         default=None, description="Li per cell at most; default: what the metals pay for."
     )
     keep: Literal["fullest", "every_step"] = Field(
-        default="fullest", description="The fullest content that stays topotactic, or every content. Silent."
+        default="fullest",
+        description="The fullest content that stays topotactic, or every content. The paper does not say; this value "
+        "is our choice.",
     )
     relaxation: RelaxationParameters = RelaxationParameters()
     hosts_per_job: PositiveInt = Field(default=16, description="Hosts lithiated by one Firework.")

@@ -58,7 +58,7 @@ def distorted(seed: int = 1) -> Atoms:
 
 
 def dense() -> Atoms:
-    """Rock-salt LiF with lattice parameters 20 % too short: 122 neighbours within 5 Å, more than torch-sim guesses."""
+    """Rock-salt LiF with lattice parameters 20 % too short: 122 neighbors within 5 Å, more than torch-sim guesses."""
     atoms = bulk("LiF", "rocksalt", a=4.02 * 0.8, cubic=True)
     atoms.rattle(0.05, seed=1)
     return atoms

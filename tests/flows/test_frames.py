@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import resource
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from ase.calculators.calculator import PropertyNotImplementedError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,12 +20,14 @@ from aqvolt_flows.frames import (
     SCHEMA,
     Frame,
     count_frames,
+    from_columns,
     from_table,
     read_frame,
     read_frames,
     read_thinned,
     stacked_table,
     thin,
+    to_columns,
     to_table,
     write_frames,
 )
@@ -70,6 +74,26 @@ def test_a_frame_is_the_same_crystal_for_ase_and_pymatgen():
     np.testing.assert_allclose(atoms.get_all_distances(mic=False), f.to_atoms().get_all_distances(mic=False))
     assert [s.specie.Z for s in structure] == f.atomic_numbers.tolist()
     assert f.max_force == pytest.approx(np.sqrt((f.forces**2).sum(axis=1)).max())
+    assert structure.site_properties == {}
+
+
+def test_atoms_hold_what_the_exploring_potential_said_and_a_copy_does_not():
+    f = frame(5)
+    atoms = f.to_atoms()
+    assert atoms.get_potential_energy() == f.energy
+    np.testing.assert_array_equal(atoms.get_forces(), f.forces.astype(float))
+    np.testing.assert_array_equal(atoms.get_stress(), f.stress.astype(float))
+    assert atoms.info == {"trajectory_id": f.trajectory_id, "step": f.step, "temperature": f.temperature}
+    assert atoms.copy().calc is None
+    atoms.positions[0, 0] += 0.1  # ASE refuses results of another configuration
+    with pytest.raises(PropertyNotImplementedError):
+        atoms.get_potential_energy()
+
+
+def test_columns_of_a_document_are_the_frames_bit_by_bit():
+    frames = [dataclasses.replace(frame(3), step=step, pressure=p) for step, p in ((0, None), (5, 0.25))]
+    columns = json.loads(json.dumps(to_columns(frames)))
+    assert all(same(a, b) for a, b in zip(frames, from_columns(frames[0].trajectory_id, columns), strict=True))
 
 
 def test_a_row_that_is_not_there_and_a_file_cut_short_are_named(tmp_path):

@@ -2,7 +2,7 @@
 
 One run prints one table, CPU seconds of this process for the filters, wall seconds for the rest:
 
-- filters: ours, and ASE's neighbour list frame by frame for the overlaps alone;
+- filters: ours, and ASE's neighbor list frame by frame for the overlaps alone;
 - encoder: ours, and ``CHGNet.predict_structure`` with the same outputs, as its documentation calls it;
 - shards: writing and streaming back, and the same features as lists in Parquet, read whole.
 

@@ -38,10 +38,10 @@ def features(n: int, columns: int, shard: int, rank: int, modes: int = 2000, spr
     """Return one shard of rows: Gaussian modes of log-normal widths in ``rank`` dimensions, mixed into ``columns``."""
     world, rng = np.random.default_rng(0), np.random.default_rng([1, shard])
     mixing = world.normal(size=(rank, columns))
-    centres = world.normal(size=(modes, rank))
+    centers = world.normal(size=(modes, rank))
     widths = spread * np.exp(0.5 * world.normal(size=modes))
     mode = rng.integers(modes, size=n)
-    latent = centres[mode] + rng.normal(size=(n, rank)) * widths[mode, None]
+    latent = centers[mode] + rng.normal(size=(n, rank)) * widths[mode, None]
     return (latent @ mixing + 0.02 * rng.normal(size=(n, columns))).astype(np.float32)
 
 

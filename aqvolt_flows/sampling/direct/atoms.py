@@ -1,4 +1,4 @@
-"""Stage 2: atoms choose their structures, within each structural cluster or over all of them."""
+"""The atomic level of 2DIRECT: atoms choose their structures, within each structural cluster or over all of them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aqvolt_flows.sampling.direct.grouping import Parents, buckets
-from aqvolt_flows.sampling.direct.one_stage import Chooser, Pick, Running, fit, nearest
 from aqvolt_flows.sampling.direct.parts import PartChoices, choose_in_bucket
 from aqvolt_flows.sampling.direct.rows import Rows, Shards, ahead
 from aqvolt_flows.sampling.direct.selection import AtomPicks
+from aqvolt_flows.sampling.direct.single_direct import Chooser, Pick, Running, fit, nearest
 from aqvolt_flows.sampling.direct.space import Moments
 
 Numbers = NDArray[np.int64]
@@ -20,7 +20,7 @@ Numbers = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class AtomChoice:
-    """The choices of stage 2.
+    """The choices of the atomic level.
 
     Attributes
     ----------
@@ -71,7 +71,7 @@ def choose_atoms(atoms: Shards, n_atoms: Numbers, labels: Numbers, choice: AtomC
     def large(rows: Rows, sizes: Numbers) -> AtomPicks:
         if Moments.of(rows).constant.all():
             return AtomPicks(np.array([np.argmin(sizes)]), np.zeros(1, np.int64), np.zeros(1, np.float32), 1)
-        return _whole_stage(Shards(rows, "part", choice.running.scratch), sizes, choice)
+        return _single_direct(Shards(rows, "part", choice.running.scratch), sizes, choice)
 
     grouped = buckets(atoms, parents, labels, choice.running.scratch)
     return AtomPicks.joined([choose_in_bucket(bucket, n_atoms, rules, large) for bucket in ahead(grouped)])
@@ -99,22 +99,22 @@ def _one_space(rows: _Taking, n_atoms: Numbers, takes_part: NDArray[np.bool_], c
     structures = np.flatnonzero(takes_part)
     parents = Parents(n_atoms[structures])
     shards = Shards(rows, "atom_features", choice.running.scratch)
-    picks = _whole_stage(shards, n_atoms[structures], choice, parents)
+    picks = _single_direct(shards, n_atoms[structures], choice, parents)
     return replace(picks, structures=structures[np.searchsorted(parents.first, picks.structures, side="right") - 1])
 
 
-def _whole_stage(shards: Shards, sizes: Numbers, choice: AtomChoice, parents: Parents | None = None) -> AtomPicks:
-    """Run one stage over atoms and return rows in place of structures.
+def _single_direct(shards: Shards, sizes: Numbers, choice: AtomChoice, parents: Parents | None = None) -> AtomPicks:
+    """Run one DIRECT over atoms and return rows in place of structures.
 
     ``sizes`` are those of each row's structure, or of each structure of ``parents``.
     """
     running = choice.running
     _, points, clusters = fit(shards, choice.threshold, choice.weight_components, running)
-    chooser = Chooser(len(clusters.centres), choice.k, choice.threshold, choice.pick)
+    chooser = Chooser(len(clusters.centers), choice.k, choice.threshold, choice.pick)
     seen = 0
-    for found, distances in nearest(points, running.engine.index(clusters.centres), running.engine):
+    for found, distances in nearest(points, running.engine.index(clusters.centers), running.engine):
         own = slice(seen, seen + len(found)) if parents is None else parents.of(seen, len(found))
         chooser.add(found, distances, sizes[own])
         seen += len(found)
     points.close()
-    return AtomPicks(*chooser.chosen(), len(clusters.centres))
+    return AtomPicks(*chooser.chosen(), len(clusters.centers))

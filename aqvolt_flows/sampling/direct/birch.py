@@ -20,15 +20,15 @@ class SubClusters:
 
     Attributes
     ----------
-    centres
+    centers
         (m, d), float32, means of the rows that entered each sub-cluster.
     counts
         (m,), how many entered.
     radii
-        (m,), root mean square distance of those rows to the centre; at most the threshold.
+        (m,), root mean square distance of those rows to the center; at most the threshold.
     """
 
-    centres: Points
+    centers: Points
     counts: NDArray[np.int64]
     radii: NDArray[np.float64]
 
@@ -71,10 +71,10 @@ class CFTree:
     def sub_clusters(self) -> SubClusters:
         """Return the sub-clusters in the order in which they were opened."""
         m = len(self)
-        centres = np.empty((m, self.dimensions), np.float32)
+        centers = np.empty((m, self.dimensions), np.float32)
         counts, scatters = np.empty(m), np.empty(m)
-        kernels.harvest(self.dimensions, self._state, *self._arrays, centres, counts, scatters)
-        return SubClusters(centres, counts.astype(np.int64), np.sqrt(scatters / counts))
+        kernels.harvest(self.dimensions, self._state, *self._arrays, centers, counts, scatters)
+        return SubClusters(centers, counts.astype(np.int64), np.sqrt(scatters / counts))
 
     def _grow(self) -> None:
         """Make room for half as many nodes again, one array at a time so that the peak stays low."""
@@ -89,7 +89,7 @@ class CFTree:
 
 
 def tree_arrays(capacity: int, dimensions: int, branching: int = BRANCHING) -> tuple[NDArray, ...]:
-    """Return empty centres, sizes, leaf flags, counts, scatters and children of so many nodes."""
+    """Return empty centers, sizes, leaf flags, counts, scatters and children for a capacity of nodes."""
     slots = -(-(branching + 1) // kernels.LANES) * kernels.LANES
     return (
         np.zeros((capacity, dimensions, slots), np.float32),

@@ -65,7 +65,7 @@ def coverage(
     set_a
         Features (n, d), or shards of them; read once.
     set_b
-        Features (m, d), or shards of them; or a :class:`SampledSpace`, whose centres and chosen rows are taken. Its
+        Features (m, d), or shards of them; or a :class:`SampledSpace`, whose centers and chosen rows are taken. Its
         rows in the space are held in memory.
     space
         Fitted on either set or on another.
@@ -86,7 +86,7 @@ def coverage(
     if isinstance(set_b, SampledSpace):
         reference = set_b.reference
         if not len(reference):
-            raise InputError("The sampled space has neither centres nor chosen rows; nothing can be covered by it.")
+            raise InputError("The sampled space has neither centers nor chosen rows; nothing can be covered by it.")
     else:
         reference = np.concatenate([runner.project(space, b) for b in rows_of(space, set_b, "set_b")])
     index = runner.index(reference)

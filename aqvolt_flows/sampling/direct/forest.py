@@ -80,7 +80,7 @@ def sub_clusters_by_cell(
     while trees:  # one tree's memory goes before the next one's clusters come
         found.append(trees.pop(0).sub_clusters())
     return SubClusters(
-        np.concatenate([f.centres for f in found]),
+        np.concatenate([f.centers for f in found]),
         np.concatenate([f.counts for f in found]),
         np.concatenate([f.radii for f in found]),
     )

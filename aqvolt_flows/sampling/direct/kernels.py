@@ -1,10 +1,10 @@
 """Compiled loops of the CF tree (BIRCH: Zhang, Ramakrishnan and Livny, DOI 10.1145/233269.233324).
 
-A node is a block of arrays, not an object: its entries' centres lie as (dimensions, slots) so that the distances of a
+A node is a block of arrays, not an object: its entries' centers lie as (dimensions, slots) so that the distances of a
 row to all entries of a node are a few vector instructions. Which entry a row joins, when it opens one of its own and
 how a full node is split follow the published algorithm as scikit-learn runs it: on the same rows in the same order
-the sub-clusters are the same to rounding. Entries hold count, centre and the sum of squared deviations from the
-centre (Lang and Schubert, BETULA, DOI 10.1007/978-3-030-60936-8_22), which does not cancel in single precision.
+the sub-clusters are the same to rounding. Entries hold count, center and the sum of squared deviations from the
+center (Lang and Schubert, BETULA, DOI 10.1007/978-3-030-60936-8_22), which does not cancel in single precision.
 """
 
 from __future__ import annotations
@@ -73,37 +73,37 @@ def padded(n):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _summarise(node, parent, slot, d, centres, sizes, counts):  # type: ignore[no-untyped-def]
-    """Write count and centre of a node's entries into its parent's slot."""
+def _summarize(node, parent, slot, d, centers, sizes, counts):  # type: ignore[no-untyped-def]
+    """Write count and center of a node's entries into its parent's slot."""
     total = 0.0
     for c in range(sizes[node]):
         total += counts[node, c]
     for j in range(d):
         moment = 0.0
         for c in range(sizes[node]):
-            moment += counts[node, c] * centres[node, j, c]
-        centres[parent, j, slot] = moment / total
+            moment += counts[node, c] * centers[node, j, c]
+        centers[parent, j, slot] = moment / total
     counts[parent, slot] = total
 
 
 @compiled
-def _move(source, slot, target, to, d, centres, counts, scatters, children):  # type: ignore[no-untyped-def]
+def _move(source, slot, target, to, d, centers, counts, scatters, children):  # type: ignore[no-untyped-def]
     for j in range(d):
-        centres[target, j, to] = centres[source, j, slot]
+        centers[target, j, to] = centers[source, j, slot]
     counts[target, to] = counts[source, slot]
     scatters[target, to] = scatters[source, slot]
     children[target, to] = children[source, slot]
 
 
 @compiled
-def _split(node, other, d, centres, sizes, leaf, counts, scatters, children, near, row):  # type: ignore[no-untyped-def]
+def _split(node, other, d, centers, sizes, leaf, counts, scatters, children, near, row):  # type: ignore[no-untyped-def]
     """Give half of a full node's entries to ``other``: each goes with the nearer one of the farthest pair."""
     n = sizes[node]
     farthest, a, b = np.float32(-1), 0, 0
     for i in range(n):
         for j in range(d):
-            row[j] = centres[node, j, i]
-        squared_distances(centres[node], row[:d], padded(n), near[i])
+            row[j] = centers[node, j, i]
+        squared_distances(centers[node], row[:d], padded(n), near[i])
         for c in range(n):
             if near[i, c] > farthest:
                 farthest, a, b = near[i, c], i, c
@@ -112,45 +112,45 @@ def _split(node, other, d, centres, sizes, leaf, counts, scatters, children, nea
     for c in range(n):
         if c == a or near[a, c] < near[b, c]:
             if kept != c:
-                _move(node, c, node, kept, d, centres, counts, scatters, children)
+                _move(node, c, node, kept, d, centers, counts, scatters, children)
             kept += 1
         else:
-            _move(node, c, other, given, d, centres, counts, scatters, children)
+            _move(node, c, other, given, d, centers, counts, scatters, children)
             given += 1
     sizes[node], sizes[other] = kept, given
 
 
 @compiled
-def _absorb(node, slot, row, centres, counts):  # type: ignore[no-untyped-def]
-    """Add one row to an entry's count and centre."""
+def _absorb(node, slot, row, centers, counts):  # type: ignore[no-untyped-def]
+    """Add one row to an entry's count and center."""
     counts[node, slot] += 1
     step = np.float32(1 / counts[node, slot])
     for j in range(len(row)):
-        centres[node, j, slot] += (row[j] - centres[node, j, slot]) * step
+        centers[node, j, slot] += (row[j] - centers[node, j, slot]) * step
 
 
 @compiled
-def _enter_leaf(node, row, limit, distances, state, centres, sizes, counts, scatters, children):  # type: ignore[no-untyped-def]
+def _enter_leaf(node, row, limit, distances, state, centers, sizes, counts, scatters, children):  # type: ignore[no-untyped-def]
     """Add a row to the nearest entry of a leaf, or as a new one if that entry's radius would exceed the threshold."""
     n = sizes[node]
     if n > 0:
-        squared_distances(centres[node], row, len(distances), distances)
+        squared_distances(centers[node], row, len(distances), distances)
         slot = first_smallest(distances, n)
         count = counts[node, slot]
         scatter = scatters[node, slot] + count / (count + 1) * distances[slot]
         if scatter <= limit * (count + 1):
             scatters[node, slot] = scatter
-            _absorb(node, slot, row, centres, counts)
+            _absorb(node, slot, row, centers, counts)
             return
     for j in range(len(row)):
-        centres[node, j, n] = row[j]
+        centers[node, j, n] = row[j]
     counts[node, n], scatters[node, n], children[node, n] = 1, 0, state[CLUSTERS]
     state[CLUSTERS] += 1
     sizes[node] = n + 1
 
 
 @compiled
-def insert(points, first, limit, branching, state, centres, sizes, leaf, counts, scatters, children):  # type: ignore[no-untyped-def]
+def insert(points, first, limit, branching, state, centers, sizes, leaf, counts, scatters, children):  # type: ignore[no-untyped-def]
     """Insert rows from ``first`` on; return where it stopped because nodes run out, or the number of rows.
 
     Parameters
@@ -163,10 +163,10 @@ def insert(points, first, limit, branching, state, centres, sizes, leaf, counts,
         Most entries of a node; arrays have at least one slot more.
     state
         (3,), see ``ROOT``, ``NODES``, ``CLUSTERS``.
-    centres, sizes, leaf, counts, scatters, children
+    centers, sizes, leaf, counts, scatters, children
         (nodes, ≥ d, slots), (nodes,), (nodes,), (nodes, slots) thrice. A leaf's children are sub-cluster numbers.
     """
-    d, slots = points.shape[1], centres.shape[2]
+    d, slots = points.shape[1], centers.shape[2]
     distances, near, scratch = (
         np.empty(slots, np.float32),
         np.empty((slots, slots), np.float32),
@@ -179,40 +179,40 @@ def insert(points, first, limit, branching, state, centres, sizes, leaf, counts,
         row = points[i]
         node, depth = state[ROOT], 0
         while not leaf[node]:
-            squared_distances(centres[node], row, len(distances), distances)
+            squared_distances(centers[node], row, len(distances), distances)
             slot = first_smallest(distances, sizes[node])
             path[depth], taken[depth] = node, slot
             node = children[node, slot]
             depth += 1
-        _enter_leaf(node, row, limit, distances, state, centres, sizes, counts, scatters, children)
+        _enter_leaf(node, row, limit, distances, state, centers, sizes, counts, scatters, children)
         for level in range(depth - 1, -1, -1):
             parent, slot = path[level], taken[level]
             if sizes[node] <= branching:
-                _absorb(parent, slot, row, centres, counts)
+                _absorb(parent, slot, row, centers, counts)
             else:
                 other = state[NODES]
                 state[NODES] += 1
-                _split(node, other, d, centres, sizes, leaf, counts, scatters, children, near, scratch)
+                _split(node, other, d, centers, sizes, leaf, counts, scatters, children, near, scratch)
                 free = sizes[parent]
                 sizes[parent] = free + 1
                 children[parent, free] = other
-                _summarise(node, parent, slot, d, centres, sizes, counts)
-                _summarise(other, parent, free, d, centres, sizes, counts)
+                _summarize(node, parent, slot, d, centers, sizes, counts)
+                _summarize(other, parent, free, d, centers, sizes, counts)
             node = parent
         if sizes[node] > branching:
             other, root = state[NODES], state[NODES] + 1
             state[NODES] += 2
-            _split(node, other, d, centres, sizes, leaf, counts, scatters, children, near, scratch)
+            _split(node, other, d, centers, sizes, leaf, counts, scatters, children, near, scratch)
             leaf[root], sizes[root] = False, 2
             children[root, 0], children[root, 1] = node, other
-            _summarise(node, root, 0, d, centres, sizes, counts)
-            _summarise(other, root, 1, d, centres, sizes, counts)
+            _summarize(node, root, 0, d, centers, sizes, counts)
+            _summarize(other, root, 1, d, centers, sizes, counts)
             state[ROOT] = root
     return len(points)
 
 
 @compiled
-def harvest(d, state, centres, sizes, leaf, counts, scatters, children, to_centres, to_counts, to_scatters):  # type: ignore[no-untyped-def]
+def harvest(d, state, centers, sizes, leaf, counts, scatters, children, to_centers, to_counts, to_scatters):  # type: ignore[no-untyped-def]
     """Copy the sub-clusters out of the leaves, in the order in which they were opened."""
     for node in range(state[NODES]):
         if not leaf[node]:
@@ -222,4 +222,4 @@ def harvest(d, state, centres, sizes, leaf, counts, scatters, children, to_centr
             to_counts[cluster] = counts[node, c]
             to_scatters[cluster] = scatters[node, c]
             for j in range(d):
-                to_centres[cluster, j] = centres[node, j, c]
+                to_centers[cluster, j] = centers[node, j, c]

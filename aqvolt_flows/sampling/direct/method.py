@@ -1,9 +1,11 @@
-"""DIRECT in one stage, and 2DIRECT in two: structures first, then atomic environments.
+"""DIRECT on one set of features, and 2DIRECT on two levels: structures first, then atomic environments.
 
-DIRECT is Qi et al., DOI 10.1038/s41524-024-01227-4; two stages are AQVolt26's (section 2.1). The papers leave open
-how the two join. The default follows the one public reading of it (docs/sampling.md compares what each way keeps):
-stage 1 partitions the structures; within each part all atoms are clustered in a space of their own, the atom nearest to
-each centre is taken, and its structure is selected. Every choice that is left open is a parameter.
+DIRECT is Qi et al., DOI 10.1038/s41524-024-01227-4; the two levels are AQVolt26's (section 2.1). The papers leave open
+how they join. The default follows the one public reading of it (docs/sampling.md compares what each way keeps): the
+structural level partitions the structures; within each part all atoms are clustered in a space of their own, the atom
+nearest to each center is taken, and its structure is selected. Every choice that is left open is a parameter. The
+paper calls the levels stages, and so do the parameters ``stage1`` and ``stage2``; everywhere else a stage is one of a
+campaign.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ from aqvolt_flows.sampling.direct.birch import BRANCHING, SubClusters
 from aqvolt_flows.sampling.direct.coverage import gaps_summary
 from aqvolt_flows.sampling.direct.engines import EngineName, Search, load_engine
 from aqvolt_flows.sampling.direct.nearest import BEAM
-from aqvolt_flows.sampling.direct.one_stage import (
+from aqvolt_flows.sampling.direct.rows import PointStore, Rows, Shards, ahead, coalesced
+from aqvolt_flows.sampling.direct.selection import AtomClusters, Selection
+from aqvolt_flows.sampling.direct.single_direct import (
     ONE_TREE_ROWS,
     Chooser,
     Order,
@@ -37,8 +41,6 @@ from aqvolt_flows.sampling.direct.one_stage import (
     rotate,
     sub_clusters,
 )
-from aqvolt_flows.sampling.direct.rows import PointStore, Rows, Shards, ahead, coalesced
-from aqvolt_flows.sampling.direct.selection import AtomClusters, Selection
 from aqvolt_flows.sampling.direct.space import Space
 from aqvolt_flows.sampling.direct.state import SampledSpace
 
@@ -86,7 +88,7 @@ def direct_select(
     beam: int = BEAM,
     one_tree_rows: int = ONE_TREE_ROWS,
 ) -> Index:
-    """Select rows that cover a feature space, one stage.
+    """Select rows that cover a feature space, by one DIRECT.
 
     Parameters
     ----------
@@ -96,7 +98,7 @@ def direct_select(
     threshold
         BIRCH radius in the weighted space.
     k
-        Rows per cluster, those nearest to its centre; among equals the lower row.
+        Rows per cluster, those nearest to its center; among equals the lower row.
     weight_components
         Multiply each principal component by its share of the explained variance.
     seed
@@ -136,8 +138,8 @@ def direct_select(
         running = Running(used, folder, order=order, seed=seed, one_tree_rows=one_tree_rows)
         shards = Shards(features, "features", folder)
         _, points, clusters = fit(shards, threshold, weight_components, running)
-        chooser = Chooser(len(clusters.centres), k, threshold)
-        for found in nearest(points, running.engine.index(clusters.centres), running.engine):
+        chooser = Chooser(len(clusters.centers), k, threshold)
+        for found in nearest(points, running.engine.index(clusters.centers), running.engine):
             chooser.add(*found)
         points.close()
         shards.close()
@@ -155,20 +157,20 @@ class TwoStageDirect:
     k
         Atoms per atomic cluster.
     weight_components
-        As in :func:`direct_select`, in both stages.
+        As in :func:`direct_select`, on both levels.
     seed
         Of a shuffled order.
     stage1
-        ``partition``: every structure takes part in stage 2. ``selection``: only the structures that stage 1
-        would choose by themselves do.
+        ``partition``: every structure takes part on the atomic level. ``selection``: only the structures that
+        the structural level would choose by itself do.
     stage2
         ``per_cluster``: the atoms of each structural cluster have a space and clusters of their own. ``global``: all
         atoms share one.
     pick
-        ``nearest``: the atom nearest to the centre, among equals that of the smaller structure. ``smallest``: the
+        ``nearest``: the atom nearest to the center, among equals that of the smaller structure. ``smallest``: the
         atom of the smallest structure, among equals the nearest.
     order
-        How rows enter the CF tree of stage 1 and of a global stage 2; parts are clustered in the order of rows.
+        How rows enter the CF tree of structures and a global one of atoms; parts are clustered in the order of rows.
     branching
         Of the CF trees (maml: 50).
     engine, device, threads
@@ -183,7 +185,7 @@ class TwoStageDirect:
         :func:`aqvolt_flows.sampling.direct.engines.load_engine`. Distances are never below the true ones, so that a row
         counted as covered is.
     one_tree_rows
-        As in :func:`direct_select`, of stage 1 and of a global stage 2.
+        As in :func:`direct_select`, for structures and for atoms in one global space.
     """
 
     structure_threshold: float = 0.1
@@ -311,7 +313,7 @@ class TwoStageDirect:
             indices = chosen.indices
             after = replace(
                 before,
-                centres=np.concatenate([before.centres, clusters.centres]),
+                centers=np.concatenate([before.centers, clusters.centers]),
                 radii=np.concatenate([before.radii, clusters.radii]),
                 counts=np.concatenate([before.counts, clusters.counts]),
                 chosen=np.concatenate([before.chosen, points.take(indices)]),
@@ -320,7 +322,7 @@ class TwoStageDirect:
             for source in (points, structures, atoms):
                 source.close()
         summary = gaps_summary(apart) | {
-            "structure_clusters": float(len(clusters.centres)),
+            "structure_clusters": float(len(clusters.centers)),
             "atom_clusters": float(picks.n_clusters),
             "covered_before": float((labels < 0).sum()),
         }
@@ -361,12 +363,12 @@ class TwoStageDirect:
     def _assign(
         self, points: PointStore, clusters: SubClusters, before: SampledSpace, counts: Index, running: Running
     ) -> tuple[Index, Points, Points, NDArray[np.bool_]]:
-        """Return label, distance and two components of every structure, and which take part in stage 2."""
-        n, m = points.count, len(clusters.centres)
+        """Return label, distance and two components of every structure, and which take part on the atomic level."""
+        n, m = points.count, len(clusters.centers)
         labels, distances = np.full(n, -1, np.int64), np.empty(n, np.float32)
         components = np.zeros((n, 2), np.float32)
         within = running.engine.index(before.reference) if len(before.reference) else None
-        index = running.engine.index(clusters.centres) if m else None
+        index = running.engine.index(clusters.centers) if m else None
         first = 0
         for block in ahead(coalesced(points.blocks(), running.engine.rows_per_query)):
             rows = slice(first, first + len(block))

@@ -1,12 +1,12 @@
-"""The nearest of many centres, without comparing with all of them: near enough in bounded time, or exactly.
+"""The nearest of many centers, without comparing with all of them: near enough in bounded time, or exactly.
 
-Centres are halved along their widest component until at most 64 are left; every fourth level keeps its boxes.
-In principal-component space boxes prune far better than balls, and than the centres of the CF tree's own nodes.
+Centers are halved along their widest component until at most 64 are left; every fourth level keeps its boxes.
+In principal-component space boxes prune far better than balls, and than the centers of the CF tree's own nodes.
 
-Exactly, a row of 24 components meets 12 leaves of 65,000 centres and 23 of 457,000, a row far from all of them more
+Exactly, a row of 24 components meets 12 leaves of 65,000 centers and 23 of 457,000, a row far from all of them more
 than a thousand. A beam bounds that: the row first meets the leaf that it falls into; then, level by level, only the
-``beam`` nearest boxes are followed, and of those only boxes that could hold a centre ``NEARER`` times as near as the
-best one so far. What it returns is the distance to a real centre, never less than that to the nearest. The (1 + ε)
+``beam`` nearest boxes are followed, and of those only boxes that could hold a center ``NEARER`` times as near as the
+best one so far. What it returns is the distance to a real center, never less than that to the nearest. The (1 + ε)
 pruning is Arya et al.'s (DOI 10.1145/293347.293348).
 """
 
@@ -24,7 +24,7 @@ from aqvolt_flows.sampling.direct.kernels import compiled, first_smallest, small
 Points = NDArray[np.float32]
 Index = NDArray[np.int64]
 
-#: Most centres of a leaf, and boxes of a branch (a power of two: 2⁴).
+#: Most centers of a leaf, and boxes of a branch (a power of two: 2⁴).
 LEAF, LEVELS = 64, 4
 #: Bounds are lowered by this much, so that rounding in single precision never hides the nearest one.
 _SLACK = np.float32(1 - 1e-5)
@@ -32,9 +32,9 @@ _SLACK = np.float32(1 - 1e-5)
 _ROWS = 8192
 #: Boxes followed per level unless another number is asked for.
 BEAM = 16
-#: A beam passes over boxes that hold no centre so many times as near as the best one so far.
+#: A beam passes over boxes that hold no center so many times as near as the best one so far.
 NEARER = 1.5
-#: So few centres are searched exactly in any case.
+#: So few centers are searched exactly in any case.
 EXACT_TO = 4096
 #: Levels of a tree that are halved by as many threads as they have nodes; below, each of those nodes has a thread.
 _TOP_LEVELS = 5
@@ -144,7 +144,7 @@ def _box_distances(lower, upper, row, out):  # type: ignore[no-untyped-def]
 
 @compiled
 def _leaf_best(block, names, n, row, distances, best, label):  # type: ignore[no-untyped-def]
-    """Return the better of (best, label) and the nearest centre of a leaf; the lower label among equals."""
+    """Return the better of (best, label) and the nearest center of a leaf; the lower label among equals."""
     squared_distances(block, row, LEAF, distances)
     if smallest(distances, n) <= best:
         for c in range(n):
@@ -286,20 +286,20 @@ def halved(points: Points, depth: int, threads: int | None = None) -> tuple[Inde
 
 
 class NearestIndex:
-    """Nearest-centre search over rows (m, d).
+    """Nearest-center search over rows (m, d).
 
     Parameters
     ----------
-    centres
+    centers
         (m, d), at least one; searched in float32.
     threads
         Threads per query; the answer does not depend on them.
     beam
-        Boxes followed per level; none: the search is exact, as it is with ``EXACT_TO`` centres or fewer.
+        Boxes followed per level; none: the search is exact, as it is with ``EXACT_TO`` centers or fewer.
     """
 
-    def __init__(self, centres: NDArray[np.floating], threads: int | None = None, beam: int | None = None) -> None:
-        points = np.ascontiguousarray(centres, np.float32)
+    def __init__(self, centers: NDArray[np.floating], threads: int | None = None, beam: int | None = None) -> None:
+        points = np.ascontiguousarray(centers, np.float32)
         self.size, d = points.shape
         self.threads = threads or n_threads()
         self.beam = None if self.size <= EXACT_TO else beam
@@ -319,17 +319,17 @@ class NearestIndex:
             _fill_boxes(points, self._order, int(level), self._lower[chosen], self._upper[chosen])
 
     def query(self, points: NDArray[np.floating]) -> tuple[Index, Points]:
-        """Return for rows (n, d) the index of the nearest centre (the lowest among equals) and the distance.
+        """Return for rows (n, d) the index of the nearest center (the lowest among equals) and the distance.
 
-        With a beam it is a near centre, and an upper bound of the distance to the nearest. Each row's answer depends
-        on that row and the centres only.
+        With a beam it is a near center, and an upper bound of the distance to the nearest. Each row's answer depends
+        on that row and the centers only.
         """
         rows = np.ascontiguousarray(points, np.float32)
         labels, squares = np.empty(len(rows), np.int64), np.empty(len(rows), np.float32)
         tree = (self._lower, self._upper, self._firsts, self._widths)
         homes = np.empty(len(rows), np.int64)
         self._each(len(rows), lambda own: _homes(rows[own], *tree, homes[own]))
-        turns = _by_home(homes, len(self._leaves))  # neighbours one after another find their leaves in the cache
+        turns = _by_home(homes, len(self._leaves))  # neighbors one after another find their leaves in the cache
         index = (self.size, self._depth, self._order, self._leaves, *tree)
         beam = self.beam
         if beam is None:

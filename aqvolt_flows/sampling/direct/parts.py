@@ -1,6 +1,6 @@
-"""Stage 2 within each structural cluster: hundreds of thousands of small DIRECTs, compiled into one loop.
+"""The atomic level within each structural cluster: hundreds of thousands of small DIRECTs, compiled into one loop.
 
-A part's atoms get a space, a CF tree and a choice of their own, by the same rules as a stage over all rows. A part
+A part's atoms get a space, a CF tree and a choice of their own, by the same rules as a DIRECT over all rows. A part
 with fewer atoms than features is rotated through its Gram matrix, which has the same eigenvalues (its rows' principal
 coordinates), so that a handful of atoms costs microseconds instead of an eigenproblem in all features.
 """
@@ -29,19 +29,19 @@ from aqvolt_flows.sampling.direct.kernels import (
     squared_distances,
 )
 from aqvolt_flows.sampling.direct.nearest import n_threads
-from aqvolt_flows.sampling.direct.one_stage import TICK, Pick
 from aqvolt_flows.sampling.direct.selection import AtomPicks
+from aqvolt_flows.sampling.direct.single_direct import TICK, Pick
 
 Numbers = NDArray[np.int64]
 
-#: Larger parts go through the passes of a whole stage, whose search does not compare all pairs.
+#: Larger parts go through a DIRECT of their own (:mod:`single_direct`), whose search does not compare all pairs.
 LARGEST_PART = 16_384
-#: Nodes of a thread's tree; a part that needs more goes through the passes of a whole stage.
+#: Nodes of a thread's tree; a part that needs more goes through a DIRECT of its own.
 _NODES = 2048
 
 
 @compiled
-def _standardised(rows):  # type: ignore[no-untyped-def]
+def _standardized(rows):  # type: ignore[no-untyped-def]
     """Return rows (m, d) with mean 0 and variance 1 by column, constant ones 0, and whether any column varies."""
     m, d = rows.shape
     mean, variance = np.zeros(d), np.zeros(d)
@@ -70,7 +70,7 @@ def _standardised(rows):  # type: ignore[no-untyped-def]
 
 @compiled
 def _rotated(rows, weight):  # type: ignore[no-untyped-def]
-    """Return standardised rows (m, d), m ≥ 2, in their weighted principal components, float32."""
+    """Return standardized rows (m, d), m ≥ 2, in their weighted principal components, float32."""
     m, d = rows.shape
     direct = m > d
     matrix = np.dot(rows.T, rows) if direct else np.dot(rows, rows.T)
@@ -99,7 +99,7 @@ def _rotated(rows, weight):  # type: ignore[no-untyped-def]
 
 @compiled
 def _label(points, found, tick, labels, distances):  # type: ignore[no-untyped-def]
-    """Write nearest centre and its distance, in ticks, of each row, comparing with all centres (m, d)."""
+    """Write nearest center and its distance, in ticks, of each row, comparing with all centers (m, d)."""
     n, d = found.shape
     block = np.zeros((d, padded(n)), np.float32)
     for c in range(n):
@@ -156,13 +156,13 @@ def choose_parts(  # type: ignore[no-untyped-def]
     starts
         (parts + 1,).
     limit, branching, weight, k, nearest
-        Square of the threshold, and the choices of the stage.
+        Square of the threshold, and the choices of the atomic level.
     tree
         Arrays of a CF tree for d dimensions, used again for each part.
     chosen, labels, distances
-        (n,), written: whether an atom is chosen, its cluster within the part, the distance to its centre in ticks.
+        (n,), written: whether an atom is chosen, its cluster within the part, the distance to its center in ticks.
     """
-    centres, tree_sizes, leaf, tree_counts, scatters, children = tree
+    centers, tree_sizes, leaf, tree_counts, scatters, children = tree
     state = np.zeros(3, np.int64)
     for part in range(first, last):
         begin, end = starts[part], starts[part + 1]
@@ -170,7 +170,7 @@ def choose_parts(  # type: ignore[no-untyped-def]
         if m > LARGEST_PART:
             counts[part] = -1
             continue
-        rows, varies = _standardised(atoms[begin:end])
+        rows, varies = _standardized(atoms[begin:end])
         if m == 1 or not varies:
             labels[begin:end], distances[begin:end] = 0, 0
             chosen[begin + np.argmin(sizes[begin:end])] = True
@@ -180,14 +180,14 @@ def choose_parts(  # type: ignore[no-untyped-def]
         d = points.shape[1]
         state[ROOT], state[NODES], state[CLUSTERS] = 0, 1, 0
         tree_sizes[0], leaf[0] = 0, True
-        done = insert(points, 0, limit, branching, state, centres, tree_sizes, leaf, tree_counts, scatters, children)
+        done = insert(points, 0, limit, branching, state, centers, tree_sizes, leaf, tree_counts, scatters, children)
         if done < m:
             counts[part] = -1
             continue
         n = state[CLUSTERS]
         found, found_counts, found_scatters = np.empty((n, d), np.float32), np.empty(n), np.empty(n)
         harvest(
-            d, state, centres, tree_sizes, leaf, tree_counts, scatters, children, found, found_counts, found_scatters
+            d, state, centers, tree_sizes, leaf, tree_counts, scatters, children, found, found_counts, found_scatters
         )
         _label(points, found, TICK * np.sqrt(limit), labels[begin:end], distances[begin:end])
         _pick(labels[begin:end], distances[begin:end], sizes[begin:end], n, k, nearest, chosen[begin:end])
@@ -196,7 +196,7 @@ def choose_parts(  # type: ignore[no-untyped-def]
 
 @dataclass(frozen=True)
 class PartChoices:
-    """The choices of stage 2 within parts; not ``compiled``: every part goes through the passes of a whole stage."""
+    """The choices of the atomic level within parts; not ``compiled``: every part has a DIRECT of its own."""
 
     threshold: float
     k: int = 1

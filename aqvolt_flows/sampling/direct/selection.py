@@ -26,7 +26,7 @@ class AtomPicks:
     clusters
         (m,), the atomic cluster that chose it; numbered over all parts.
     distances
-        (m,), float32, to the centre of that cluster, to a thousandth of the atomic threshold.
+        (m,), float32, to the center of that cluster, to a thousandth of the atomic threshold.
     n_clusters
         How many atomic clusters there are.
     """
@@ -76,7 +76,7 @@ class AtomClusters(Mapping[int, list[int]]):
         return list(self._clusters[self._rows(structure)].tolist())
 
     def distances(self, structure: int) -> list[float]:
-        """Return how far the atoms of a chosen structure are from the centres of the clusters that chose them."""
+        """Return how far the atoms of a chosen structure are from the centers of the clusters that chose them."""
         return list(self._distances[self._rows(structure)].tolist())
 
     def __iter__(self) -> Iterator[int]:
@@ -97,16 +97,16 @@ class Selection:
     indices
         Sorted rows of the chosen structures.
     structure_clusters
-        (n,), stage-1 cluster of every structure; −1: covered before this round.
+        (n,), structural cluster of every structure; −1: covered before this round.
     structure_distances
-        (n,), float32, distance of every structure to the centre of its cluster, or to what covers it.
+        (n,), float32, distance of every structure to the center of its cluster, or to what covers it.
     atom_clusters
-        For each chosen row, the stage-2 clusters that chose it, numbered over all parts;
-        ``atom_clusters.distances(row)``: how far its atoms are from their centres.
+        For each chosen row, the atomic clusters that chose it, numbered over all parts;
+        ``atom_clusters.distances(row)``: how far its atoms are from their centers.
     coverage
         Distances of all structures to the nearest chosen one (of any round): mean, p99, max, upper bounds where the
         search is a beam (by 0.1 % on average, 0.6 % at p99 for 450,000 chosen); the number of clusters of both
-        stages; how many structures were covered before.
+        levels; how many structures were covered before.
     parameters
         All choices, and the identity of the space.
     components

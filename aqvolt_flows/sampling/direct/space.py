@@ -1,6 +1,6 @@
-"""The space distances are measured in: standardised, rotated to principal components, weighted.
+"""The space distances are measured in: standardized, rotated to principal components, weighted.
 
-DIRECT (Qi et al., DOI 10.1038/s41524-024-01227-4) standardises features, keeps the principal components
+DIRECT (Qi et al., DOI 10.1038/s41524-024-01227-4) standardizes features, keeps the principal components
 whose variance exceeds one (Kaiser's rule) and multiplies each by its share of the explained variance,
 as its public implementation (maml) does. A threshold is therefore a length in this weighted space.
 """
@@ -85,7 +85,7 @@ class Space:
     Attributes
     ----------
     mean, scale
-        (d,), of the standardisation.
+        (d,), of the standardization.
     components
         (d, n_components), columns are unit vectors, each with its largest entry positive.
     variances, ratios

@@ -1,4 +1,4 @@
-"""What a round of sampling leaves for the next: the space, what covers it, and how far a centre reaches."""
+"""What a round of sampling leaves for the next: the space, what covers it, and how far a center reaches."""
 
 from __future__ import annotations
 
@@ -15,29 +15,31 @@ from numpy.typing import NDArray
 
 from aqvolt_flows.aside import written_aside
 from aqvolt_flows.errors import InputError
-from aqvolt_flows.sampling.direct.rows import Rows, Shards, as_features
+from aqvolt_flows.sampling.direct.forms import as_features
+from aqvolt_flows.sampling.direct.rows import Rows, Shards
 from aqvolt_flows.sampling.direct.space import Space
 
 Points = NDArray[np.float32]
 
 _FORMAT = "aqvolt-sampled-space/1"
 _SPACE = ("mean", "scale", "components", "variances", "ratios", "weights")
-_ARRAYS = ("centres", "radii", "counts", "chosen")
+#: Name in the file → attribute; the file keeps the spelling of the first release.
+_ARRAYS = {"centres": "centers", "radii": "radii", "counts": "counts", "chosen": "chosen"}
 
 
 @dataclass(frozen=True, eq=False)
 class SampledSpace:
     """A space and the part of it that is covered.
 
-    A row is covered when it lies within ``threshold`` of a centre or of a chosen row.
+    A row is covered when it lies within ``threshold`` of a center or of a chosen row.
 
     Attributes
     ----------
     space
         Scaler, principal components and weights; fitted once, in the first round.
     threshold
-        Of the structural stage, in the weighted space.
-    centres, radii, counts
+        Of the structural level, in the weighted space.
+    centers, radii, counts
         (m, n_components), (m,), (m,): the sub-clusters of all rounds.
     chosen
         (c, n_components): chosen rows of all rounds, and rows of datasets put in as covered.
@@ -47,7 +49,7 @@ class SampledSpace:
 
     space: Space
     threshold: float
-    centres: Points
+    centers: Points
     radii: NDArray[np.float64]
     counts: NDArray[np.int64]
     chosen: Points
@@ -61,8 +63,8 @@ class SampledSpace:
 
     @property
     def reference(self) -> Points:
-        """Centres and chosen rows, (m + c, n_components)."""
-        return np.concatenate([self.centres, self.chosen])
+        """Centers and chosen rows, (m + c, n_components)."""
+        return np.concatenate([self.centers, self.chosen])
 
     def with_covered(self, features: Rows | Iterable[Rows]) -> Self:
         """Return the space with rows of another dataset (features, not points) counted as chosen.
@@ -116,7 +118,7 @@ class SampledSpace:
         if known.get("format") != _FORMAT:
             raise InputError(f"{path} has format {known.get('format')!r}; expected {_FORMAT!r}.")
         space = Space(**{name: arrays[name] for name in _SPACE})
-        covered: dict[str, Any] = {name: arrays[name] for name in _ARRAYS}
+        covered: dict[str, Any] = {attribute: arrays[name] for name, attribute in _ARRAYS.items()}
         found = cls(space, known["threshold"], **covered, parameters=known["parameters"])
         if found.hash != digest:
             raise InputError(f"{path} was changed: its arrays hash to {found.hash[:12]}…, it says {digest[:12]}….")
@@ -141,4 +143,4 @@ def _header(state: SampledSpace) -> str:
 
 
 def _arrays(state: SampledSpace) -> dict[str, NDArray]:
-    return {n: getattr(state.space, n) for n in _SPACE} | {n: getattr(state, n) for n in _ARRAYS}
+    return {n: getattr(state.space, n) for n in _SPACE} | {n: getattr(state, a) for n, a in _ARRAYS.items()}

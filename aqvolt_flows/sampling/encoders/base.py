@@ -63,7 +63,7 @@ class Encoder(Protocol):
     d_structure, d_atom
         Lengths of the two vectors.
     cutoff
-        Radius of the graph, Å; an atom without a neighbour within it is isolated.
+        Radius of the graph, Å; an atom without a neighbor within it is isolated.
     """
 
     name: str
@@ -74,7 +74,7 @@ class Encoder(Protocol):
     cutoff: float
 
     def encode(self, frames: Sequence[Atoms], max_batch_atoms: int = 4096) -> Features:
-        """Return the features of frames, computed in batches of at most so many atoms."""
+        """Return the features of frames, computed in batches of at most this many atoms."""
         ...
 
 
@@ -86,13 +86,16 @@ class BatchedEncoder(ABC):
     """
 
     name: str
-    sha256: str
+    sha256: str = ""
     layer: str
     d_structure: int
     d_atom: int
     cutoff: float
     #: Atomic numbers that the model knows; None: all.
     known: frozenset[int] | None = None
+
+    def __init__(self, name: str, device: str = "cpu") -> None:  # noqa: ARG002 - families with a model use it
+        self.name = name
 
     @abstractmethod
     def _prepare(self, atoms: Atoms) -> Any:
@@ -103,10 +106,10 @@ class BatchedEncoder(ABC):
         """Return the structure matrix and the atom matrix of graphs."""
 
     def encode(self, frames: Sequence[Atoms], max_batch_atoms: int = 4096) -> Features:
-        """Return the features of frames, computed in batches of at most so many atoms.
+        """Return the features of frames, computed in batches of at most this many atoms.
 
         A batch that does not fit into memory is halved until it does; a frame that does not fit alone, and one
-        that the model cannot see (atoms on top of each other, an atom without neighbour, an unknown element), is
+        that the model cannot see (atoms on top of each other, an atom without a neighbor, an unknown element), is
         a failure with a reason beside the others' features.
         """
         failures = {i: reason for i, atoms in enumerate(frames) if (reason := self._refusal(atoms))}
@@ -137,7 +140,7 @@ class BatchedEncoder(ABC):
         return _Result(np.asarray(structures, np.float32), np.asarray(atoms, np.float32))
 
     def _refusal(self, atoms: Atoms) -> str | None:
-        from aqvolt_flows.sampling.distances import neighbourhood
+        from aqvolt_flows.sampling.distances import neighborhood
 
         if not len(atoms):
             return "no_atoms"
@@ -145,7 +148,7 @@ class BatchedEncoder(ABC):
             return "not_finite"
         if self.known is not None and not self.known.issuperset(atoms.numbers.tolist()):
             return "unknown_element"
-        closest, loneliest = neighbourhood(atoms.positions, atoms.cell[:], self.cutoff)
+        closest, loneliest = neighborhood(atoms.positions, atoms.cell[:], self.cutoff)
         if closest < CLOSEST_A:
             return "close_atoms"
         return "isolated_atom" if loneliest > self.cutoff else None

@@ -149,7 +149,7 @@ class M3GNetEncoder(BatchedEncoder):
             self._check_licl()
 
     def _prepare(self, atoms: Atoms) -> Any:
-        """Return matgl's graph over pymatgen's neighbour list, which knows no largest number of neighbours."""
+        """Return matgl's graph over pymatgen's neighbor list, which knows no largest number of neighbors."""
         from matgl.ext.ase import Atoms2Graph
         from pymatgen.optimization.neighbors import find_points_in_spheres
 

@@ -174,7 +174,7 @@ def check_encoder(name: str) -> None:
 
 
 def load_encoder(name: str, device: str = "cpu") -> Encoder:
-    """Return an encoder by its string.
+    """Return an encoder by its string; it carries the hash of its entry unless it has set one itself.
 
     Parameters
     ----------
@@ -191,6 +191,8 @@ def load_encoder(name: str, device: str = "cpu") -> Encoder:
     """
     check_encoder(name)
     encoder: Encoder = _called(encoder_entry(name).load)(name, device)
+    if not encoder.sha256:
+        encoder.sha256 = encoder_hash(name)
     return encoder
 
 

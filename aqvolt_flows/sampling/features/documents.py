@@ -1,4 +1,4 @@
-"""Feature shards and their documents: those that are there are found, those that are missing are made."""
+"""Find existing feature shards and create the missing ones."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class ShardDocuments:
-    """Makes the shards that are missing, and finds those that are there.
+    """Finds existing shards and creates the missing ones.
 
     Parameters
     ----------

@@ -64,7 +64,7 @@ def test_fluorites_least_dense_point_is_the_octahedral_void():
     density = promolecular_density(FLUORITE, spacing_a=0.2)
     values = density.data["total"]
     lowest = np.array(np.unravel_index(values.argmin(), values.shape)) / values.shape
-    # 4b of Fm-3m, the empty octahedra of fluorite: (1/2, 1/2, 1/2) and face-centred images
+    # 4b of Fm-3m, the empty octahedra of fluorite: (1/2, 1/2, 1/2) and face-centered images
     octahedra = [(0.5, 0.5, 0.5), (0.5, 0, 0), (0, 0.5, 0), (0, 0, 0.5)]
     distances = FLUORITE.lattice.get_all_distances([lowest], octahedra)
     assert distances.min() < 0.2

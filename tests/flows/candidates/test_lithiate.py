@@ -20,7 +20,7 @@ FLUORITE = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.8), ["Mn", "Cl"], 
 FEF3 = Structure.from_spacegroup(
     "R-3c", Lattice.hexagonal(5.196, 13.331), ["Fe", "F"], [[0, 0, 0], [0.412, 0, 0.25]]
 ).get_primitive_structure()
-#: ReO3 type: the corner-sharing octahedra leave the cube's centre empty.
+#: ReO3 type: the corner-sharing octahedra leave the cube's center empty.
 REO3 = Structure.from_spacegroup("Pm-3m", Lattice.cubic(3.86), ["Fe", "F"], [[0, 0, 0], [0.5, 0, 0]])
 
 

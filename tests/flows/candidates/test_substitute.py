@@ -46,7 +46,7 @@ LIF = rock_salt("F", WYCKOFF["F"])
     ("element", "state", "radius"),
     [("Li", 1, 0.76), ("F", -1, 1.33), ("Cl", -1, 1.81), ("Br", -1, 1.96), ("I", -1, 2.20), ("Fe", 3, 0.645)],
 )
-def test_radii_are_shannons_for_six_neighbours(element, state, radius):
+def test_radii_are_shannons_for_six_neighbors(element, state, radius):
     assert ionic_radius(element, state) == radius  # Shannon 1976, table 1
 
 

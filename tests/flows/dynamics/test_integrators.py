@@ -147,7 +147,7 @@ def test_full_cell_rescaling_moves_atoms_with_their_cell(model):
 
 @pytest.mark.parametrize("full_cell", [False, True])
 def test_an_ideal_gas_has_the_volume_of_theory(full_cell):
-    """With the centre of mass at rest p(V) ∝ V^(N−1) exp(−PV/kT): mean N kT/P and variance N (kT/P)².
+    """With the center of mass at rest p(V) ∝ V^(N−1) exp(−PV/kT): mean N kT/P and variance N (kT/P)².
 
     128 gases of four atoms over seven barostat times: standard error of the mean about 2.5 %.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from ase.build import bulk
 from jobflow import run_locally
 
 from aqvolt_flows.campaign import parse_campaign
@@ -114,3 +115,8 @@ def test_groups_of_trajectories_are_encoded_by_separate_jobs(campaign):
     flow = maker.make(["c", "a", "b"], "key")
     assert [len(job.function_args[0]) for job in flow.jobs[:-1]] == [2, 1]
     assert flow.jobs[0].function_args[0] == ["a", "b"]
+
+
+def test_structures_are_sent_to_the_maker_for_structures(database):
+    with pytest.raises(InputError, match="for structures use NpTMDMaker"):
+        MLMDMaker.make.original(MLMDMaker(), [bulk("Cu")])

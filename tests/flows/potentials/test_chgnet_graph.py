@@ -27,7 +27,7 @@ def rattled(formula: str, a: float, cubic: bool) -> Atoms:
     ids=["8 atoms", "2 atoms, dense", "1 atom, bonds to its own images", "no bond below 3 Å"],
 )
 def test_bonds_and_angles_are_those_of_the_converter(atoms):
-    """Independent: chgnet's converter; bonds by (atoms, length), angles by (centre, two bond lengths, cosine)."""
+    """Independent: chgnet's converter; bonds by (atoms, length), angles by (center, two bond lengths, cosine)."""
     model = load_potential("chgnet/r2scan").torchsim_model()
     state = ts.io.atoms_to_state([atoms], device=torch.device("cpu"), dtype=torch.float64)
     pairs = model.pairs(state.positions, state.row_vector_cell, state.system_idx)

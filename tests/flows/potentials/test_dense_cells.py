@@ -1,4 +1,4 @@
-"""Cells so dense that torch-sim's default neighbour list gives up."""
+"""Cells so dense that torch-sim's default neighbor list gives up."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SEVENNET = "7net-mf-0/R2SCAN"
 
 
 def dense() -> Atoms:
-    """Rock-salt LiF with all lattice parameters 20 % too short: 122 neighbours within 5 Å."""
+    """Rock-salt LiF with all lattice parameters 20 % too short: 122 neighbors within 5 Å."""
     atoms = bulk("LiF", "rocksalt", a=4.02 * 0.8, cubic=True)
     atoms.rattle(0.05, seed=1)
     return atoms

@@ -34,7 +34,7 @@ FILTERS = ("not_finite", "exploded", "overlapping", "duplicate", "unencodable")
 
 
 class RadialEncoder(BatchedEncoder):
-    """Sums of Gaussians of neighbour distances, by weight of the neighbour: real features, made in no time."""
+    """Sums of Gaussians of neighbor distances, by weight of the neighbor: real features, made in no time."""
 
     name, sha256, layer, cutoff = "chgnet/r2scan", "ab" * 32, "radial", 5.0
     d_structure = d_atom = 6

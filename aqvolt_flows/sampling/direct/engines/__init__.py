@@ -79,7 +79,7 @@ class Engine(Protocol):
         """Return an empty CF tree."""
         ...
 
-    def index(self, centres: NDArray[np.float32]) -> Index:
+    def index(self, centers: NDArray[np.float32]) -> Index:
         """Return the nearest-center search over centers (m, d)."""
         ...
 

@@ -28,7 +28,7 @@ class CpuEngine:
     """
 
     name = "cpu"
-    most_rows = None
+    most_rows: int | None = None
     compiled_parts = True
     #: Enough that rows sorted by their place in the tree find its leaves in the cache.
     rows_per_query = 2**18
@@ -63,6 +63,6 @@ class CpuEngine:
         """Return rows in a space."""
         return space.project(rows)
 
-    def index(self, centres: NDArray[np.float32]) -> NearestIndex:
-        """Return the box tree over centres."""
-        return NearestIndex(centres, self.threads, self.beam)
+    def index(self, centers: NDArray[np.float32]) -> NearestIndex:
+        """Return the box tree over centers."""
+        return NearestIndex(centers, self.threads, self.beam)

@@ -46,7 +46,7 @@ class SklearnEngine:
     name = "sklearn"
     threads = 1
     rows_per_query = MOST_ROWS
-    most_rows = MOST_ROWS
+    most_rows: int | None = MOST_ROWS
     compiled_parts = False
 
     def __init__(self) -> None:
@@ -92,9 +92,9 @@ class SklearnEngine:
         """Return Birch, not fitted yet."""
         return SklearnTree(threshold, branching)
 
-    def index(self, centres: NDArray[np.float32]) -> SklearnIndex:
+    def index(self, centers: NDArray[np.float32]) -> SklearnIndex:
         """Return the exact search that ``Birch.predict`` uses."""
-        return SklearnIndex(centres)
+        return SklearnIndex(centers)
 
 
 class SklearnTree:
@@ -138,16 +138,16 @@ class SklearnIndex:
 
     Parameters
     ----------
-    centres
+    centers
         (m, d), at least one.
     """
 
-    def __init__(self, centres: NDArray[np.floating]) -> None:
-        self._centres = np.asarray(centres, np.float64)
+    def __init__(self, centers: NDArray[np.floating]) -> None:
+        self._centers = np.asarray(centers, np.float64)
 
     def query(self, points: NDArray[np.floating]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Return for rows (n, d) the index of the nearest center and the distance."""
         from sklearn.metrics import pairwise_distances_argmin_min
 
-        labels, distances = pairwise_distances_argmin_min(np.asarray(points, np.float64), self._centres)
+        labels, distances = pairwise_distances_argmin_min(np.asarray(points, np.float64), self._centers)
         return labels.astype(np.int64), distances.astype(np.float32)

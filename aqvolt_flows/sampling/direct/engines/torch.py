@@ -1,8 +1,8 @@
-"""The engine of a GPU: moments, rotation and the exact nearest-centre search in torch; the CF tree stays on the CPU.
+"""The engine of a GPU: moments, rotation and the exact nearest-center search in torch; the CF tree stays on the CPU.
 
-In the exact search centres lie in boxes of about 512; a row is compared with the boxes' bounds, then with the
-centres of the nearest box, and only with those of other boxes that could still hold a nearer one. Its time grows with
-rows times centres, so that a GPU takes it up to some ten thousand centres only, and the CPU's beam beyond.
+In the exact search centers lie in boxes of about 512; a row is compared with the boxes' bounds, then with the
+centers of the nearest box, and only with those of other boxes that could still hold a nearer one. Its time grows with
+rows times centers, so that a GPU takes it up to some ten thousand centers only, and the CPU's beam beyond.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from aqvolt_flows.sampling.direct.space import Moments, Space
 if TYPE_CHECKING:
     import torch
 
-#: Centres of a box; below eight boxes all pairs are compared.
+#: Centers of a box; below eight boxes all pairs are compared.
 _BOX, _FEW = 512, 4096
-#: Most centres for which a GPU searches exactly where a beam would do.
+#: Most centers for which a GPU searches exactly where a beam would do.
 _GPU_EXACT_TO = 16_384
 #: Numbers of the largest temporary matrix: 8 GiB of float32 on a GPU, a 32nd of its free memory at most (there are
 #: about five of them at a time); 64 MiB on a CPU.
@@ -49,7 +49,7 @@ class TorchEngine:
     """
 
     name = "torch"
-    most_rows = None
+    most_rows: int | None = None
     compiled_parts = True
     #: Every box costs a few kernel launches per query, whatever the number of rows.
     rows_per_query = 2**20
@@ -72,8 +72,8 @@ class TorchEngine:
         for block in blocks:
             rows = torch.from_numpy(np.ascontiguousarray(block)).to(self.device).double()
             mean = rows.mean(dim=0)
-            centred = rows - mean
-            part = Moments(len(block), mean.cpu().numpy(), (centred.T @ centred).cpu().numpy())
+            centered = rows - mean
+            part = Moments(len(block), mean.cpu().numpy(), (centered.T @ centered).cpu().numpy())
             total = part if total is None else total + part
         if total is None:
             raise InputError("There are no rows; there is nothing to select from.")
@@ -97,29 +97,29 @@ class TorchEngine:
         projection = torch.from_numpy(space.projection).to(values)
         return np.asarray(((values - mean) @ projection).float().cpu().numpy())
 
-    def index(self, centres: NDArray[np.float32]) -> TorchIndex | NearestIndex:
-        """Return the search over centres: the device's if it is exact, or as quick as the CPU's beam."""
+    def index(self, centers: NDArray[np.float32]) -> TorchIndex | NearestIndex:
+        """Return the search over centers: the device's if it is exact, or as quick as the CPU's beam."""
         few = _GPU_EXACT_TO if self.device.type == "cuda" else EXACT_TO
-        if self.beam is None or len(centres) <= few:
-            return TorchIndex(centres, self.device)
-        return NearestIndex(centres, self.threads, self.beam)
+        if self.beam is None or len(centers) <= few:
+            return TorchIndex(centers, self.device)
+        return NearestIndex(centers, self.threads, self.beam)
 
 
 class TorchIndex:
-    """Exact nearest centre on a device.
+    """Exact nearest center on a device.
 
     Parameters
     ----------
-    centres
+    centers
         (m, d), at least one.
     device
         Where it runs.
     """
 
-    def __init__(self, centres: NDArray[np.floating], device: torch.device) -> None:
+    def __init__(self, centers: NDArray[np.floating], device: torch.device) -> None:
         import torch
 
-        points = np.ascontiguousarray(centres, np.float32)
+        points = np.ascontiguousarray(centers, np.float32)
         self.device, m = device, len(points)
         self._numbers = _CPU_NUMBERS
         if device.type == "cuda":
@@ -128,13 +128,13 @@ class TorchIndex:
         order, bounds = halved(points, depth)
         self._bounds = bounds.tolist()
         self._order = torch.from_numpy(order).to(device)
-        self._centres = torch.from_numpy(points[order]).to(device)
+        self._centers = torch.from_numpy(points[order]).to(device)
         boxes = [points[order[a:b]] for a, b in zip(self._bounds[:-1], self._bounds[1:], strict=True)]
         self._lower = torch.from_numpy(np.stack([b.min(axis=0) for b in boxes])).to(device)
         self._upper = torch.from_numpy(np.stack([b.max(axis=0) for b in boxes])).to(device)
 
     def query(self, points: NDArray[np.floating]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Return for rows (n, d) the index of the nearest centre and the distance."""
+        """Return for rows (n, d) the index of the nearest center and the distance."""
         import torch
 
         rows = torch.from_numpy(np.ascontiguousarray(points, np.float32)).to(self.device)
@@ -162,10 +162,10 @@ class TorchIndex:
         # by box, so that each box is one slice; box by box the rows get nearer and fewer are compared
         box, row = pending.T.nonzero(as_tuple=True)
         self._visit(rows, box, row, nearest, place)
-        return self._order[place], (rows - self._centres[place]).square().sum(dim=1).sqrt()
+        return self._order[place], (rows - self._centers[place]).square().sum(dim=1).sqrt()
 
     def _visit(self, rows: Any, box: Any, row: Any, nearest: Any, place: Any) -> None:
-        """Compare rows with the centres of boxes: pairs (box, row); no row twice in one box."""
+        """Compare rows with the centers of boxes: pairs (box, row); no row twice in one box."""
         import torch
 
         order = torch.argsort(box, stable=True)
@@ -178,9 +178,9 @@ class TorchIndex:
                 continue
             first, last = self._bounds[b], self._bounds[b + 1]
             middle = (self._lower[b] + self._upper[b]) / 2
-            centres, near = self._centres[first:last] - middle, rows[mine] - middle
+            centers, near = self._centers[first:last] - middle, rows[mine] - middle
             # ‖x‖² + ‖c‖² − 2x·c about the box's middle, where numbers are small and little cancels
-            squares = torch.addmm(centres.square().sum(dim=1), near, centres.T, alpha=-2)
+            squares = torch.addmm(centers.square().sum(dim=1), near, centers.T, alpha=-2)
             best, slot = squares.min(dim=1)
             best = (best + near.square().sum(dim=1)).clamp_(min=0)
             better = best < nearest[mine]

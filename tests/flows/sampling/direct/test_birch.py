@@ -26,8 +26,8 @@ def test_sub_clusters_are_scikit_learns(branching, d, threshold):
         tree.insert(piece)
     found = tree.sub_clusters()
     theirs = Birch(threshold=threshold, branching_factor=branching, n_clusters=None).fit(points.astype(np.float64))
-    assert len(found.centres) == pytest.approx(len(theirs.subcluster_centers_), rel=0.02)
-    apart = cdist(theirs.subcluster_centers_, found.centres).min(axis=1)
+    assert len(found.centers) == pytest.approx(len(theirs.subcluster_centers_), rel=0.02)
+    apart = cdist(theirs.subcluster_centers_, found.centers).min(axis=1)
     assert np.mean(apart < 1e-4) > 0.9
 
 
@@ -40,7 +40,7 @@ def test_every_row_is_counted_once_and_no_radius_exceeds_the_threshold(n, d, see
     found = tree.sub_clusters()
     assert found.counts.sum() == n
     assert found.radii.max() <= threshold * (1 + 1e-6)
-    np.testing.assert_allclose(found.counts @ found.centres, points.sum(axis=0), rtol=1e-3, atol=1e-2)
+    np.testing.assert_allclose(found.counts @ found.centers, points.sum(axis=0), rtol=1e-3, atol=1e-2)
 
 
 def test_sub_clusters_come_in_the_order_in_which_they_were_opened():
@@ -48,6 +48,6 @@ def test_sub_clusters_come_in_the_order_in_which_they_were_opened():
     tree = CFTree(1, 0.1)
     tree.insert(points)
     found = tree.sub_clusters()
-    np.testing.assert_allclose(found.centres[:, 0], [0, 5.005, 10, 20], atol=1e-6)
+    np.testing.assert_allclose(found.centers[:, 0], [0, 5.005, 10, 20], atol=1e-6)
     assert found.counts.tolist() == [1, 2, 1, 1]
     np.testing.assert_allclose(found.radii, [0, 0.005, 0, 0], atol=1e-6)  # half the distance of the pair

@@ -57,7 +57,7 @@ def test_one_cell_is_one_tree():
     tree = CFTree(6, 0.15)
     tree.insert(points)
     one, cells = tree.sub_clusters(), sub_clusters_by_cell([points], points.mean(axis=0)[None], 0.15, BRANCHING, 2)
-    np.testing.assert_array_equal(one.centres, cells.centres)
+    np.testing.assert_array_equal(one.centers, cells.centers)
     np.testing.assert_array_equal(one.counts, cells.counts)
 
 
@@ -68,7 +68,7 @@ def test_every_row_is_counted_once_and_no_radius_exceeds_the_threshold(n, d, see
     found = sub_clusters_by_cell([points[:7], points[7:]], points[:5], threshold, 5, 2)
     assert found.counts.sum() == n
     assert found.radii.max() <= threshold * (1 + 1e-6)
-    np.testing.assert_allclose(found.counts @ found.centres, points.sum(axis=0), rtol=1e-3, atol=1e-2)
+    np.testing.assert_allclose(found.counts @ found.centers, points.sum(axis=0), rtol=1e-3, atol=1e-2)
 
 
 def test_threads_and_blocks_change_nothing():
@@ -76,7 +76,7 @@ def test_threads_and_blocks_change_nothing():
     ways = [([points], 1), ([points], 4), (np.array_split(points, 9), 2)]
     first, *others = (sub_clusters_by_cell(b, points[:20], 0.1, BRANCHING, t) for b, t in ways)
     for other in others:
-        np.testing.assert_array_equal(first.centres, other.centres)
+        np.testing.assert_array_equal(first.centers, other.centers)
         np.testing.assert_array_equal(first.counts, other.counts)
 
 

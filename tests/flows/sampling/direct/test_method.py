@@ -1,4 +1,4 @@
-"""2DIRECT: clusters that are known by construction, an independent nearest-centre search, and bad input."""
+"""2DIRECT: clusters that are known by construction, an independent nearest-center search, and bad input."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from aqvolt_flows.sampling import TwoStageDirect, direct_select
 from aqvolt_flows.sampling.direct import atoms as two_stage
 from aqvolt_flows.sampling.direct import parts
 from aqvolt_flows.sampling.direct.nearest import BEAM, EXACT_TO
-from aqvolt_flows.sampling.direct.one_stage import Chooser
 from aqvolt_flows.sampling.direct.selection import AtomPicks
+from aqvolt_flows.sampling.direct.single_direct import Chooser
 from aqvolt_flows.sampling.direct.space import Moments, Space
 
 
 def blobs(n_blobs: int, per_blob: int, d: int = 8, spread: float = 1e-3, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
-    centres = rng.normal(scale=10, size=(n_blobs, d))
-    return (centres[:, None] + rng.normal(scale=spread, size=(n_blobs, per_blob, d))).reshape(-1, d)
+    centers = rng.normal(scale=10, size=(n_blobs, d))
+    return (centers[:, None] + rng.normal(scale=spread, size=(n_blobs, per_blob, d))).reshape(-1, d)
 
 
 def test_well_separated_groups_give_one_row_each():
@@ -91,7 +91,7 @@ def test_a_pair_is_a_tie_and_goes_to_the_smaller_cell_whatever_rounding_says():
 
 
 def test_the_choice_is_mamls():
-    """Independent computation of maml 2025.4.3's steps with scikit-learn: Birch, predict, nearest to the centre."""
+    """Independent computation of maml 2025.4.3's steps with scikit-learn: Birch, predict, nearest to the center."""
     rng = np.random.default_rng(3)
     rows = np.repeat(rng.normal(size=(40, 6)), 50, axis=0) + rng.normal(scale=0.25, size=(2000, 6))
     scaled = StandardScaler().fit_transform(rows)
@@ -178,7 +178,7 @@ def test_one_space_for_all_atoms_chooses_one_of_each_kind():
     assert 1 <= len(fewer.indices) <= 3
 
 
-def test_parts_are_clustered_like_whole_stages(monkeypatch):
+def test_parts_are_clustered_like_single_directs(monkeypatch):
     """The compiled loop over parts against the passes of a whole stage; more and fewer atoms than features."""
     rng = np.random.default_rng(5)
     n_atoms = rng.integers(1, 9, 60)
@@ -207,8 +207,8 @@ def test_a_part_too_large_for_the_loop_is_chosen_the_same(monkeypatch):
     loop = TwoStageDirect(0.01, 0.1).select(features, atoms, n_atoms)
     called = []
     monkeypatch.setattr(parts, "_NODES", 65)
-    whole_stage = two_stage._whole_stage
-    monkeypatch.setattr(two_stage, "_whole_stage", lambda *a: called.append(1) or whole_stage(*a))
+    whole_stage = two_stage._single_direct
+    monkeypatch.setattr(two_stage, "_single_direct", lambda *a: called.append(1) or whole_stage(*a))
     full = TwoStageDirect(0.01, 0.1).select(features, atoms, n_atoms)
     assert called
     assert loop.indices.tolist() == full.indices.tolist()
@@ -220,8 +220,8 @@ def test_engines_choose_the_same(stage2):
     """Stated: at least 98 % of the chosen rows are the same, and coverage agrees to 1 %."""
     rng = np.random.default_rng(8)
     n_atoms = rng.integers(2, 9, 1500)
-    centres, shapes = rng.normal(size=(30, 12)), rng.normal(size=(12, 32))
-    features = np.float32((centres[rng.integers(30, size=1500)] + rng.normal(scale=0.3, size=(1500, 12))) @ shapes)
+    centers, shapes = rng.normal(size=(30, 12)), rng.normal(size=(12, 32))
+    features = np.float32((centers[rng.integers(30, size=1500)] + rng.normal(scale=0.3, size=(1500, 12))) @ shapes)
     atoms = np.float32((rng.normal(size=(n_atoms.sum(), 6))) @ rng.normal(size=(6, 16)))
     cpu, torch = (
         TwoStageDirect(0.15, 0.2, stage2=stage2, engine=engine, device="cpu").select(features, atoms, n_atoms)
@@ -259,12 +259,12 @@ def whole_stages(choose, bucket, n_atoms, choices, large):
     return AtomPicks.joined(found)
 
 
-def test_distances_are_those_to_the_centres_of_the_choosing_clusters():
+def test_distances_are_those_to_the_centers_of_the_choosing_clusters():
     """One space for all atoms, pairs on a line: both atoms of a pair are half their distance from the mean."""
     atoms = np.array([[0.0], [1.0], [10.0], [11.0], [20.0], [22.0]])
     features = np.array([[0.0], [0.0], [1.0]])
     found = TwoStageDirect(0.1, 0.2, stage2="global").select(features, atoms, np.array([2, 2, 2]))
-    scale = atoms.std()  # one component that holds all variance: standardised rows are the space
+    scale = atoms.std()  # one component that holds all variance: standardized rows are the space
     expected = {0: [0.5 / scale], 1: [0.5 / scale], 2: [1 / scale]}
     for row, distances in expected.items():
         assert found.atom_clusters.distances(row) == pytest.approx(distances, abs=2e-4)

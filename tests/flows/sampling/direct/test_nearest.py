@@ -14,40 +14,40 @@ from aqvolt_flows.sampling.direct.nearest import NearestIndex
 from aqvolt_flows.sampling.direct.space import Moments, Space
 
 
-def assert_nearest(index, points, centres):
+def assert_nearest(index, points, centers):
     labels, distances = index.query(points)
-    every = cdist(points, centres)
+    every = cdist(points, centers)
     np.testing.assert_allclose(distances, every.min(axis=1), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(every[np.arange(len(points)), labels], every.min(axis=1), rtol=1e-4, atol=1e-5)
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 700), st.integers(1, 8), st.integers(0, 1000))
-def test_it_agrees_with_all_pairs_for_any_number_of_centres(m, d, seed):
+def test_it_agrees_with_all_pairs_for_any_number_of_centers(m, d, seed):
     rng = np.random.default_rng(seed)
     scale = 0.6 ** np.arange(d)
-    centres = np.float32(rng.normal(size=(m, d)) * scale)
-    centres[rng.random(m) < 0.2] = centres[0]  # equal ones
-    assert_nearest(NearestIndex(centres, threads=1), np.float32(rng.normal(size=(30, d)) * scale), centres)
+    centers = np.float32(rng.normal(size=(m, d)) * scale)
+    centers[rng.random(m) < 0.2] = centers[0]  # equal ones
+    assert_nearest(NearestIndex(centers, threads=1), np.float32(rng.normal(size=(30, d)) * scale), centers)
 
 
 @pytest.mark.parametrize("m", [64, 65, 1024, 1025, 6000])
 def test_it_agrees_at_the_sizes_where_the_tree_gets_a_level(m):
     rng = np.random.default_rng(m)
-    centres, points = np.float32(rng.normal(size=(m, 5))), np.float32(rng.normal(size=(300, 5)))
-    assert_nearest(NearestIndex(centres, threads=2), points, centres)
+    centers, points = np.float32(rng.normal(size=(m, 5))), np.float32(rng.normal(size=(300, 5)))
+    assert_nearest(NearestIndex(centers, threads=2), points, centers)
 
 
-def test_equal_centres_give_the_lowest_number():
-    centres = np.zeros((300, 2), np.float32)
-    centres[:7] = 1
-    assert NearestIndex(centres).query(np.zeros((2, 2)))[0].tolist() == [7, 7]
+def test_equal_centers_give_the_lowest_number():
+    centers = np.zeros((300, 2), np.float32)
+    centers[:7] = 1
+    assert NearestIndex(centers).query(np.zeros((2, 2)))[0].tolist() == [7, 7]
 
 
 def test_threads_do_not_change_the_answer():
     rng = np.random.default_rng(0)
-    centres, points = np.float32(rng.normal(size=(500, 3))), np.float32(rng.normal(size=(20_000, 3)))
-    one, two = (NearestIndex(centres, t).query(points) for t in (1, 2))
+    centers, points = np.float32(rng.normal(size=(500, 3))), np.float32(rng.normal(size=(20_000, 3)))
+    one, two = (NearestIndex(centers, t).query(points) for t in (1, 2))
     for a, b in zip(one, two, strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -56,8 +56,8 @@ def test_threads_do_not_change_the_answer():
 def test_torch_agrees_with_all_pairs(m):
     rng = np.random.default_rng(m)
     scale = 0.8 ** np.arange(6)
-    centres, points = np.float32(rng.normal(size=(m, 6)) * scale), np.float32(rng.normal(size=(400, 6)) * scale)
-    assert_nearest(load_engine("torch", "cpu", search="exact").index(centres), points, centres)
+    centers, points = np.float32(rng.normal(size=(m, 6)) * scale), np.float32(rng.normal(size=(400, 6)) * scale)
+    assert_nearest(load_engine("torch", "cpu", search="exact").index(centers), points, centers)
 
 
 def modes(n: int, d: int = 20, seed: int = 0) -> np.ndarray:
@@ -72,12 +72,12 @@ def modes(n: int, d: int = 20, seed: int = 0) -> np.ndarray:
 
 
 def test_a_beam_finds_the_nearest_of_nearly_all_rows_and_never_less_than_its_distance():
-    centres, points = modes(30_000), modes(4000, seed=1)
-    _, nearest = NearestIndex(centres).query(points)
+    centers, points = modes(30_000), modes(4000, seed=1)
+    _, nearest = NearestIndex(centers).query(points)
     before = np.inf
     for beam, apart in ((1, 1.0), (4, 0.05), (16, 0.005)):
-        labels, distances = NearestIndex(centres, beam=beam).query(points)
-        np.testing.assert_allclose(np.linalg.norm(points - centres[labels], axis=1), distances, rtol=1e-4, atol=1e-5)
+        labels, distances = NearestIndex(centers, beam=beam).query(points)
+        np.testing.assert_allclose(np.linalg.norm(points - centers[labels], axis=1), distances, rtol=1e-4, atol=1e-5)
         assert (distances >= nearest * (1 - 1e-5)).all()
         excess = distances.mean(dtype=float) / nearest.mean(dtype=float) - 1
         assert excess < min(before, apart)
@@ -86,22 +86,22 @@ def test_a_beam_finds_the_nearest_of_nearly_all_rows_and_never_less_than_its_dis
 
 
 def test_the_beams_answer_depends_on_the_row_alone():
-    centres, points = modes(6000), modes(20_000, seed=1)
-    whole = NearestIndex(centres, threads=1, beam=3).query(points)
-    pieces = [NearestIndex(centres, threads=2, beam=3).query(p) for p in np.array_split(points[::-1], 7)]
+    centers, points = modes(6000), modes(20_000, seed=1)
+    whole = NearestIndex(centers, threads=1, beam=3).query(points)
+    pieces = [NearestIndex(centers, threads=2, beam=3).query(p) for p in np.array_split(points[::-1], 7)]
     for i in (0, 1):
         np.testing.assert_array_equal(np.concatenate([p[i] for p in pieces])[::-1], whole[i])
 
 
 @pytest.mark.parametrize("engine", ["cpu", "torch"])
-def test_few_centres_are_searched_exactly_by_a_beam_too(engine):
-    centres, points = modes(4000), modes(500, seed=1)
-    assert_nearest(load_engine(engine, "cpu", beam=1).index(centres), points, centres)
+def test_few_centers_are_searched_exactly_by_a_beam_too(engine):
+    centers, points = modes(4000), modes(500, seed=1)
+    assert_nearest(load_engine(engine, "cpu", beam=1).index(centers), points, centers)
 
 
 def test_engines_search_with_the_same_beam():
-    centres, points = modes(6000), modes(2000, seed=1)
-    ours, theirs = (load_engine(e, "cpu", beam=2).index(centres).query(points) for e in ("cpu", "torch"))
+    centers, points = modes(6000), modes(2000, seed=1)
+    ours, theirs = (load_engine(e, "cpu", beam=2).index(centers).query(points) for e in ("cpu", "torch"))
     np.testing.assert_array_equal(ours[0], theirs[0])
 
 
@@ -127,5 +127,5 @@ def test_engines_agree_on_moments_and_rotation():
 
 
 def test_an_engine_that_does_not_exist_is_named():
-    with pytest.raises(InputError, match="expected cpu or torch"):
+    with pytest.raises(InputError, match="known are cpu, torch, sklearn"):
         load_engine("gpu")

@@ -73,7 +73,7 @@ def test_a_second_round_takes_only_what_is_new(first):
     assert new.coverage["covered_before"] == 50
     assert (new.structure_clusters[:50] == -1).all()
     assert (new.structure_clusters[50:] >= 0).all()
-    assert len(new.state.centres) > len(first.state.centres)
+    assert len(new.state.centers) > len(first.state.centers)
     assert method.extend(new.state, features, atoms, n_atoms).indices.tolist() == []
     assert new.parameters["space"] == first.parameters["space"]
 
@@ -98,7 +98,7 @@ def test_a_state_of_another_threshold_or_encoder_is_refused(first):
 
 
 def test_what_a_beam_counts_as_covered_is_within_the_threshold():
-    """A narrow beam over more rows than are searched exactly misses some neighbours: it samples more, never less."""
+    """A narrow beam over more rows than are searched exactly misses some neighbors: it samples more, never less."""
     rng = np.random.default_rng(3)
     known, new = np.float32(rng.normal(size=(6000, 6))), np.float32(rng.normal(size=(3000, 6)))
     space = Space.fit(Moments.of(known))
@@ -134,7 +134,7 @@ def test_coverage_by_a_state(first):
     features, _, _ = rounds(seed=2)
     assert coverage(features, first.state, first.state.space, 0.05).fraction == 1
     assert coverage(features + 3, first.state, first.state.space, 0.05).fraction < 0.5
-    with pytest.raises(InputError, match="neither centres nor chosen"):
+    with pytest.raises(InputError, match="neither centers nor chosen"):
         coverage(features, SampledSpace.empty(first.state.space, 0.05), first.state.space)
     with pytest.raises(InputError, match="positive length"):
         coverage(features, features, first.state.space, 0)

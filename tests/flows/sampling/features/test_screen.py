@@ -1,4 +1,4 @@
-"""Filters before encoding, against ASE's neighbour list and cases whose answer is known."""
+"""Filters before encoding, against ASE's neighbor list and cases whose answer is known."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aqvolt_flows.frames import Frame, to_table
-from aqvolt_flows.sampling.distances import neighbourhood
+from aqvolt_flows.sampling.distances import neighborhood
 from aqvolt_flows.sampling.features.screen import (
     DUPLICATE,
     EXPLODED,
@@ -65,7 +65,7 @@ def random_cell(seed: int) -> Atoms:
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10**6))
-def test_overlaps_are_those_of_ases_neighbour_list(seed):
+def test_overlaps_are_those_of_ases_neighbor_list(seed):
     """ASE's list with cut-offs of half the sum of radii, in double precision on what float32 files hold."""
     atoms = frame(random_cell(seed)).to_atoms()
     [code] = judge(frame(atoms), max_volume_ratio=0, min_packing=0, duplicate_tolerance_a=0)
@@ -79,9 +79,9 @@ def test_overlaps_are_those_of_ases_neighbour_list(seed):
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10**6))
-def test_the_neighbourhood_is_that_of_an_explicit_supercell(seed):
+def test_the_neighborhood_is_that_of_an_explicit_supercell(seed):
     atoms = random_cell(seed)
-    closest, loneliest = neighbourhood(atoms.positions, atoms.cell[:], 6.0)
+    closest, loneliest = neighborhood(atoms.positions, atoms.cell[:], 6.0)
     expected = []
     images = np.array(np.meshgrid(*[range(-6, 7)] * 3)).reshape(3, -1).T @ atoms.cell[:]
     for i in range(len(atoms)):

@@ -1,6 +1,6 @@
-"""One stage of DIRECT over any number of rows: space, sub-clusters, assignment, choice; each a pass in blocks.
+"""One DIRECT over any number of rows: space, sub-clusters, assignment, choice; each a pass in blocks.
 
-Rows are read twice when they must be standardised (moments; rotation) and once when the space is given. The rotated
+Rows are read twice when they must be standardized (moments; rotation) and once when the space is given. The rotated
 rows are kept, in memory or in a temporary file, for the passes after that.
 """
 
@@ -26,7 +26,7 @@ Numbers = NDArray[np.int64]
 Order = Literal["given", "shuffled"]
 Pick = Literal["nearest", "smallest"]
 
-#: Distances to a centre are compared in steps of this share of the threshold: both rows of a pair are as far from
+#: Distances to a center are compared in steps of this share of the threshold: both rows of a pair are as far from
 #: their mean, and rounding should not decide between them before the smaller cell or the lower row does.
 TICK = 1e-3
 #: So many rows enter one CF tree; more of them are sent to cells of the space, each with a tree of its own.
@@ -35,7 +35,7 @@ ONE_TREE_ROWS = 20_000_000
 
 @dataclass(frozen=True)
 class Running:
-    """How a stage runs; none of it changes what is chosen, but order, seed, branching and rows of one tree.
+    """How it runs; none of it changes what is chosen, but order, seed, branching and rows of one tree.
 
     Attributes
     ----------
@@ -102,7 +102,7 @@ def in_order(points: PointStore, running: Running) -> Iterator[Points]:
 def fit(
     rows: Shards, threshold: float, weight_components: bool, running: Running
 ) -> tuple[Space, PointStore, SubClusters]:
-    """Standardise, rotate, weight and cluster rows: two passes over them, none over pairs.
+    """Standardize, rotate, weight and cluster rows: two passes over them, none over pairs.
 
     Returns
     -------
@@ -118,12 +118,12 @@ def fit(
 
 
 def nearest(points: PointStore, index: Index, engine: Engine) -> Iterator[tuple[Numbers, Points]]:
-    """Yield nearest centre and distance of stored rows, block by block; the next is searched while one is in use."""
+    """Yield nearest center and distance of stored rows, block by block; the next is searched while one is in use."""
     return ahead(index.query(block) for block in coalesced(points.blocks(), engine.rows_per_query))
 
 
 def gaps(points: PointStore, reference: Points, engine: Engine) -> Points:
-    """Return the distance of every stored row to the nearest one of a reference (with a beam: no less than it)."""
+    """Return each stored row's distance to the nearest row of a reference (with the beam search, an upper bound)."""
     return np.concatenate([distances for _, distances in nearest(points, engine.index(reference), engine)])
 
 
@@ -159,7 +159,7 @@ class Chooser:
     threshold
         Of the clustering; distances that agree to ``TICK`` of it are equal.
     pick
-        ``nearest``: to the centre, among equals the smaller cell, then the lower row. ``smallest``: the smaller
+        ``nearest``: to the center, among equals the smaller cell, then the lower row. ``smallest``: the smaller
         cell, among equals the nearer, then the lower row.
     """
 
@@ -170,7 +170,7 @@ class Chooser:
         self._seen = 0
 
     def add(self, labels: Numbers, distances: NDArray[np.floating], sizes: NDArray | None = None) -> None:
-        """Add the next rows: cluster, distance to its centre and, optionally, number of atoms."""
+        """Add the next rows: cluster, distance to its center and, optionally, number of atoms."""
         far = np.rint(np.asarray(distances, np.float64) / self.tick)
         cells = np.zeros(len(labels)) if sizes is None else np.asarray(sizes, np.float64)
         first, second = (far, cells) if self.pick == "nearest" else (cells, far)
@@ -178,7 +178,7 @@ class Chooser:
         self._seen += len(labels)
 
     def chosen(self) -> tuple[Numbers, Numbers, Points]:
-        """Return the chosen rows, sorted, the cluster of each, and the distance to its centre, to a tick."""
+        """Return the chosen rows, sorted, the cluster of each, and the distance to its center, to a tick."""
         clusters, slots = np.nonzero(self._row >= 0)
         rows = self._row[clusters, slots]
         order = np.argsort(rows)
