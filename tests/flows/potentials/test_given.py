@@ -120,7 +120,9 @@ def test_torch_sim_models_and_potentials_pass():
         )  # fmt: skip
 
 
-@pytest.mark.parametrize("what", [5, [], {}, object(), EMT, Path("a.pt")], ids=str)
+@pytest.mark.parametrize(
+    "what", [5, [], {}, object(), EMT, Path("a.pt")], ids=str, ids=lambda given: type(given).__name__
+)
 def test_anything_else_is_named(what):
     with pytest.raises(InputError, match=r"given as model; (expected a model string|write it as)"):
         check_model_given(what)
