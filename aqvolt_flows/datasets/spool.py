@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from aqvolt_flows.datasets.formats import SCHEMA, rows_of, to_table
-from aqvolt_flows.datasets.records import Row
+from aqvolt_flows.datasets.rows import Row
 
 BATCH_ROWS = 4096
 

@@ -201,7 +201,7 @@ def _print_extxyz(database: Any, collection: str, documents: Any) -> None:
 def _atoms(database: Any, collection: str, document: dict[str, Any]) -> Any:
     """Return ASE Atoms of a document; ``None`` for a rejected label, which has none."""
     if collection == "labels":
-        from aqvolt_flows.datasets.records import row_from_label
+        from aqvolt_flows.datasets.rows import row_from_label
 
         return row_from_label(document).to_atoms() if document["status"] == "valid" else None
     if collection == "frames":
