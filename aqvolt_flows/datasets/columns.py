@@ -102,8 +102,8 @@ def column_table() -> list[dict[str, str]]:
     return [
         {
             "column": c.name,
-            "type": str(c.type).replace("element: ", "").replace("item: ", "")
-            + (", may be null" if c.nullable else ""),
+            "type": str(c.type).replace("element: ", "").replace("item: ", ""),
+            "null": "may be" if c.nullable else "",
             "shape": c.shape.replace("-1", "n_atoms"),
             "unit": c.unit,
             "meaning": c.meaning,

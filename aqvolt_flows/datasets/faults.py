@@ -35,8 +35,8 @@ def find_fault(outcome: LabelOutcome, frame: Mapping[str, Any] | None) -> Failur
         ("forces", outcome.forces, (n_atoms, 3)),
         ("stress", outcome.stress, (6,)),
     ]
-    given = {name: getattr(outcome, name) for name in RESULTS}
-    wanted += [(name, value, BY_NAME[name].shape_of(n_atoms)) for name, value in given.items() if value is not None]
+    results = {name: getattr(outcome, name) for name in RESULTS}
+    wanted += [(name, value, BY_NAME[name].shape_of(n_atoms)) for name, value in results.items() if value is not None]
     for name, value, shape in wanted:
         failure = _shape_fault(name, value, shape)
         if failure is not None:
