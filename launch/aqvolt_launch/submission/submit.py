@@ -24,6 +24,7 @@ announced batch the next submission, or a worker, removes the workflows without 
 
 from __future__ import annotations
 
+import logging
 import sys
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -47,6 +48,8 @@ from aqvolt_launch.submission.blueprint import Blueprint, shape, workflow_of
 
 if TYPE_CHECKING:
     from fireworks import LaunchPad, Workflow
+
+logger = logging.getLogger(__name__)
 
 #: Workflows built and written together: those made one by one, and copies of a template.
 BATCH = 200
@@ -168,7 +171,9 @@ def submit(
         if pending or again:
             submission = submission or _Submission(settings, limit, rerun_failed, budget, window)
             submission.add(pending + submission.rerun_ended(again))
-    return report + submission.finish() if submission else report
+    report = report + submission.finish() if submission else report
+    logger.info("Submitted: %s.", ", ".join(f"{k} {v:g}" for k, v in report.as_dict().items() if v) or "nothing")
+    return report
 
 
 class _Submission:
