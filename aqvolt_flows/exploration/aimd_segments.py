@@ -25,7 +25,7 @@ from aqvolt_flows.vasp.inputs import potcar_hashes
 from aqvolt_flows.vasp.outputs import Array, Calculation, read_calculation, read_text
 from aqvolt_flows.vasp.settings import changes, theory
 
-#: Endings from outside, after which another launch goes on.
+#: Endings from outside, after which another launch continues.
 RESUMABLE = frozenset({"wall_time", "signal", "interrupted"})
 
 
@@ -188,7 +188,7 @@ def harvest(
 
 
 def restart_of(artifacts: ArtifactStore, document: TrajectoryDocument) -> MDState | None:
-    """Return the state from which a running document goes on, or None at its beginning."""
+    """Return the state that continues a running document, or None at its beginning."""
     if document.restart is None:
         return None
     return MDState.from_json(artifacts.local_path(document.restart).read_bytes())

@@ -1,4 +1,4 @@
-"""Workers: FireWorks' rapidfire in the launch folder, with lost runs put right before and in between."""
+"""Workers: FireWorks' rapidfire in the launch folder; lost runs are recovered before it and while it runs."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _STEADY = {"MKL_DYNAMIC": "FALSE", "OMP_DYNAMIC": "FALSE"}
 
 @dataclass(frozen=True)
 class WorkReport:
-    """What a worker did: Fireworks completed and fizzled by it, lost runs of others put right, seconds."""
+    """What a worker did: Fireworks that it completed or fizzled, lost runs that it recovered, seconds."""
 
     name: str
     completed: int
@@ -85,7 +85,7 @@ def work(
     sleep_s
         Seconds between looks at an empty queue.
     max_launches
-        Return after so many Fireworks.
+        Return after this many Fireworks.
 
     Raises
     ------

@@ -55,5 +55,5 @@ def main() -> None:
         output.complain(str(error))
         sys.exit(2)
     except KeyboardInterrupt:
-        output.complain("Interrupted; what was finished is kept, and the same command goes on from there.")
+        output.complain("Interrupted; what was finished is kept, and the same command continues from there.")
         sys.exit(130)

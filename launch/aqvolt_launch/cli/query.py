@@ -43,7 +43,7 @@ def query(
     collection: str = typer.Argument(help=f"One of {', '.join(COLUMNS)}."),
     filter: str = typer.Argument("{}", help="MongoDB query as JSON."),
     fields: str | None = typer.Option(None, help="Comma-separated fields, dots for nested ones."),
-    limit: int = typer.Option(0, min=0, help="At most so many documents; 0: 20 for tables, else all."),
+    limit: int = typer.Option(0, min=0, help="Maximum number of documents; 0: 20 for tables, else all."),
     format: str = typer.Option("table", "--format", help="table, json, csv, or extxyz (labels, frames, candidates)."),
     as_json: bool = typer.Option(False, "--json", help=output.JSON_HELP),
 ) -> None:

@@ -1,4 +1,4 @@
-"""Lost runs: what a worker that was killed leaves in the LaunchPad, and how it is put right.
+"""Lost runs: what a killed worker leaves in the LaunchPad, and how it is repaired.
 
 A worker can die between any two of FireWorks' writes. What can be left, and what is done:
 
@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RecoveryReport:
-    """How many were put right."""
+    """How many were repaired, by kind."""
 
     rerun: int = 0
     refreshed: int = 0

@@ -2,7 +2,7 @@
 
 A chemical system has used up its budget when at least ``min_outcomes`` of its labels have an outcome and more than
 ``max_failed_fraction`` of them failed. It is paused: its Fireworks do not run, further ones are not submitted, and
-``aqvolt hold lift Cl-Li-Y`` lets it go on; the failures until then are forgiven.
+``aqvolt hold lift Cl-Li-Y`` resumes it and resets its failure count.
 """
 
 from __future__ import annotations

@@ -129,14 +129,14 @@ def submit(
     settings
         Which database.
     limit
-        Submit at most so many new ones.
+        Maximum number of new units.
     rerun_failed
         Run them again, FIZZLED ones and those that :attr:`WorkItem.again` gives a reason for, instead of only
         reporting them.
     budget
-        Stop before the forecast of the new ones exceeds so many core-hours.
+        Stop before the forecast of the new ones exceeds this many core-hours.
     window
-        Keep at most so many READY, the others PAUSED until workers make them READY
+        Maximum number of READY Fireworks, the others PAUSED until workers make them READY
         (:mod:`aqvolt_launch.submission.window`); 0: all READY at once. By default 200 on the
         embedded database and 0 elsewhere. It holds for units with a template; others are few.
 

@@ -1,4 +1,4 @@
-"""The window: at most so many Fireworks READY, the others PAUSED behind them in the order of their priority.
+"""The window: a maximum number of READY Fireworks, the others PAUSED behind them in the order of their priority.
 
 FireWorks checks the next Firework out with a sort over all that are READY. A mongod has an index for that; the
 embedded database sorts, 0.07 ms for each READY Firework and check-out. So there a submission leaves most of its
