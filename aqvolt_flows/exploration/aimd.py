@@ -202,6 +202,7 @@ class AIMDMaker(Maker):
         blank = _blank(candidate_id, structure, temperature_k, key, parameters, r2scan_protocol(self.incar_updates))
         document = _started(database, blank)
         if document.status != "running":
+            database.adopt("trajectories", [document.trajectory_id])
             return _summary(document)  # type: ignore[return-value]
         database.upsert("trajectories", [document])
         try:
@@ -280,7 +281,7 @@ def _started(database: Database, blank: TrajectoryDocument) -> TrajectoryDocumen
     stored = database["trajectories"].find_one({"trajectory_id": blank.trajectory_id}, {"_id": 0})
     if stored is None:
         return blank
-    document = TrajectoryDocument.model_validate(stored)
+    document = TrajectoryDocument.model_validate({k: v for k, v in stored.items() if k != "campaigns"})
     if document.failure is None or document.failure.reason != "missing_resource":
         return document
     return document.model_copy(update={"status": "running", "failure": None})

@@ -12,7 +12,7 @@ from aqvolt_flows.work import Plan, WorkItem, bind
 def plan_report(campaign: Campaign, database: Database, _claimed: frozenset[str] = frozenset()) -> Plan:
     """Return the report on what the collections hold now."""
     state = {
-        name: sorted(database[name].distinct(identity))
+        name: sorted(database.own(name).distinct(identity))
         for name, identity in (
             ("candidates", "candidate_id"),
             ("trajectories", "trajectory_id"),

@@ -17,6 +17,7 @@ from aqvolt_builders.base import (
     plain_store,
     read_outputs,
 )
+from aqvolt_builders.growth import adopt_all_labels
 from aqvolt_builders.progress import STAGE, Progress, look
 from aqvolt_builders.shifts import Shifts
 from aqvolt_flows.datasets.aimd_labels import ended_at, labels_from_trajectory, rejected_trajectory
@@ -108,13 +109,14 @@ class LabelBuilder(CountingBuilder):
         for trajectory_id in runs:
             for trajectory in self.trajectories.query({"trajectory_id": trajectory_id}):
                 self._given += 1
-                yield {"trajectory": trajectory}
+                yield {"trajectory": trajectory, "campaigns": database.members_of(trajectory)}
         self._complete = True
 
     def process_item(self, item: dict[str, Any]) -> list[LabelDocument]:
         """Return the labels of one job or one trajectory, valid or rejected."""
         labels = self._labels_of_run(item["trajectory"]) if "trajectory" in item else [self._label_of_job(item)]
-        return [label.model_copy(update={"builder_version": self.rules}) for label in labels]
+        update = {"builder_version": self.rules, "campaigns": item.get("campaigns") or []}
+        return [label.model_copy(update=update) for label in labels]
 
     def _label_of_job(self, item: dict[str, Any]) -> LabelDocument:
         outcome, at = item["outcome"], item["completed_at"]
@@ -136,13 +138,16 @@ class LabelBuilder(CountingBuilder):
         for label in labels:
             stored = known.get(label.label_id)
             alone = stored is None or label.source == "aimd"  # a step of a run has no second source
-            known[label.label_id] = label if alone or stored is None else merge(stored, label)
+            kept = label if alone or stored is None else merge(stored, label)
+            known[label.label_id] = kept.model_copy(update={"campaigns": label.campaigns})  # those it has, it keeps
         self.write("labels", [known[label_id] for label_id in dict.fromkeys(ids)])
         self._taken += len(items)
 
     def finalize(self) -> None:
         """Note how far this run has read, if it went through and something moved; then let go of the stores."""
         progress = self._progress
+        if progress and self._complete:
+            adopt_all_labels(Database.connect(), progress.trajectories_cut)
         if progress and self._complete and self._given == self._taken and (self._taken or progress.worth_moving):
             database = Database.connect()
             n_labels = database["labels"].estimated_document_count()
@@ -176,6 +181,7 @@ class LabelBuilder(CountingBuilder):
             frame_id = output.get("frame_id")
             frame = frames.get(frame_id) if isinstance(frame_id, str) else None
             yield {
+                "campaigns": database.members_of(frame or _as_member(document)),
                 "outcome": output,
                 "frame": frame,
                 "shift": shifts.expected(output, frame),
@@ -213,3 +219,9 @@ class LabelBuilder(CountingBuilder):
         except AqvoltError as error:
             failure = Failure(reason="missing_artifact", message=str(error))
             return [rejected_trajectory(trajectory, failure, self.aimd_stride)]
+
+
+def _as_member(output: dict[str, Any]) -> dict[str, Any]:
+    """Return the campaigns of a job whose frame is not in the database, as a document of a collection has them."""
+    about = (output.get("metadata") or {}).get("aqvolt") or {}
+    return {"campaigns": about["campaigns"]} if about.get("campaigns") else {}

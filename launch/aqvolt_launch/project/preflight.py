@@ -52,7 +52,7 @@ def _scratch(settings: AqvoltSettings, campaign: Campaign) -> Check:
 
 def frame_elements(database: Database) -> list[str]:
     """Return the elements of the selected frames."""
-    return sorted(str(element) for element in database["frames"].distinct("elements"))
+    return sorted(str(element) for element in database.own("frames").distinct("elements"))
 
 
 def label_counts(campaign: Campaign, settings: AqvoltSettings) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def label_counts(campaign: Campaign, settings: AqvoltSettings) -> dict[str, Any]
     protocol = protocol_for(campaign.labeling)
     match = {"metadata.aqvolt.stage": "label", "output.protocol.settings_hash": protocol.settings_hash}
     group = {"_id": "$output.status", "n": {"$sum": 1}}
-    outcomes = database["outputs"].aggregate([{"$match": match}, {"$group": group}])
+    outcomes = database.own("outputs").aggregate([{"$match": match}, {"$group": group}])
     counts = {
         "frames": len(plan.items),
         "to_run": to_run,
