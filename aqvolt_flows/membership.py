@@ -20,19 +20,17 @@ from aqvolt_flows.settings import AqvoltSettings
 
 #: Collections whose documents belong to campaigns, and the field that says to which.
 FIELDS = {
-    name: "campaigns"
-    for name in (
-        "candidates",
-        "trajectories",
-        "features",
-        "samples",
-        "frames",
-        "labels",
-        "releases",
-        "models",
-        "benchmarks",
-    )
-} | {"outputs": "metadata.aqvolt.campaigns"}
+    "candidates": "campaigns",
+    "trajectories": "campaigns",
+    "features": "campaigns",
+    "samples": "campaigns",
+    "frames": "campaigns",
+    "labels": "campaigns",
+    "releases": "campaigns",
+    "models": "campaigns",
+    "benchmarks": "campaigns",
+    "outputs": "metadata.aqvolt.campaigns",
+}
 #: Collection of the campaigns that a database has seen.
 REGISTER = "campaigns"
 _NAME = re.compile(r"[^a-z0-9._-]+")

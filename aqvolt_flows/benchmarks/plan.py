@@ -24,9 +24,8 @@ def plan_benchmark(campaign: Campaign, database: Database, _claimed: frozenset[s
     candidates = [d["candidate_id"] for d in database.own("candidates").find(ACCEPTED).sort("candidate_id", 1)]
     models = [campaign.exploration.potential]
     if release:
-        trained = (
-            database.own("models").find({"content_hash": release["content_hash"], "status": "trained"}).sort("model_id", 1)
-        )
+        wanted_models = {"content_hash": release["content_hash"], "status": "trained"}
+        trained = database.own("models").find(wanted_models).sort("model_id", 1)
         models += [d["model_id"] for d in trained]
     named = campaign.benchmarks.named()
     chosen = [(b, parameters_of(b, campaign.benchmarks)) for b in (BENCHMARKS[n].load() for n in named)]
@@ -45,4 +44,6 @@ def plan_benchmark(campaign: Campaign, database: Database, _claimed: frozenset[s
             items.append(WorkItem("benchmark", key, f"{benchmark.name} {name}", make, category="gpu", done=done))
     missing = no_input(candidates, "accepted candidate", "aqvolt candidates select")
     facts = {"models": models, "release": release["release_id"] if release else None}
-    return Plan("benchmark", items, missing, facts, partial(database.adopt, "benchmarks", [i.key for i in items], "key"))
+    return Plan(
+        "benchmark", items, missing, facts, partial(database.adopt, "benchmarks", [i.key for i in items], "key")
+    )

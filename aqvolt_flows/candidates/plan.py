@@ -31,7 +31,9 @@ def plan_candidates(campaign: Campaign, database: Database, _claimed: frozenset[
     documents = [intake.document(r) for r in prototype_records(p)]
     ids = sorted({d.candidate_id for d in documents})
     verdicts = {d.candidate_id: d.status for d in documents}
-    stored = database["candidates"].find({"candidate_id": {"$in": ids}}, {"candidate_id": 1, "status": 1, "campaigns": 1})
+    stored = database["candidates"].find(
+        {"candidate_id": {"$in": ids}}, {"candidate_id": 1, "status": 1, "campaigns": 1}
+    )
     present = sum(_is_settled(database, d, verdicts[d["candidate_id"]]) for d in stored)
     key = content_key("select/1", parameters=p.model_dump(mode="json", include=set(_SELECTION)))
     accepted = sum(d.status == "accepted" for d in documents)

@@ -23,7 +23,9 @@ def plan_lithiate(campaign: Campaign, database: Database, claimed: frozenset[str
     """Return the batches of accepted hosts that are neither lithiated nor queued."""
     p, metals = campaign.lithiation, tuple(campaign.candidates.hosts.redox_metals)
     query = {"status": "accepted", "role": "host"}
-    ids = [d["candidate_id"] for d in database.own("candidates").find(query, {"candidate_id": 1}).sort("candidate_id", 1)]
+    ids = [
+        d["candidate_id"] for d in database.own("candidates").find(query, {"candidate_id": 1}).sort("candidate_id", 1)
+    ]
     units = {lithiation_key(i, p, metals): i for i in ids}
     done = _present(database, list(units))
     todo = [(key, i) for key, i in units.items() if key not in done and key not in claimed]

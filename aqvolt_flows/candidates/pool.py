@@ -210,8 +210,8 @@ def write_judged(database: Database, documents: Sequence[CandidateDocument]) -> 
             database["candidates"].update_one({"candidate_id": document.candidate_id}, change)
             mine.append(document)
         else:
-            change = {"$pull": {"campaigns": {"$in": list(database.campaigns)}}}
-            database["candidates"].update_one({"candidate_id": document.candidate_id}, change)
+            leave = {"$pull": {"campaigns": {"$in": list(database.campaigns)}}}
+            database["candidates"].update_one({"candidate_id": document.candidate_id}, leave)
     return database.upsert("candidates", mine)
 
 

@@ -73,7 +73,9 @@ def plan_aimd(campaign: Campaign, database: Database, _claimed: frozenset[str] =
     p = campaign.aimd
     updates = campaign.labeling.incar_updates  # of the statics, too: labels of both are of one protocol
     maker = AIMDMaker(parameters=p.model_dump(mode="json"), incar_updates=updates)
-    candidates = list(database.own("candidates").find(ACCEPTED, {"candidate_id": 1, "formula": 1}).sort("candidate_id", 1))
+    candidates = list(
+        database.own("candidates").find(ACCEPTED, {"candidate_id": 1, "formula": 1}).sort("candidate_id", 1)
+    )
     pairs = [(c, t, aimd_key(c["candidate_id"], t, p, updates)) for c in candidates for t in p.temperatures_k]
     done = set(database["trajectories"].distinct("key", {"engine": "aimd", "status": {"$in": ["completed", "failed"]}}))
     items = [

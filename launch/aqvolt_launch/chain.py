@@ -155,7 +155,7 @@ def submit_stage(
         set_budget(settings, limits)
         enforce(settings)
         if budget_core_hours is not None:
-            model = cost_model(campaign, Database.connect(settings))
+            model = cost_model(campaign, database_of(campaign, settings))
             budget = CoreHours(
                 budget_core_hours, lambda item: model.predict(float(item.tags["atoms"]), float(item.tags["electrons"]))
             )

@@ -55,8 +55,15 @@ def frame_elements(database: Database) -> list[str]:
     return sorted(str(element) for element in database.own("frames").distinct("elements"))
 
 
-def label_counts(campaign: Campaign, settings: AqvoltSettings) -> dict[str, Any]:
+def label_counts(campaign: Campaign, settings: AqvoltSettings, database: Database | None = None) -> dict[str, Any]:
     """Return what is left to label and what it will cost; changes nothing.
+
+    Parameters
+    ----------
+    campaign, settings
+        What to count where.
+    database
+        As the campaign sees it; by default that of the settings.
 
     Returns
     -------
@@ -68,7 +75,7 @@ def label_counts(campaign: Campaign, settings: AqvoltSettings) -> dict[str, Any]
     """
     from aqvolt_flows.labeling.labelers import protocol_for
 
-    database = Database.connect(settings)
+    database = Database.connect(settings).in_campaign(campaign.name) if database is None else database
     launchpad = ensure_launchpad(settings)
     fields = {KEY_FIELD: 1, "state": 1, "_id": 0}
     query = {"metadata.aqvolt.stage": "label"}
