@@ -3,7 +3,7 @@
 A labeler is an entry of :data:`LABELERS` and a module with functions, imported when they are asked for:
 
 ===========================================  ========================================================================
-``protocol_of(parameters)``                  the :class:`~aqvolt_flows.schemas.provenance.Protocol` of its labels
+``protocol_of(parameters)``                  the protocol of its labels; by default the maker's; optional
 ``maker_of(parameters)``                     a :class:`~aqvolt_flows.labeling.static_maker.StaticMaker`
 ``check_here(parameters, elements)``         raises where it cannot run here; optional
 ``doctor_rows(parameters, elements, …)``     yields :class:`~aqvolt_flows.checks.Check` rows; optional
@@ -30,8 +30,6 @@ from aqvolt_flows.schemas.provenance import Protocol
 from aqvolt_flows.work import Category
 
 if TYPE_CHECKING:
-    from jobflow import Maker
-
     from aqvolt_flows.checks import Check
     from aqvolt_flows.stores import Database
 
@@ -77,13 +75,13 @@ class Labeler:
 
     def protocol(self, parameters: LabelingParameters) -> Protocol:
         """Return the protocol that its labels carry."""
-        found: Protocol = getattr(importlib.import_module(self.module), "protocol_of")(parameters)  # noqa: B009
+        look = self._function("protocol_of")
+        found: Protocol = look(parameters) if look is not None else self.maker(parameters).protocol
         return found
 
-    def maker(self, parameters: LabelingParameters) -> Maker:
+    def maker(self, parameters: LabelingParameters) -> Any:
         """Return the maker of its statics."""
-        found: Maker = getattr(importlib.import_module(self.module), "maker_of")(parameters)  # noqa: B009
-        return found
+        return importlib.import_module(self.module).maker_of(parameters)
 
     def check(self, parameters: LabelingParameters, elements: Iterable[str] = ()) -> None:
         """Raise unless it can run here; each element needs its pseudopotential.

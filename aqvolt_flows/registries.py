@@ -2,8 +2,8 @@
 
 A registry maps a name to an entry. Entries of this package are given; those of other packages are found through an
 entry-point group (``aqvolt.potentials``, ``aqvolt.labelers``, ``aqvolt.benchmarks``, ``aqvolt.encoders``) when a
-registry is first asked. A plug-in that does not load is named in :attr:`Registry.problems` and the rest goes on; of two
-with one name neither replaces what is there, and the second is named as a problem.
+registry is first asked. A plug-in that does not load is named in :attr:`Registry.problems` and the others are used; of
+two with one name the first stays, and the second is named as a problem.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class Registry[Entry](Mapping[str, Entry]):
         for point in sorted(entry_points(group=self._group), key=lambda p: (p.name, p.value)):
             try:
                 self._add(point.load())
-            except Exception as error:  # noqa: BLE001 - a foreign package may fail in any way; it is named, the rest goes on
+            except Exception as error:  # noqa: BLE001 - a foreign package may fail in any way; it is named
                 self._problem(point, error)
 
     def _problem(self, point: EntryPoint, error: Exception) -> None:

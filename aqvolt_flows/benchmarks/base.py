@@ -9,9 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from aqvolt_flows.benchmarks.evaluate import evaluate_each
 from aqvolt_flows.identity import content_key
 from aqvolt_flows.models import ResolvedModel
 from aqvolt_flows.potentials import Potential, load_potential
@@ -19,6 +21,7 @@ from aqvolt_flows.schemas.base import Parameters
 from aqvolt_flows.schemas.benchmark import BenchmarkDocument
 from aqvolt_flows.schemas.provenance import ArtifactRef, Failure
 from aqvolt_flows.stores import Database
+from aqvolt_flows.structures import to_atoms
 
 #: Raised when the same model, parameters and set would give other numbers.
 STAGE = "benchmark/1"
@@ -204,6 +207,14 @@ def put_rows(database: Database, rows: list[Row], schema: pa.Schema) -> Artifact
     sink = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), sink, compression="zstd")
     return database.artifacts.put_bytes(sink.getvalue(), "parquet")
+
+
+def force_of(potential: Potential, structure: Any) -> dict[str, Any]:
+    """Return the largest force on an atom (eV/Å) of a structure as columns ``max_force`` and the failure's."""
+    (found,) = evaluate_each(potential.evaluate, [to_atoms(structure)])
+    if isinstance(found, Failure):
+        return {"max_force": None, **reason_columns(found)}
+    return {"max_force": float(np.linalg.norm(found.forces, axis=1).max()), **reason_columns(None)}
 
 
 def reason_columns(failure: Failure | None) -> dict[str, str | None]:

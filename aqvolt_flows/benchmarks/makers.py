@@ -12,10 +12,11 @@ from jobflow import Job, Maker
 
 from aqvolt_flows.benchmarks import ev_scan, force_bins
 from aqvolt_flows.benchmarks.evaluate import evaluate_each
-from aqvolt_flows.benchmarks.references import read_references, references_as_plain
+from aqvolt_flows.benchmarks.references import read_references
 from aqvolt_flows.chemistry import reduced_formula
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.jobs import science_job, typed
+from aqvolt_flows.labeled import labels_as_plain
 from aqvolt_flows.potentials import Potential
 from aqvolt_flows.potentials.given import (
     Model,
@@ -203,7 +204,7 @@ class ForceBinsMaker(_ModelMaker):
         model
             Instead of the maker's.
         """
-        job: Job = self.compare(references_as_plain(references), model)
+        job: Job = self.compare(labels_as_plain(references), model)
         return job
 
     @science_job(ForceBinsDocument, check=_check_bins, failed=_failed_bins)

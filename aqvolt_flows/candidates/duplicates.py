@@ -26,7 +26,7 @@ from pymatgen.core import Lattice, Structure
 from aqvolt_flows.chemistry import reduced_formula
 from aqvolt_flows.schemas.parameters import DuplicateParameters
 
-#: Below so many structures, starting processes takes longer than the work.
+#: With fewer structures, starting processes takes longer than the work.
 PARALLEL_FROM = 200
 
 

@@ -73,7 +73,7 @@ def labels_from_trajectory(
     frames
         Its converged ionic steps.
     stride
-        Thinning: keep every so-manieth step.
+        Thinning: keep every n-th ionic step.
     max_jump_ev_per_atom
         The limit at zero force, eV/atom; 0: not checked.
     """

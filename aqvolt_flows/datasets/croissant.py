@@ -14,8 +14,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from aqvolt_flows.datasets.columns import COLUMNS, Column
 from aqvolt_flows.datasets.folder import split_paths
-from aqvolt_flows.datasets.formats import SCHEMA
 from aqvolt_flows.identity import file_sha256
 
 VERSION = "http://mlcommons.org/croissant/1.1"
@@ -61,32 +61,6 @@ _CONTEXT: dict[str, Any] = {
     "source": "cr:source",
     "subField": "cr:subField",
     "transform": "cr:transform",
-}
-#: Column → what it is, with unit; arrays with their shape.
-COLUMNS: dict[str, tuple[str, str]] = {
-    "frame_id": ("Identity of the configuration.", ""),
-    "label_id": ("Identity of configuration and protocol.", ""),
-    "trajectory_id": ("The run that the configuration was sampled from, if any.", ""),
-    "candidate_id": ("The structure that was simulated, if any.", ""),
-    "source": ("sampled, aimd, or the name of an imported dataset.", ""),
-    "protocol": ("How it was computed: code:functional@settings.", ""),
-    "formula": ("Reduced formula.", ""),
-    "chemsys": ("Element symbols in alphabetical order, joined by '-'.", ""),
-    "n_atoms": ("Number of atoms.", ""),
-    "temperature_k": ("Target temperature of the run, K, if known.", ""),
-    "atomic_numbers": ("Atomic numbers.", "-1"),
-    "positions": ("Cartesian positions, Å.", "-1,3"),
-    "cell": ("Lattice vectors as rows, Å; periodic in all directions.", "3,3"),
-    "energy": ("Total energy, eV.", ""),
-    "forces": ("Forces, eV/Å.", "-1,3"),
-    "stress": ("Stress, eV/Å³, tension positive, order xx yy zz yz xz xy.", "6"),
-    "cohesive_energy_per_atom": ("(E − Σ E_atom)/N, eV/atom, if known.", ""),
-    "max_force": ("Largest force on an atom, eV/Å.", ""),
-    "pressure_gpa": ("Pressure, GPa, compression positive.", ""),
-    "magmoms": ("Magnetic moments, µB, if known.", "-1"),
-    "bandgap": ("Band gap, eV, if known.", ""),
-    "record_id": ("Identity in the dataset it was imported from, if any.", ""),
-    "provenance": ("JSON of what an imported or AIMD label says about its origin, if anything.", ""),
 }
 
 
@@ -161,12 +135,11 @@ def _records(split: str) -> dict[str, Any]:
         "name": split,
         "description": f"One record a configuration of {split}.",
         "key": {"@id": f"{split}/label_id"},
-        "field": [_field(split, column) for column in SCHEMA],
+        "field": [_field(split, column) for column in COLUMNS],
     }
 
 
-def _field(split: str, column: pa.Field) -> dict[str, Any]:
-    text, shape = COLUMNS[column.name]
+def _field(split: str, column: Column) -> dict[str, Any]:
     kind = column.type
     types = {"string": "sc:Text", "int16": "sc:Integer", "int32": "sc:Integer", "double": "sc:Float"}
     while pa.types.is_list(kind):
@@ -175,8 +148,8 @@ def _field(split: str, column: pa.Field) -> dict[str, Any]:
         "@type": "cr:Field",
         "@id": f"{split}/{column.name}",
         "name": f"{split}/{column.name}",
-        "description": text,
+        "description": column.meaning,
         "dataType": types[str(kind)],
         "source": {"fileObject": {"@id": f"{split}.parquet"}, "extract": {"column": column.name}},
     }
-    return found | ({"isArray": True, "arrayShape": shape} if shape else {})
+    return found | ({"isArray": True, "arrayShape": column.shape} if column.shape else {})

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from aqvolt_flows.chemistry import describe, symbols_of
+from aqvolt_flows.datasets.columns import BY_NAME, RESULTS
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.schemas.label import LabelOutcome
 from aqvolt_flows.schemas.provenance import Failure
@@ -34,8 +35,8 @@ def find_fault(outcome: LabelOutcome, frame: Mapping[str, Any] | None) -> Failur
         ("forces", outcome.forces, (n_atoms, 3)),
         ("stress", outcome.stress, (6,)),
     ]
-    if outcome.magmoms is not None:
-        wanted.append(("magmoms", outcome.magmoms, (n_atoms,)))
+    results = {name: getattr(outcome, name) for name in RESULTS}
+    wanted += [(name, value, BY_NAME[name].shape_of(n_atoms)) for name, value in results.items() if value is not None]
     for name, value, shape in wanted:
         failure = _shape_fault(name, value, shape)
         if failure is not None:

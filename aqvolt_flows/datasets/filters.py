@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from aqvolt_flows.datasets.records import Row
+from aqvolt_flows.datasets.rows import Row
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.schemas.base import Parameters
 from aqvolt_flows.schemas.parameters import ReleaseParameters

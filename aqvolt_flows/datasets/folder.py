@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from aqvolt_flows.datasets.formats import EXPORTS, read_rows, write_split
-from aqvolt_flows.datasets.records import Row, release_hash
+from aqvolt_flows.datasets.rows import Row, release_hash
 from aqvolt_flows.datasets.splits import SPLITS
 from aqvolt_flows.errors import InputError, ResourceError
 from aqvolt_flows.identity import file_sha256

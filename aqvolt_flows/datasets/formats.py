@@ -1,32 +1,6 @@
 """The files of a release: Parquet, ASE-LMDB, extended XYZ, MatPES JSON; streamed, aside, then renamed.
 
-Columns of the Parquet files (one row a labelled configuration; Å, eV, eV/Å, eV/Å³, K, GPa):
-
-=========================  ====================  =================================================
-column                     type                  meaning
-=========================  ====================  =================================================
-frame_id, label_id         string                identities; rows are sorted by both
-trajectory_id              string, may be null   the run the frame was sampled from
-candidate_id               string, may be null   the structure that was simulated
-source                     string                sampled, aimd, or the name of an imported set
-protocol                   string                code:functional@settings
-formula, chemsys           string                reduced formula; elements joined by ``-``
-n_atoms                    int32
-temperature_k              float64, may be null  target temperature of the run
-atomic_numbers             list<int16>           (n_atoms)
-positions                  list<list<float64>>   (n_atoms, 3), Å
-cell                       list<list<float64>>   (3, 3), Å, rows are lattice vectors
-energy                     float64               total, eV
-forces                     list<list<float64>>   (n_atoms, 3), eV/Å
-stress                     list<float64>         (6), eV/Å³, tension positive, xx yy zz yz xz xy
-cohesive_energy_per_atom   float64, may be null  eV/atom
-max_force                  float64               largest |F| of any atom, eV/Å
-pressure_gpa               float64               compression positive
-magmoms                    list<float64>, null   (n_atoms), µB
-bandgap                    float64, may be null  eV
-record_id                  string, may be null   identity in the imported dataset
-provenance                 string, may be null   JSON of what an imported or AIMD label says of its origin
-=========================  ====================  =================================================
+The columns of the Parquet files (one row a labeled configuration) are those of :mod:`aqvolt_flows.datasets.columns`.
 """
 
 from __future__ import annotations
@@ -44,40 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from aqvolt_flows.aside import written_aside
+from aqvolt_flows.datasets.columns import BY_NAME, OPTIONAL, SCHEMA
 from aqvolt_flows.datasets.matpes import write_matpes_json
-from aqvolt_flows.datasets.records import Row
+from aqvolt_flows.datasets.rows import Row
 from aqvolt_flows.errors import InputError, ResourceError
 
-_MATRIX = pa.list_(pa.list_(pa.float64()))
-SCHEMA = pa.schema(
-    [
-        ("frame_id", pa.string()),
-        ("label_id", pa.string()),
-        ("trajectory_id", pa.string()),
-        ("candidate_id", pa.string()),
-        ("source", pa.string()),
-        ("protocol", pa.string()),
-        ("formula", pa.string()),
-        ("chemsys", pa.string()),
-        ("n_atoms", pa.int32()),
-        ("temperature_k", pa.float64()),
-        ("atomic_numbers", pa.list_(pa.int16())),
-        ("positions", _MATRIX),
-        ("cell", _MATRIX),
-        ("energy", pa.float64()),
-        ("forces", _MATRIX),
-        ("stress", pa.list_(pa.float64())),
-        ("cohesive_energy_per_atom", pa.float64()),
-        ("max_force", pa.float64()),
-        ("pressure_gpa", pa.float64()),
-        ("magmoms", pa.list_(pa.float64())),
-        ("bandgap", pa.float64()),
-        ("record_id", pa.string()),
-        ("provenance", pa.string()),
-    ]
-)
-#: Columns that releases of earlier versions lack.
-OPTIONAL = ("magmoms", "bandgap", "record_id", "provenance")
 ROW_GROUP_ROWS = 4096
 ROWS_PER_LMDB = 100_000
 EXPORTS = ("parquet", "aselmdb", "extxyz", "matpes-json")
@@ -102,7 +47,7 @@ def to_table(rows: Sequence[Row]) -> pa.Table:
         values = [getattr(row, name) for row in rows]
         if name in OPTIONAL:
             columns.append(pa.array(values, kind, from_pandas=False))
-        elif kind == _MATRIX:
+        elif pa.types.is_list(kind) and pa.types.is_list(kind.value_type):
             columns.append(_matrices(values))
         elif pa.types.is_list(kind):
             columns.append(_lists(values, np.int16 if name == "atomic_numbers" else float))
@@ -171,7 +116,7 @@ def rows_of(batch: pa.RecordBatch) -> Iterator[Row]:
     columns: dict[str, list[Any]] = {}
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         kind = column.type
-        if name == "magmoms":
+        if BY_NAME[name].nullable and pa.types.is_list(kind):
             columns[name] = [None if v is None else np.array(v, dtype=float) for v in column.to_pylist()]
         elif not pa.types.is_list(kind):
             columns[name] = column.to_pylist()

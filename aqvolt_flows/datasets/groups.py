@@ -12,7 +12,7 @@ from typing import Any
 
 from pymatgen.core import Composition, Structure
 
-from aqvolt_flows.datasets.records import Row
+from aqvolt_flows.datasets.rows import Row
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.stores import Database
 

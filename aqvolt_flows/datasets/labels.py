@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from aqvolt_flows.chemistry import cohesive_energy_per_atom, describe, symbols_of
+from aqvolt_flows.datasets.columns import RESULTS
 from aqvolt_flows.datasets.energies import MAX_JUMP_EV_PER_ATOM, jump_fault
 from aqvolt_flows.datasets.faults import find_fault
 from aqvolt_flows.errors import InputError
@@ -86,8 +87,7 @@ def label_from_outcome(
         energy=parsed.energy,
         forces=parsed.forces,
         stress=parsed.stress,
-        magmoms=parsed.magmoms,
-        bandgap=parsed.bandgap,
+        **{name: getattr(parsed, name) for name in RESULTS},
         cohesive_energy_per_atom=_cohesive_energy(parsed, symbols),
         energy_per_atom=parsed.energy / len(symbols),
         surrogate_difference_per_atom=difference,

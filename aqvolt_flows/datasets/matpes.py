@@ -19,7 +19,7 @@ from pymatgen.core import Composition, Lattice, Structure
 
 from aqvolt_flows.aside import written_aside
 from aqvolt_flows.chemistry import symbols_of
-from aqvolt_flows.datasets.records import Row
+from aqvolt_flows.datasets.rows import Row
 from aqvolt_flows.units import ase_stress_to_vasp
 
 #: What MatPES and MP-ALOE documents say at their top level, and importers keep as provenance.

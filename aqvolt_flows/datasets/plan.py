@@ -13,7 +13,7 @@ from aqvolt_flows.work import Plan, WorkItem, bind
 
 
 def plan_release(campaign: Campaign, database: Database, _claimed: frozenset[str] = frozenset()) -> Plan:
-    """Return the release that the labels of now make."""
+    """Plan a release of the current labels."""
     p = campaign.release
     labels = database.own("labels").count_documents({"status": "valid"})
     missing = (

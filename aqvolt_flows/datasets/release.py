@@ -23,7 +23,7 @@ from aqvolt_flows.aside import written_aside
 from aqvolt_flows.datasets import card, croissant, folder, plots
 from aqvolt_flows.datasets.filters import describe_reason
 from aqvolt_flows.datasets.formats import write_split, write_tables
-from aqvolt_flows.datasets.records import ROUNDING, content_lines, release_hash
+from aqvolt_flows.datasets.rows import ROUNDING, content_lines, release_hash
 from aqvolt_flows.datasets.splits import SPLITS, Assignment
 from aqvolt_flows.datasets.spool import Spool
 from aqvolt_flows.datasets.stats import statistics

@@ -15,8 +15,9 @@ from typing import Self
 import numpy as np
 import pyarrow as pa
 
-from aqvolt_flows.datasets.formats import SCHEMA, rows_of, to_table
-from aqvolt_flows.datasets.records import Row
+from aqvolt_flows.datasets.columns import SCHEMA
+from aqvolt_flows.datasets.formats import rows_of, to_table
+from aqvolt_flows.datasets.rows import Row
 
 BATCH_ROWS = 4096
 

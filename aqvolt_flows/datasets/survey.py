@@ -13,7 +13,7 @@ from typing import Any
 from aqvolt_flows.datasets.duplicates import Configuration, DuplicateFinder
 from aqvolt_flows.datasets.filters import describe_reason, is_other_protocol, reason_to_drop
 from aqvolt_flows.datasets.groups import held_out, label_query, lineage_groups, own_group
-from aqvolt_flows.datasets.records import Row, row_from_label
+from aqvolt_flows.datasets.rows import Row, row_from_label
 from aqvolt_flows.datasets.splits import SPLITS, Assignment, assign
 from aqvolt_flows.datasets.spool import Spool
 from aqvolt_flows.errors import InputError

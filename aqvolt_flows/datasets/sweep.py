@@ -7,7 +7,7 @@ from typing import Any
 
 from aqvolt_flows.datasets.duplicates import Configuration, DuplicateFinder
 from aqvolt_flows.datasets.filters import CohesiveEnergy, Duplicate, Filter, MaxForce, parameter_of
-from aqvolt_flows.datasets.records import Row, row_from_label
+from aqvolt_flows.datasets.rows import Row, row_from_label
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.stores import Database
 

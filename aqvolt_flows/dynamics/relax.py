@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from pymatgen.core import Structure
-from pymatgen.io.ase import AseAtomsAdaptor
 
 from aqvolt_flows.potentials import Potential
 from aqvolt_flows.potentials.registry import batches
@@ -98,6 +97,7 @@ def relax_batch(model: Any, structures: Sequence[Structure], parameters: Relaxat
 def _optimize(model: Any, structures: Sequence[Structure], p: RelaxationParameters) -> list[Relaxed]:
     import torch
     import torch_sim as ts
+    from pymatgen.io.ase import AseAtomsAdaptor
 
     def volume_ratio(state: Any) -> torch.Tensor:
         return torch.linalg.det(state.cell).abs() / torch.linalg.det(state.reference_cell).abs()

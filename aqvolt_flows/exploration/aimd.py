@@ -6,161 +6,74 @@ are of one protocol. atomate2's own ``MDSetGenerator`` is not used: its NpT is P
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobflow import Job, Maker, Response, job
+from jobflow import Maker, Response
 from pymatgen.core import Structure
 
-from aqvolt_flows.chemistry import describe_structure
+from aqvolt_flows.artifacts import ArtifactStore
 from aqvolt_flows.errors import AqvoltError, DatabaseError, InputError
-from aqvolt_flows.identity import content_hash, content_key
+from aqvolt_flows.exploration.aimd_inputs import aimd_incar, aimd_key, blank_trajectory, md_maker, seconds_left
+from aqvolt_flows.exploration.aimd_segments import remove
+from aqvolt_flows.identity import structure_hash
+from aqvolt_flows.jobs import campaign_job, science_job, typed
+from aqvolt_flows.schemas.dynamics import AIMDDocument, trajectory_frames
 from aqvolt_flows.schemas.parameters import AIMDParameters
-from aqvolt_flows.schemas.provenance import Failure, Protocol
+from aqvolt_flows.schemas.provenance import Failure
 from aqvolt_flows.schemas.trajectory import TrajectoryDocument
 from aqvolt_flows.stores import Database
-from aqvolt_flows.units import EV_PER_A3_IN_GPA, EV_PER_A3_IN_KBAR
+from aqvolt_flows.structures import to_structure
 from aqvolt_flows.vasp.settings import r2scan_protocol, static_incar
 
 if TYPE_CHECKING:
-    from atomate2.vasp.jobs.md import MDMaker
-
-ENSEMBLE = "npt_langevin_parrinello_rahman"
-#: VASP takes seeds up to this (VASP wiki, RANDOM_SEED).
-MAX_SEED = 900_000_000
-#: Set by Slurm (22.05 and later): when the allocation ends, seconds since the epoch.
-SLURM_END = "SLURM_JOB_END_TIME"
-#: VASP is told to stop this long before the walltime, or three ionic steps before it where they take longer.
-WALLTIME_BUFFER_S = 300.0
+    from aqvolt_flows.frames import Frame
 
 
-def timestep_fs(elements: Iterable[str], parameters: AIMDParameters) -> float:
-    """Return the time step in fs: the short one where there is hydrogen."""
-    return parameters.timestep_with_hydrogen_fs if "H" in set(elements) else parameters.timestep_fs
+@dataclass(frozen=True)
+class Where:
+    """Where a run keeps its files: pointers' files, folders of segments, and how long a launch may take (s)."""
+
+    artifacts: ArtifactStore
+    segments: Path
+    walltime_s: float | None = None
 
 
-def aimd_key(
-    candidate_id: str, temperature_k: float, parameters: AIMDParameters, incar_updates: Mapping[str, Any] | None = None
-) -> str:
-    """Return the key of one ab-initio run; ``trajectory_id`` is ``trajectory-<key>``."""
-    return content_key(
-        "aimd/1",
-        candidate_id=candidate_id,
-        temperature_k=temperature_k,
-        protocol_id=r2scan_protocol(incar_updates).protocol_id,
-        physics=parameters.model_dump(mode="json", exclude={"temperatures_k", "segment_steps", "max_segments"}),
-    )
+def _check(maker: AIMDMaker, structure: Any = None, temperature_k: Any = None, *_further: Any) -> None:
+    if structure is not None:
+        to_structure(structure)
+    if temperature_k is not None:
+        maker.temperature(temperature_k)
 
 
-def aimd_seed(key: str) -> int:
-    """Return VASP's random seed for a run, from its key."""
-    return int(content_hash(["aimd seed", key])[:16], 16) % MAX_SEED
+def _stored_job(
+    maker: AIMDMaker, structure: Any = None, temperature_k: Any = None, key: Any = None
+) -> Callable[[], Any] | None:
+    """Return the campaign's job for ``make(candidate_id, temperature_k, key)``, as 0.1 stored it; else None."""
+    if not (isinstance(structure, str) and isinstance(key, str)):
+        return None
 
+    def run() -> Any:
+        return run_candidate(Database.connect(), maker, structure, temperature_k, key)
 
-def aimd_incar(elements: Iterable[str], temperature_k: float, parameters: AIMDParameters, seed: int) -> dict[str, Any]:
-    """Return the tags that make a MatPES static an NpT Langevin run.
-
-    Parrinello-Rahman dynamics with a Langevin thermostat (MDALGO 3, ISIF 3; VASP wiki) needs a VASP built
-    with ``-Dtbdyn``. Frictions and lattice mass are not in the paper.
-
-    Parameters
-    ----------
-    elements
-        Species of the cell; each gets a friction.
-    temperature_k
-        Start and end temperature, K.
-    parameters
-        Steps, time steps (fs), frictions (1/ps), lattice mass (amu), pressure (GPa).
-    seed
-        Seeds velocities and thermostat.
-    """
-    species = sorted(set(elements))
-    return {
-        "IBRION": 0,
-        "NSW": parameters.n_steps,
-        "POTIM": timestep_fs(species, parameters),
-        "TEBEG": temperature_k,
-        "TEEND": temperature_k,
-        "MDALGO": 3,
-        "ISIF": 3,
-        "LANGEVIN_GAMMA": [parameters.friction_per_ps] * len(species),
-        "LANGEVIN_GAMMA_L": parameters.lattice_friction_per_ps,
-        "PMASS": parameters.lattice_mass,
-        "PSTRESS": parameters.pressure_gpa * EV_PER_A3_IN_KBAR / EV_PER_A3_IN_GPA,
-        "RANDOM_SEED": [seed, 0, 0],
-        "ISYM": 0,
-        "NELMIN": 4,
-        "MAXMIX": 20,
-        "LAECHG": False,
-        "LCHARG": False,
-        "LWAVE": False,
-    }
-
-
-def md_maker(
-    incar: Mapping[str, Any], command: str, max_errors: int, polling_s: float, seconds_left: float | None = None
-) -> MDMaker:
-    """Return atomate2's ``MDMaker`` with our input set and without handlers that change the theory level.
-
-    Parameters
-    ----------
-    incar
-        Tags of the run.
-    command
-        Starts VASP.
-    max_errors, polling_s
-        See :class:`AIMDMaker`.
-    seconds_left
-        VASP is told to stop after the ionic step that is running this long after now, less a tenth; None: never.
-    """
-    from atomate2.vasp.jobs.md import MDMaker
-    from custodian.vasp.handlers import (
-        FrozenJobErrorHandler,
-        MeshSymmetryErrorHandler,
-        PositiveEnergyErrorHandler,
-        StdErrHandler,
-        VaspErrorHandler,
-        WalltimeHandler,
-    )
-
-    from aqvolt_flows.vasp.inputs import matpes_static_set
-    from aqvolt_flows.vasp.run import custodian_settings
-
-    handlers = [
-        VaspErrorHandler(),
-        MeshSymmetryErrorHandler(),
-        PositiveEnergyErrorHandler(),
-        FrozenJobErrorHandler(),
-        StdErrHandler(),
-    ]
-    if seconds_left is not None:
-        os.environ.pop("CUSTODIAN_WALLTIME_START", None)  # of an earlier job in this process
-        buffer = min(WALLTIME_BUFFER_S, 0.1 * seconds_left)
-        handlers.append(WalltimeHandler(wall_time=max(1, seconds_left), buffer_time=buffer))
-    return MDMaker(
-        name="r2SCAN AIMD",
-        input_set_generator=matpes_static_set(incar),
-        run_vasp_kwargs=custodian_settings(command, max_errors, polling_s, handlers=handlers),
-        task_document_kwargs={"parse_dos": False, "parse_bandstructure": False, "store_volumetric_data": ()},
-        stop_children_kwargs={"handle_unsuccessful": False},
-    )
+    return run
 
 
 @dataclass
 class AIMDMaker(Maker):
-    """NpT ab-initio MD of one candidate at one temperature.
+    """NpT ab-initio MD of one structure at one temperature, at the theory level of the statics.
 
     Parameters
     ----------
     name
         Job name.
     parameters
-        :class:`AIMDParameters` as a mapping.
+        Steps, time steps, thermostat, barostat; a dict is read.
     incar_updates
-        The campaign's ``labeling.incar_updates``, so that AIMD and statics stay one protocol.
+        Changes to MatPESStaticSet; in a campaign ``labeling.incar_updates``, so that AIMD and statics stay one
+        protocol.
     vasp_cmd
         Command that starts VASP; by default that of ``VASP_CMD`` where the job runs.
     max_errors
@@ -170,99 +83,208 @@ class AIMDMaker(Maker):
     """
 
     name: str = "r2SCAN AIMD"
-    parameters: dict[str, Any] = field(default_factory=dict)
+    parameters: AIMDParameters = field(default_factory=AIMDParameters)
     incar_updates: dict[str, Any] = field(default_factory=dict)
     vasp_cmd: str | None = None
     max_errors: int = 5
     polling_s: float = 0.1
 
-    @job
-    def make(self, candidate_id: str, temperature_k: float, key: str) -> Job:
-        """Run one segment, write the trajectory's document and frames, and return their identity and counts.
+    def __post_init__(self) -> None:
+        self.parameters = typed(self.parameters, AIMDParameters)
 
-        Where the run is not at its end, a job for the next segment is added. A run that has ended is not repeated.
+    def temperature(self, given: Any = None) -> float:
+        """Return the target temperature in K, checked; the first of the parameters where none is given.
+
+        Raises
+        ------
+        InputError
+            If it is no number above 0 and up to 10,000 K.
+        """
+        if given is None:
+            return self.parameters.temperatures_k[0]
+        if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given <= 10_000:
+            raise InputError(f"temperature_k is {given!r}; expected a number above 0 and up to 10,000, in K.")
+        return float(given)
+
+    @science_job(AIMDDocument, check=_check, stored=_stored_job)
+    def make(self, structure: Any, temperature_k: float | None = None) -> AIMDDocument:
+        """Run to the end in this launch, VASP being started again where it ends early, and return the document.
 
         Parameters
         ----------
-        candidate_id
-            Identity in ``candidates``.
+        structure
+            pymatgen Structure or ASE Atoms, or a reference to one.
         temperature_k
-            Target temperature, K.
-        key
-            :func:`aimd_key` of the run.
+            Target temperature, K; default: the first of the parameters.
+
+        Returns
+        -------
+        AIMDDocument
+            Frames are a Parquet file in the job's folder, and in the document where they are few. With ``status`` and
+            ``failure`` where the run did not come to its end; its frames up to there stay.
         """
-        parameters = AIMDParameters(**self.parameters)
-        if key != aimd_key(candidate_id, temperature_k, parameters, self.incar_updates):
-            raise InputError(
-                f"The job's key {key} is not that of {candidate_id} at {temperature_k:g} K; plan and submit again."
-            )
-        database = Database.connect()
-        (candidate,) = database.find_by_ids("candidates", [candidate_id])
-        structure = Structure.from_dict(candidate["structure"])
-        blank = _blank(candidate_id, structure, temperature_k, key, parameters, r2scan_protocol(self.incar_updates))
-        document = _started(database, blank)
-        if document.status != "running":
-            database.adopt("trajectories", [document.trajectory_id])
-            return _summary(document)  # type: ignore[return-value]
-        database.upsert("trajectories", [document])
+        given, temperature = to_structure(structure), self.temperature(temperature_k)
+        protocol = r2scan_protocol(self.incar_updates)
+        key = aimd_key(f"structure-{structure_hash(given)}", temperature, self.parameters, self.incar_updates)
+        document = blank_trajectory("", given, temperature, key, self.parameters, protocol)
+        folder = Path.cwd() / f"aimd-{key[:12]}"
+        where = Where(ArtifactStore(folder / "files"), folder / "segments")
         try:
-            document = self.run(database, document, structure, parameters)
-        except DatabaseError:
-            raise
+            while document.status == "running":
+                document = self.run_segment(where, document, given)
         except AqvoltError as error:
             failure = Failure(reason="missing_resource", message=str(error))
             document = document.model_copy(update={"status": "failed", "failure": failure})
-            database.upsert("trajectories", [document])
-        if document.status != "running":
-            return _summary(document)  # type: ignore[return-value]
-        return Response(output=_summary(document), addition=replace(self).make(candidate_id, temperature_k, key))
+        return aimd_document(document, given, where.artifacts)
 
-    def run(
-        self, database: Database, document: TrajectoryDocument, structure: Structure, parameters: AIMDParameters
-    ) -> TrajectoryDocument:
+    def run_segment(self, where: Where, document: TrajectoryDocument, structure: Structure) -> TrajectoryDocument:
         """Return the run's document with one more segment.
 
-        The segment has a folder of its own, which survives this process. One that is there already was left by a
-        worker that died: it is read, and VASP is not started for the same steps again.
+        The segment has a folder of its own, which survives this process; the caller removes it
+        (:func:`segment_folder`) once the document is kept. One that is there already was left by a worker that died:
+        it is read, and VASP is not started for the same steps again.
         """
-        from aqvolt_flows.exploration.aimd_segments import harvest, remove, restart_of
+        from aqvolt_flows.exploration.aimd_segments import harvest, restart_of
         from aqvolt_flows.vasp.inputs import potcar_hashes, sorted_with_order, vasp_command
         from aqvolt_flows.vasp.run import check_machine_updates, fresh_folder, run_maker
 
+        parameters = self.parameters
         command = vasp_command(self.vasp_cmd)
         check_machine_updates()
         ordered, order = sorted_with_order(structure)
         potcar_hashes(document.elements)
-        state = restart_of(database, document)
+        state = restart_of(where.artifacts, document)
         left = document.n_steps - document.steps_done
         tags = aimd_incar(document.elements, document.temperature_k, parameters, document.seed)
         tags |= {"NSW": min(left, parameters.segment_steps or left)}
         if state is not None:
             tags["RANDOM_SEED"] = list(state.random_seed)
         incar = {**self.incar_updates, **tags}
-        settings = database.settings
-        name = settings.path(settings.checkpoint_dir) / "aimd" / f"{document.key}-{document.segments}"
+        name = segment_folder(where, document)
         seconds, said = 0.0, ""
         if not (name / "OUTCAR").is_file() and not (name / "OUTCAR.gz").is_file():
             name.parent.mkdir(parents=True, exist_ok=True)
-            maker = md_maker(incar, command, self.max_errors, self.polling_s, seconds_left(settings.walltime_s))
+            maker = md_maker(incar, command, self.max_errors, self.polling_s, seconds_left(where.walltime_s))
             with fresh_folder(str(name)):
                 ended = run_maker(maker, state.structure() if state else ordered)
             seconds, said = ended.seconds, ended.error
         expected = static_incar(self.incar_updates)
-        result = harvest(database, document, name, order, expected, parameters.max_segments, seconds, said)
-        database.upsert("trajectories", [result])
-        remove(name)
-        return result
+        return harvest(where.artifacts, document, name, order, expected, parameters.max_segments, seconds, said)
 
 
-def seconds_left(walltime_s: float | None) -> float | None:
-    """Return how long a launch may take: the setting ``walltime_s``, or what Slurm leaves; None: no limit."""
-    ends = [] if walltime_s is None else [walltime_s]
-    slurm = os.environ.get(SLURM_END, "")
-    if slurm.isdigit():
-        ends.append(float(slurm) - time.time())
-    return min(ends, default=None)
+def segment_folder(where: Where, document: TrajectoryDocument) -> Path:
+    """Return the folder of the segment that a run is at."""
+    return where.segments / f"{document.key}-{document.segments}"
+
+
+def aimd_document(document: TrajectoryDocument, structure: Structure, artifacts: ArtifactStore) -> AIMDDocument:
+    """Return the document of a run that has ended, its frames beside it."""
+    from aqvolt_flows.frames import read_frames
+
+    frames: list[Frame] = []
+    kept = None
+    if document.frames is not None:
+        path = artifacts.local_path(document.frames)
+        frames = list(read_frames(path))
+        kept = trajectory_frames(path, document.frames.sha256, frames)
+    shared = (
+        "formula",
+        "chemsys",
+        "n_atoms",
+        "temperature_k",
+        "timestep_fs",
+        "seed",
+        "steps_done",
+        "n_frames",
+        "status",
+    )
+    more = ("failure", "steps_unconverged", "mean_temperature_k", "max_force", "seconds", "core_hours", "segments")
+    volume = document.mean_volume_per_atom
+    return AIMDDocument(
+        **{name: getattr(document, name) for name in (*shared, *more)},
+        protocol=document.protocol,
+        protocol_name=document.protocol.name if document.protocol else "",
+        mean_volume_a3=None if volume is None else volume * document.n_atoms,
+        initial_structure=structure,
+        final_structure=frames[-1].to_structure() if frames else None,
+        frames=kept,
+    )
+
+
+@dataclass
+class AIMDRunMaker(Maker):
+    """Run one segment of a candidate's ab-initio MD.
+
+    Parameters
+    ----------
+    name
+        Job name.
+    aimd_maker
+        Runs VASP; ``update_maker_kwargs`` reaches it.
+    """
+
+    name: str = "r2SCAN AIMD"
+    aimd_maker: AIMDMaker = field(default_factory=AIMDMaker)
+
+    @campaign_job()
+    def make(self, database: Database, candidate_id: str, temperature_k: float, key: str) -> Any:
+        """Run one segment, write the trajectory's document and frames, and return their identity and counts.
+
+        Where the run is not at its end, a job for the next segment is added. A run that has ended is not repeated.
+
+        Parameters
+        ----------
+        database
+            Given by the decorator.
+        candidate_id
+            Identity in ``candidates``.
+        temperature_k
+            Target temperature, K.
+        key
+            :func:`~aqvolt_flows.exploration.aimd.aimd_key` of the run.
+        """
+        return run_candidate(database, self.aimd_maker, candidate_id, temperature_k, key)
+
+
+def run_candidate(database: Database, maker: AIMDMaker, candidate_id: str, temperature_k: float, key: str) -> Any:
+    """Run one segment of a candidate; see :meth:`AIMDRunMaker.make`.
+
+    Raises
+    ------
+    InputError
+        If the key is not that of the run.
+    """
+    if key != aimd_key(candidate_id, temperature_k, maker.parameters, maker.incar_updates):
+        raise InputError(
+            f"The job's key {key} is not that of {candidate_id} at {temperature_k:g} K; plan and submit again."
+        )
+    (candidate,) = database.find_by_ids("candidates", [candidate_id])
+    structure = Structure.from_dict(candidate["structure"])
+    protocol = r2scan_protocol(maker.incar_updates)
+    document = _started(
+        database, blank_trajectory(candidate_id, structure, temperature_k, key, maker.parameters, protocol)
+    )
+    if document.status != "running":
+        database.adopt("trajectories", [document.trajectory_id])
+        return _summary(document)
+    database.upsert("trajectories", [document])
+    settings = database.settings
+    where = Where(database.artifacts, settings.path(settings.checkpoint_dir) / "aimd", settings.walltime_s)
+    try:
+        used = segment_folder(where, document)
+        document = maker.run_segment(where, document, structure)
+        database.upsert("trajectories", [document])
+        remove(used)
+    except DatabaseError:
+        raise
+    except AqvoltError as error:
+        failure = Failure(reason="missing_resource", message=str(error))
+        document = document.model_copy(update={"status": "failed", "failure": failure})
+        database.upsert("trajectories", [document])
+    if document.status != "running":
+        return _summary(document)
+    following = AIMDRunMaker(maker.name, maker).make(candidate_id, temperature_k, key)
+    return Response(output=_summary(document), addition=following)
 
 
 def _summary(document: TrajectoryDocument) -> dict[str, object]:
@@ -285,37 +307,3 @@ def _started(database: Database, blank: TrajectoryDocument) -> TrajectoryDocumen
     if document.failure is None or document.failure.reason != "missing_resource":
         return document
     return document.model_copy(update={"status": "running", "failure": None})
-
-
-def _blank(
-    candidate_id: str,
-    structure: Structure,
-    temperature_k: float,
-    key: str,
-    parameters: AIMDParameters,
-    protocol: Protocol,
-) -> TrajectoryDocument:
-    description = describe_structure(structure)
-    return TrajectoryDocument.model_validate(
-        {
-            "trajectory_id": f"trajectory-{key}",
-            "key": key,
-            "candidate_id": candidate_id,
-            "engine": "aimd",
-            "model": protocol.name,
-            "model_hash": protocol.settings_hash,
-            "protocol": protocol,
-            "protocol_id": protocol.protocol_id,
-            "ensemble": ENSEMBLE,
-            "temperature_k": temperature_k,
-            "pressure_gpa": parameters.pressure_gpa,
-            "timestep_fs": timestep_fs(structure.symbol_set, parameters),
-            "seed": aimd_seed(key),
-            "n_steps": parameters.n_steps,
-            "steps_done": 0,
-            "stride": 1,
-            "n_frames": 0,
-            "status": "running",
-            **description,
-        }
-    )

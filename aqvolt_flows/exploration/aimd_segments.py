@@ -16,16 +16,16 @@ from typing import Any
 import numpy as np
 from pymatgen.core import Element
 
+from aqvolt_flows.artifacts import ArtifactStore
 from aqvolt_flows.frames import Frame, read_frames, write_frames
 from aqvolt_flows.schemas.provenance import ArtifactRef, Failure, Protocol
 from aqvolt_flows.schemas.trajectory import TrajectoryDocument
-from aqvolt_flows.stores import Database
 from aqvolt_flows.vasp.continuation import MDState, md_state
 from aqvolt_flows.vasp.inputs import potcar_hashes
 from aqvolt_flows.vasp.outputs import Array, Calculation, read_calculation, read_text
 from aqvolt_flows.vasp.settings import changes, theory
 
-#: Endings from outside, after which another launch goes on.
+#: Endings from outside, after which another launch continues.
 RESUMABLE = frozenset({"wall_time", "signal", "interrupted"})
 
 
@@ -123,7 +123,7 @@ def _langevin_npt(outcar: str) -> bool:
 
 
 def harvest(
-    database: Database,
+    artifacts: ArtifactStore,
     document: TrajectoryDocument,
     folder: Path,
     order: list[int],
@@ -136,8 +136,8 @@ def harvest(
 
     Parameters
     ----------
-    database
-        Frames and state are stored in its artifact store.
+    artifacts
+        Takes frames and state.
     document
         The run as it stood before the segment.
     folder
@@ -153,10 +153,10 @@ def harvest(
     """
     found = read_calculation(folder, eigenvalues=False, partial=True)
     failure = ending_of(found, folder, expected)
-    before = restart_of(database, document)
+    before = restart_of(artifacts, document)
     trusted = failure is None or failure.reason not in ("no_tbdyn", "protocol_changed")
     steps = steps_of(found, document.trajectory_id, order, document.steps_done, before.unfolded if before else None)
-    facts = _facts(database, document, steps.frames if trusted else [], steps.unconverged)
+    facts = _facts(artifacts, document, steps.frames if trusted else [], steps.unconverged)
     done = document.steps_done + len(found.steps)
     facts |= {
         "steps_done": done,
@@ -174,7 +174,7 @@ def harvest(
     if missing and (failure is None or failure.reason in RESUMABLE):
         started = not document.steps_done and not found.steps  # then the next launch starts as the first did
         if document.segments < max_segments and (state is not None or started):
-            kept = database.artifacts.put_bytes(state.to_json(), "json") if state else None
+            kept = artifacts.put_bytes(state.to_json(), "json") if state else None
             more = {"status": "running", "restart": kept, "segments": document.segments + 1, "failure": None}
             return document.model_copy(update=facts | more)
         message = f"VASP made {done} of {document.n_steps} steps in {document.segments} launches."
@@ -187,11 +187,11 @@ def harvest(
     return document.model_copy(update=facts | ended)
 
 
-def restart_of(database: Database, document: TrajectoryDocument) -> MDState | None:
-    """Return the state from which a running document goes on, or None at its beginning."""
+def restart_of(artifacts: ArtifactStore, document: TrajectoryDocument) -> MDState | None:
+    """Return the state that continues a running document, or None at its beginning."""
     if document.restart is None:
         return None
-    return MDState.from_json(database.artifacts.local_path(document.restart).read_bytes())
+    return MDState.from_json(artifacts.local_path(document.restart).read_bytes())
 
 
 def _with_version(document: TrajectoryDocument, version: str) -> Protocol | None:
@@ -206,10 +206,10 @@ def _sum(a: float | None, b: float | None) -> float | None:
 
 
 def _facts(
-    database: Database, document: TrajectoryDocument, new: list[Frame], unconverged: list[int]
+    artifacts: ArtifactStore, document: TrajectoryDocument, new: list[Frame], unconverged: list[int]
 ) -> dict[str, Any]:
     """Return the fields that follow from the frames of all segments, joined into one file."""
-    earlier = list(read_frames(database.artifacts.local_path(document.frames))) if document.frames else []
+    earlier = list(read_frames(artifacts.local_path(document.frames))) if document.frames else []
     frames = [*earlier, *new]
     facts: dict[str, Any] = {
         "n_frames": len(frames),
@@ -219,18 +219,18 @@ def _facts(
         return facts
     temperatures = [f.temperature for f in frames if np.isfinite(f.temperature)]
     return facts | {
-        "frames": _stored(database, frames) if new else document.frames,
+        "frames": _stored(artifacts, frames) if new else document.frames,
         "mean_temperature_k": float(np.mean(temperatures)) if temperatures else None,
         "mean_volume_per_atom": float(np.mean([f.volume / f.n_atoms for f in frames])),
         "max_force": max(f.max_force for f in frames),
     }
 
 
-def _stored(database: Database, frames: list[Frame]) -> ArtifactRef:
+def _stored(artifacts: ArtifactStore, frames: list[Frame]) -> ArtifactRef:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "frames.parquet"
         write_frames(path, frames)
-        return database.artifacts.put_file(path, "parquet")
+        return artifacts.put_file(path, "parquet")
 
 
 def remove(folder: Path) -> None:

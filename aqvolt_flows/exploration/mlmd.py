@@ -12,7 +12,6 @@ from typing import Any
 
 from jobflow import Maker, Response
 from pymatgen.core import Structure
-from pymatgen.io.ase import AseAtomsAdaptor
 
 from aqvolt_flows.chemistry import describe
 from aqvolt_flows.errors import InputError
@@ -140,6 +139,8 @@ def _systems(
     database: Database, runs: Sequence[dict[str, Any]], parameters: ExplorationParameters
 ) -> tuple[list[Any], dict[str, TrajectoryDocument]]:
     """Return the systems of runs, supercells made, and their documents as they stand before the first step."""
+    from pymatgen.io.ase import AseAtomsAdaptor
+
     from aqvolt_flows.dynamics.systems import System
 
     found = database.find_by_ids("candidates", sorted({r["candidate_id"] for r in runs}))

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import numpy as np
 from jobflow import Maker
 from pymatgen.core import Structure
-from pymatgen.io.ase import AseAtomsAdaptor
 
 from aqvolt_flows.chemistry import reduced_formula
 from aqvolt_flows.errors import InputError
@@ -127,7 +126,8 @@ class NpTMDMaker(Maker):
         trajectory with a failure; so is a run that left physics, with its frames up to there. The others go on.
         Frames are written to Parquet files in the job's folder, and kept in the document too where all of them
         together have at most :data:`~aqvolt_flows.schemas.dynamics.INLINE_NUMBERS` numbers. Seeds follow from the
-        parameters' seed, the structure and the temperature; copies of one structure have seeds of their own.
+        parameters' seed, the structure and the temperature; copies of one structure have seeds of their own. A job
+        that is killed starts again from step 0; a campaign's runs continue from checkpoints.
 
         Parameters
         ----------
@@ -174,7 +174,8 @@ def run_structures(
     """
     from aqvolt_flows.dynamics.together import run_together
 
-    target = Path(tempfile.mkdtemp(prefix="npt-md-", dir=(folder or Path.cwd()).resolve()))
+    target = (folder or Path.cwd()).resolve() / f"npt-md-{uuid4().hex[:12]}"  # jobs may share a folder
+    target.mkdir(parents=True)
     systems, blanks = _systems(structures, temperatures_k, parameters)
     writer = _FolderWriter(target, blanks)
     run_together(potential, systems, parameters, target / "checkpoints", writer)
@@ -193,6 +194,8 @@ def run_structures(
 def _systems(
     structures: Sequence[Structure], temperatures_k: Sequence[float], parameters: ExplorationParameters
 ) -> tuple[list[System], dict[str, NpTTrajectory]]:
+    from pymatgen.io.ase import AseAtomsAdaptor
+
     from aqvolt_flows.dynamics.systems import System
 
     systems, documents = [], {}

@@ -9,7 +9,8 @@ from typing import Any
 from pymatgen.core import Structure
 
 from aqvolt_flows.campaign import Campaign
-from aqvolt_flows.exploration.aimd import AIMDMaker, aimd_key
+from aqvolt_flows.exploration.aimd import AIMDMaker, AIMDRunMaker
+from aqvolt_flows.exploration.aimd_inputs import aimd_key
 from aqvolt_flows.exploration.mlmd import MLMDMaker
 from aqvolt_flows.exploration.schedules import Run, group_runs, plan_runs
 from aqvolt_flows.identity import content_key
@@ -72,10 +73,9 @@ def plan_aimd(campaign: Campaign, database: Database, _claimed: frozenset[str] =
     """Return one r2SCAN NpT run per accepted candidate and temperature."""
     p = campaign.aimd
     updates = campaign.labeling.incar_updates  # of the statics, too: labels of both are of one protocol
-    maker = AIMDMaker(parameters=p.model_dump(mode="json"), incar_updates=updates)
-    candidates = list(
-        database.own("candidates").find(ACCEPTED, {"candidate_id": 1, "formula": 1}).sort("candidate_id", 1)
-    )
+    maker = AIMDRunMaker(aimd_maker=AIMDMaker(parameters=p, incar_updates=updates))
+    fields = {"candidate_id": 1, "formula": 1}
+    candidates = list(database.own("candidates").find(ACCEPTED, fields).sort("candidate_id", 1))
     pairs = [(c, t, aimd_key(c["candidate_id"], t, p, updates)) for c in candidates for t in p.temperatures_k]
     done = set(database["trajectories"].distinct("key", {"engine": "aimd", "status": {"$in": ["completed", "failed"]}}))
     items = [

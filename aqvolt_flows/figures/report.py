@@ -220,7 +220,7 @@ def _number(value: Any, digits: int = 3) -> str:
 
 
 def _significant(value: Any, digits: int = 3) -> str:
-    """Return a number with so many significant digits, or an en dash."""
+    """Return a number with this many significant digits, or an en dash."""
     if value is None:
         return "–"
     number = float(value)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jobflow import Maker
 from pymatgen.core import Structure
 
@@ -17,6 +19,7 @@ from aqvolt_flows.identity import content_key
 from aqvolt_flows.jobs import science_job
 from aqvolt_flows.labeling.configuration import Configuration
 from aqvolt_flows.labeling.outcomes import attempt, bounded, label_frame
+from aqvolt_flows.labeling.validate import computed
 from aqvolt_flows.schemas.label import LabelOutcome
 from aqvolt_flows.schemas.provenance import Protocol
 from aqvolt_flows.schemas.static import StaticDocument
@@ -173,6 +176,38 @@ def document_of(outcome: LabelOutcome, structure: Structure) -> StaticDocument:
         dir_name=details.pop(FOLDER, None),
         details=details,
         **{name: getattr(outcome, name) for name in kept},
+    )
+
+
+def outcome_of_atoms(atoms: Any, calculator: Any, asked: Asked, **facts: Any) -> LabelOutcome:
+    """Return the outcome of an ASE calculator on Atoms: converged, or bad output where a number cannot be right.
+
+    Parameters
+    ----------
+    atoms, calculator
+        What is computed, and what gives energy (eV), forces (eV/Å) and stress (eV/Å³).
+    asked
+        Goes into the outcome.
+    **facts
+        Further fields of :class:`~aqvolt_flows.schemas.label.LabelOutcome`, e.g. ``details``.
+    """
+    atoms.calc = calculator
+    started = time.process_time()
+    result: dict[str, Any] = {
+        "energy": float(atoms.get_potential_energy()),
+        "forces": np.asarray(atoms.get_forces(), dtype=float),
+        "stress": np.asarray(atoms.get_stress(voigt=True), dtype=float),
+    }
+    cost: dict[str, Any] = {"cost_core_hours": (time.process_time() - started) / 3600.0}
+    return computed(
+        frame_id=asked.frame_id,
+        key=asked.key,
+        protocol=asked.protocol,
+        atomic_numbers=atoms.numbers,
+        positions=atoms.positions,
+        cell=atoms.cell.array,
+        **result,
+        **(cost | facts),
     )
 
 

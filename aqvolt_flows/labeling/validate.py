@@ -1,4 +1,4 @@
-"""Checks on both sides of a labeler: is a structure worth computing, may a result call itself converged."""
+"""Check frames before a calculation and results after it."""
 
 from __future__ import annotations
 

@@ -142,7 +142,7 @@ class R2scanStaticMaker(StaticMaker):
     polling_s
         Seconds between custodian's looks whether VASP has ended; half of it is lost on average.
     wall_time_s
-        If given, custodian stops VASP shortly before so many seconds.
+        If given, custodian stops VASP shortly before this many seconds.
     """
 
     name: str = "r2SCAN static"

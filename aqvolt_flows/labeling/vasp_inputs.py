@@ -36,7 +36,7 @@ def static_maker(
     polling_s
         Seconds between looks whether VASP has ended.
     wall_time_s
-        If given, custodian has VASP abort its SCF shortly before so many seconds (a tenth of it, at most 300 s).
+        If given, custodian has VASP abort its SCF shortly before this many seconds (a tenth of it, at most 300 s).
     """
     from atomate2.vasp.jobs.matpes import MatPesMetaGGAStaticMaker
     from custodian.vasp.handlers import (

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from ase import Atoms
-from ase.build import bulk
 from numpy.typing import NDArray
 
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.potentials.registry import Potential
+
+if TYPE_CHECKING:
+    from ase import Atoms
 
 #: Lattice constant of LiCl, Å: 5.13 at room temperature (R. W. G. Wyckoff, Crystal Structures, vol. 1, 1963); r2SCAN
 #: potentials give 5.10. Functionals from LDA (4.97) to PBE (5.15) lie within the tolerance.
@@ -58,6 +60,8 @@ def lithium_chloride(energies_of: Callable[[Sequence[Atoms]], NDArray[np.floatin
     energies_of
         Gives the energies of cells of one LiCl, eV; to a positive factor and a constant, if only the minimum matters.
     """
+    from ase.build import bulk
+
     energies = np.asarray(energies_of([bulk("LiCl", "rocksalt", a=a) for a in _LATTICE]), dtype=np.float64)
     least = int(np.argmin(energies)) if np.isfinite(energies).all() else 0
     minimum = None

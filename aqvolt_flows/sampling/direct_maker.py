@@ -15,7 +15,6 @@ from aqvolt_flows.jobs import science_job, typed
 from aqvolt_flows.potentials.given import resolve_device
 from aqvolt_flows.sampling.encoders.registry import encoder_entry, load_encoder
 from aqvolt_flows.sampling.offer import Offer
-from aqvolt_flows.sampling.rounds import two_stage
 from aqvolt_flows.schemas.parameters import SamplingParameters
 from aqvolt_flows.schemas.selection import DirectDocument, SelectedFrame
 
@@ -114,6 +113,7 @@ def select_from(offer: Offer, encoder: Encoder, parameters: SamplingParameters, 
         torch device of the engine.
     """
     from aqvolt_flows.sampling.features.encode import Encoding
+    from aqvolt_flows.sampling.rounds import two_stage
 
     encoding = Encoding(encoder, parameters)
     for name, volume, blocks in offer.blocks(parameters.encode_stride):

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pymatgen.core import Structure
 
 from aqvolt_flows.errors import ResourceError
-from aqvolt_flows.schemas.provenance import Failure
+from aqvolt_flows.schemas.provenance import Failure, Protocol
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -101,19 +101,9 @@ class NpTTrajectory(BaseModel):
 
     def frames_path(self) -> Path:
         """Return the Parquet file, checked against its hash; raises as :meth:`to_frames`."""
-        from aqvolt_flows.identity import file_sha256
-
         if self.frames is None:
             raise ResourceError(f"{self.trajectory_id} has no frames ({self.failure and self.failure.message}).")
-        path = Path(self.frames.path)
-        if not path.is_file():
-            raise ResourceError(
-                f"The frames of {self.trajectory_id} are not at {path}; they are in the folder of the job that ran the "
-                "MD: read them there, or copy the file to that path."
-            )
-        if file_sha256(path) != self.frames.sha256:
-            raise ResourceError(f"{path} is not the file that the MD wrote (another SHA-256); restore it from a copy.")
-        return path
+        return checked_file(self.frames, self.trajectory_id)
 
 
 class NpTMDDocument(BaseModel):
@@ -165,3 +155,76 @@ class RelaxDocument(BaseModel):
     model_hash: str | None = Field(default=None, description="SHA-256 of the weights; None for an object.")
     relaxed: list[RelaxedStructure] = Field(description="One per structure given, in order.")
     structures: list[Structure] = Field(description="The structures of ``relaxed``, in order, failed ones included.")
+
+
+class AIMDDocument(BaseModel):
+    """One ab-initio NpT run of one structure at one temperature."""
+
+    model_config = _CONFIG
+
+    status: Literal["completed", "failed"]
+    failure: Failure | None = Field(default=None, description="Why it did not run or ended early.")
+    formula: str
+    chemsys: str
+    n_atoms: int
+    temperature_k: float = Field(description="Target temperature, K.")
+    timestep_fs: float
+    seed: int
+    steps_done: int = 0
+    n_frames: int = Field(default=0, description="Ionic steps whose SCF converged.")
+    steps_unconverged: list[int] = Field(default_factory=list, description="Ionic steps that are no frames.")
+    mean_temperature_k: float | None = None
+    mean_volume_a3: float | None = Field(default=None, description="Å³ of the cell, over the frames.")
+    max_force: float | None = Field(default=None, description="Largest |F| of any frame, eV/Å.")
+    seconds: float | None = None
+    core_hours: float | None = None
+    segments: int = Field(default=1, description="Times that VASP was started.")
+    protocol: Protocol | None = Field(default=None, description="Theory level of every frame.")
+    protocol_name: str = ""
+    initial_structure: Structure
+    final_structure: Structure | None = None
+    frames: TrajectoryFrames | None = Field(default=None, description="None where no ionic step converged.")
+
+    def to_frames(self) -> list[Frame]:
+        """Return the frames, from the document where they are in it, else from the Parquet file."""
+        from aqvolt_flows.frames import from_columns, read_frames
+
+        if self.frames is None:
+            return []
+        if self.frames.columns is not None:
+            return from_columns("aimd", self.frames.columns.model_dump())
+        return list(read_frames(checked_file(self.frames, "this run")))
+
+    def to_atoms(self) -> list[Atoms]:
+        """Return the frames as ASE Atoms with energy, forces and stress."""
+        return [frame.to_atoms() for frame in self.to_frames()]
+
+
+def trajectory_frames(path: Path, sha256: str, frames: list[Frame]) -> TrajectoryFrames:
+    """Return the pointer to a trajectory's file, with its columns where they are few (:data:`INLINE_NUMBERS`)."""
+    from aqvolt_flows.frames import to_columns
+
+    numbers = sum(6 * f.n_atoms + 20 for f in frames)
+    columns = FrameColumns(**to_columns(frames)) if frames and numbers <= INLINE_NUMBERS else None
+    return TrajectoryFrames(path=str(path), sha256=sha256, bytes=path.stat().st_size, columns=columns)
+
+
+def checked_file(frames: TrajectoryFrames, whose: str) -> Path:
+    """Return the Parquet file of a trajectory, checked against its hash.
+
+    Raises
+    ------
+    ResourceError
+        If the file is not here, or is not the one that the job wrote.
+    """
+    from aqvolt_flows.identity import file_sha256
+
+    path = Path(frames.path)
+    if not path.is_file():
+        raise ResourceError(
+            f"The frames of {whose} are not at {path}; they are in the folder of the job that ran the MD: read them "
+            "there, or copy the file to that path."
+        )
+    if file_sha256(path) != frames.sha256:
+        raise ResourceError(f"{path} is not the file that the MD wrote (another SHA-256); restore it from a copy.")
+    return path

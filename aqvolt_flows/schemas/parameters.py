@@ -12,6 +12,8 @@ from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, model_valida
 
 from aqvolt_flows.schemas.base import Parameters
 
+#: Ends the description of a value that the paper leaves open.
+OURS = "The paper does not say; this value is our choice."
 Strictly = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 Temperature = Annotated[float, Field(gt=0, le=10_000, allow_inf_nan=False, strict=True)]
 
@@ -89,15 +91,15 @@ class ExplorationParameters(Parameters):
     n_steps: PositiveInt = Field(default=50_000, description="50 ps at 1 fs.")
     stride: PositiveInt = Field(default=6, description="200 M frames of 1.23e9 steps: about every 6th is written.")
     ensemble: Literal["npt_nose_hoover_isotropic", "npt_crescale_isotropic", "npt_crescale_full"] = Field(
-        default="npt_nose_hoover_isotropic", description="Silent in the paper."
+        default="npt_nose_hoover_isotropic", description=OURS
     )
-    thermostat_tau_fs: Strictly = Field(default=100.0, description="Thermostat time constant. Silent.")
-    barostat_tau_fs: Strictly = Field(default=1000.0, description="Barostat time constant. Silent.")
+    thermostat_tau_fs: Strictly = Field(default=100.0, description=f"Thermostat time constant. {OURS}")
+    barostat_tau_fs: Strictly = Field(default=1000.0, description=f"Barostat time constant. {OURS}")
     compressibility_per_gpa: Strictly = Field(
         default=0.04, description="C-rescale's estimate; halides have bulk moduli of 20-40 GPa."
     )
     min_length_a: float = Field(
-        default=0.0, ge=0, le=100, description="Supercells at least this long; 0: as given. Silent."
+        default=0.0, ge=0, le=100, description=f"Supercells at least this long; 0: as given. {OURS}"
     )
     seed: int = Field(default=0, ge=0)
     max_volume_change: float = Field(
@@ -105,7 +107,7 @@ class ExplorationParameters(Parameters):
     )
     max_force_ev_per_a: Strictly = Field(default=800.0, description="Forces above end a run; 2.3's label limit.")
     lost_atom_cutoff_a: float = Field(
-        default=6.0, ge=0, le=20, description="An atom with no other within this ends a run; 0: not looked for. Silent."
+        default=6.0, ge=0, le=20, description=f"An atom with no other within this ends a run; 0: not looked for. {OURS}"
     )
     min_distance_factor: float = Field(
         default=0.5,
@@ -135,16 +137,16 @@ class SamplingParameters(Parameters):
     weight_components: bool = Field(default=True, description="Weight PCs by explained variance ratio, as maml does.")
     seed: int = Field(default=0, ge=0)
     stage1: Literal["partition", "selection"] = Field(
-        default="partition", description="Silent. partition: every structure takes part in stage 2."
+        default="partition", description=f"{OURS} partition: every structure takes part in stage 2."
     )
     stage2: Literal["per_cluster", "global"] = Field(
         default="per_cluster",
-        description="Silent. Atoms of each structural cluster by themselves, or all in one space.",
+        description=f"{OURS} Atoms of each structural cluster by themselves, or all in one space.",
     )
-    pick: Literal["nearest", "smallest"] = Field(default="nearest", description="Silent. Which atom of a cluster wins.")
-    order: Literal["given", "shuffled"] = Field(default="given", description="Silent. How rows enter the CF tree.")
+    pick: Literal["nearest", "smallest"] = Field(default="nearest", description=f"{OURS} Which atom of a cluster wins.")
+    order: Literal["given", "shuffled"] = Field(default="given", description=f"{OURS} How rows enter the CF tree.")
     search: Literal["beam", "exact"] = Field(
-        default="beam", description="Silent. How a row finds its cluster where there are more than 4,096."
+        default="beam", description=f"{OURS} How a row finds its cluster where there are more than 4,096."
     )
     beam: PositiveInt = Field(default=16, description="Boxes followed per level; more finds the nearest more often.")
     engine: Literal["auto", "cpu", "torch", "sklearn"] = Field(
@@ -192,15 +194,15 @@ class LabelingParameters(Parameters):
     max_restarts: int = Field(default=1, ge=0, le=10, description="Fresh starts after a signal or a cut file.")
     wall_time_s: PositiveInt | None = Field(default=None, description="Custodian stops VASP shortly before.")
     failure_budget_outcomes: PositiveInt = Field(
-        default=20, description="Outcomes of one chemical system before its failure budget counts. Silent."
+        default=20, description=f"Outcomes of one chemical system before its failure budget counts. {OURS}"
     )
     failure_budget_fraction: float = Field(
-        default=0.5, gt=0, le=1, description="Above this failed fraction a chemical system is paused; 1: never. Silent."
+        default=0.5, gt=0, le=1, description=f"Above this failed fraction a chemical system is paused; 1: never. {OURS}"
     )
     gpaw_ecut_ev: Strictly = Field(default=680.0, description="Plane-wave cutoff of the GPAW labeler.")
     gpaw_kspacing: Strictly = Field(default=0.22, description="1/Å, VASP's definition (with 2π).")
     aimd_label_stride: PositiveInt = Field(
-        default=1, description="Every so-manieth ionic step of AIMD is a label. Silent."
+        default=1, description=f"Keep every n-th ionic step of AIMD as a label. {OURS}"
     )
     max_energy_jump_ev: float = Field(
         default=1.0,
@@ -216,9 +218,9 @@ class AIMDParameters(Parameters):
     n_steps: PositiveInt = Field(default=400, description="Less than a picosecond per system (2.2).")
     timestep_fs: float = Field(default=2.0, gt=0, le=10, strict=True)
     timestep_with_hydrogen_fs: float = Field(default=0.5, gt=0, le=10, strict=True)
-    friction_per_ps: Strictly = Field(default=10.0, description="LANGEVIN_GAMMA. Silent.")
-    lattice_friction_per_ps: Strictly = Field(default=1.0, description="LANGEVIN_GAMMA_L. Silent.")
-    lattice_mass: Strictly = Field(default=10.0, description="PMASS, amu. Silent.")
+    friction_per_ps: Strictly = Field(default=10.0, description=f"LANGEVIN_GAMMA. {OURS}")
+    lattice_friction_per_ps: Strictly = Field(default=1.0, description=f"LANGEVIN_GAMMA_L. {OURS}")
+    lattice_mass: Strictly = Field(default=10.0, description=f"PMASS, amu. {OURS}")
     pressure_gpa: float = Field(default=1.01325e-4, strict=True, description="1 atm.")
     segment_steps: PositiveInt | None = Field(
         default=None, description="Steps of one launch; none: as many as are left. A walltime ends a launch earlier."
@@ -233,7 +235,7 @@ class ReleaseParameters(Parameters):
     max_force_ev_per_a: Strictly = Field(default=800.0, description="Labels above are excluded.")
     max_cohesive_energy_ev: float = Field(default=0.0, description="eV/atom; positive cohesive energies are excluded.")
     duplicate_tolerance_a: float = Field(
-        default=1e-3, ge=0, le=1, description="Å; labels that agree within this are one; 0: keep all. Silent."
+        default=1e-3, ge=0, le=1, description=f"Å; labels that agree within this are one; 0: keep all. {OURS}"
     )
     protocol: str | None = Field(default=None, description="Only labels of this protocol (name or protocol_id).")
     train_fraction: float = Field(default=0.90, gt=0, le=1)
@@ -299,9 +301,9 @@ class TrainingParameters(Parameters):
     cutoff_a: Strictly = 6.0
     weight_decay: float = Field(default=1e-3, ge=0)
     clip_grad_norm: Strictly = Field(
-        default=100.0, description="fairchem's UMA release; the paper clips, value silent."
+        default=100.0, description="fairchem's UMA release; the paper clips and does not say at what norm."
     )
-    ema_decay: float = Field(default=0.999, gt=0, lt=1, description="fairchem's UMA release. Silent.")
+    ema_decay: float = Field(default=0.999, gt=0, lt=1, description=f"fairchem's UMA release. {OURS}")
     seed: int = Field(default=0, ge=0)
     direct: StageParameters = StageParameters(
         epochs=1,

@@ -51,4 +51,6 @@ class TrajectoryDocument(Document):
     )
     corrections: list[str] = Field(default_factory=list, description="What custodian corrected in AIMD runs.")
     core_hours: float | None = Field(default=None, description="Cores × time of the AIMD segments, as VASP counts.")
-    restart: ArtifactRef | None = Field(default=None, description="Where a running AIMD trajectory goes on from.")
+    restart: ArtifactRef | None = Field(
+        default=None, description="State from which a running AIMD trajectory continues."
+    )

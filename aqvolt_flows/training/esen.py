@@ -31,7 +31,7 @@ TASK_NAME = "omat"
 MAX_ELEMENTS = 100
 #: Cosine schedule: starts at this fraction of the peak, reaches it in this fraction of an epoch, ends at this fraction.
 WARMUP_FACTOR, WARMUP_EPOCHS, LR_MIN_FACTOR = 0.2, 0.01, 0.01
-#: At most so many steps between two checkpoints, from which a killed run resumes.
+#: Maximum number of steps between two checkpoints; a killed run resumes from the last one.
 MAX_CHECKPOINT_INTERVAL = 1000
 #: Energy head of both stages; its parameters are the same with and without gradients.
 ENERGY_HEAD = "fairchem.core.models.uma.escn_md.MLP_EFS_Head"

@@ -8,35 +8,32 @@ stored, and a killed one resumes there from its newest checkpoint.
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from jobflow import Flow, Maker, job
+from jobflow import Flow, Maker
 
 from aqvolt_flows.errors import InputError, ResourceError
 from aqvolt_flows.identity import content_key
+from aqvolt_flows.jobs import campaign_job, typed
 from aqvolt_flows.releases import release_folder
 from aqvolt_flows.schemas.model import ModelDocument
 from aqvolt_flows.schemas.parameters import TrainingParameters
 from aqvolt_flows.schemas.provenance import ArtifactRef, Failure
 from aqvolt_flows.stores import Database
-from aqvolt_flows.training.data import Split, labelled, name_of, open_split
+from aqvolt_flows.training.data import Split, labelled, open_split
 from aqvolt_flows.training.esen import (
-    Device,
     References,
     StageName,
-    check_sizes,
     reference_energies,
     references_of,
-    stage_config,
-    stage_parameters,
     symbols_of,
 )
-from aqvolt_flows.training.stages import StageResult, TrainingError, run_stage, strip_direct_head
+from aqvolt_flows.training.stage_run import device_for, splits_of, train_stage
+from aqvolt_flows.training.stages import StageResult, TrainingError
 
 logger = logging.getLogger(__name__)
 
@@ -67,21 +64,31 @@ class TrainStageMaker(Maker):
     stage
         ``direct``, or ``conservative``, which writes the model's document.
     parameters
-        :class:`~aqvolt_flows.schemas.parameters.TrainingParameters` as a mapping.
+        :class:`~aqvolt_flows.schemas.parameters.TrainingParameters`; a dict is read.
     """
 
     name: str = "train eSEN stage"
     stage: str = "direct"
-    parameters: dict[str, Any] = field(default_factory=dict)
+    parameters: TrainingParameters = field(default_factory=TrainingParameters)
 
-    @job
+    def __post_init__(self) -> None:
+        self.parameters = typed(self.parameters, TrainingParameters)
+
+    @campaign_job()
     def make(
-        self, release_id: str, content_hash: str, key: str, previous: dict[str, Any] | None = None
+        self,
+        database: Database,
+        release_id: str,
+        content_hash: str,
+        key: str,
+        previous: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Return what the stage reached and a pointer to its checkpoint, or why it failed.
 
         Parameters
         ----------
+        database
+            Given by the decorator.
         release_id, content_hash
             The release to train on, and what its contents must hash to.
         key
@@ -95,10 +102,7 @@ class TrainStageMaker(Maker):
             If this machine lacks what the stage needs: the release's export, GPUs. No document is
             written then: it says nothing about the training.
         """
-        database = Database.connect()
-        run = _Run(
-            cast(StageName, self.stage), TrainingParameters(**self.parameters), database, release_id, content_hash, key
-        )
+        run = _Run(cast(StageName, self.stage), self.parameters, database, release_id, content_hash, key)
         stored = run.stored()
         if stored is not None:
             return stored
@@ -123,11 +127,14 @@ class TwoStageTrainMaker(Maker):
     name
         Name of the flow.
     parameters
-        :class:`~aqvolt_flows.schemas.parameters.TrainingParameters` as a mapping.
+        :class:`~aqvolt_flows.schemas.parameters.TrainingParameters`; a dict is read.
     """
 
     name: str = "train eSEN"
-    parameters: dict[str, Any] = field(default_factory=dict)
+    parameters: TrainingParameters = field(default_factory=TrainingParameters)
+
+    def __post_init__(self) -> None:
+        self.parameters = typed(self.parameters, TrainingParameters)
 
     def make(self, release_id: str, content_hash: str, key: str) -> Flow:
         """Return the flow of both stages; its output is the second's, and the model's document is written by then.
@@ -194,7 +201,7 @@ class _Run:
 
     def train(self, release: Path, previous: Mapping[str, Any] | None) -> dict[str, Any]:
         """Run the stage and return its output; the second stage writes the model's document."""
-        train, val, validated_on = self._splits(release)
+        train, val, validated_on = splits_of(release, self.parameters, f"Release {self.release_id}")
         if previous is None:
             references = reference_energies(labelled(train))
         else:
@@ -216,46 +223,16 @@ class _Run:
                 shutil.rmtree(folder, ignore_errors=True)
         return output
 
-    def _splits(self, release: Path) -> tuple[Split, Split, str]:
-        """Return training and validation split; a release too small to have the latter is validated on the former."""
-        train, val = open_split(release, "train"), open_split(release, "val")
-        if not len(train):
-            raise InputError(f"Release {self.release_id} has an empty training split; make a release with more labels.")
-        splits = {"train": train, "val": val}
-        sizes = {name: split.natoms for name, split in splits.items()}
-        check_sizes(self.parameters, sizes, lambda split, index: name_of(splits[split], index))
-        return (train, val, "val") if len(val) else (train, train, "train")
-
     def _run(self, train: Split, val: Split, references: References, previous: Mapping[str, Any] | None) -> StageResult:
-        device, environment = self._device()
+        device, environment = device_for(self.parameters, self.stage, self.database.settings.resolve_device())
         start = None
         if previous is not None:
             reference = ArtifactRef(**previous["checkpoint"])
             self.database.artifacts.verify(reference)
-            start = self.workdir / "stripped.pt"
-            strip_direct_head(self.database.artifacts.local_path(reference), start)
-        config = stage_config(
-            self.stage, self.parameters, train.folder, val.folder, references, self.workdir, self.stage, device, start
+            start = self.database.artifacts.local_path(reference)
+        return train_stage(
+            self.stage, self.parameters, train, val, references, self.workdir, device, environment, start
         )
-        return run_stage(config, self.workdir, self.stage, environment)
-
-    def _device(self) -> tuple[Device, dict[str, str]]:
-        """Return the device and which GPUs the trainer sees; refuse more ranks than there are."""
-        kind, _, index = self.database.settings.resolve_device().partition(":")
-        if kind == "cuda":
-            import torch
-
-            there = 1 if index else torch.cuda.device_count()
-        else:
-            there = os.cpu_count() or 1
-        wanted = stage_parameters(self.parameters, self.stage).ranks
-        if wanted > there:
-            units = "GPUs" if kind == "cuda" else "cores"
-            raise ResourceError(
-                f"Stage {self.stage} wants {wanted} ranks and there are {there} {units} here; run it on a bigger "
-                f"machine, or set training.{self.stage}.ranks and max_atoms for this one (their product is the batch)."
-            )
-        return ("cuda" if kind == "cuda" else "cpu"), ({"CUDA_VISIBLE_DEVICES": index} if index else {})
 
     def _document(self, **values: Any) -> ModelDocument:
         return ModelDocument(

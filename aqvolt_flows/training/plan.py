@@ -22,7 +22,7 @@ def plan_train(campaign: Campaign, database: Database, _claimed: frozenset[str] 
             [f"there is no release {campaign.release.name!r} yet; run 'aqvolt release create {campaign.release.name}'"],
         )
     key = train_key(p, release["content_hash"])
-    maker = TwoStageTrainMaker(parameters=p.model_dump(mode="json"))
+    maker = TwoStageTrainMaker(parameters=p)
     item = WorkItem(
         "train",
         key,

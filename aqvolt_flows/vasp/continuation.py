@@ -1,4 +1,4 @@
-"""The state in which a VASP molecular-dynamics run ended, and input from which the next one goes on.
+"""The state in which a VASP molecular-dynamics run ended, and the input that continues it.
 
 VASP writes CONTCAR after every ionic step: positions and cell of the step to come, the velocities of the cell (NpT)
 and of the atoms (VASP wiki, POSCAR), and REPORT with the state of its random numbers (VASP wiki, RANDOM_SEED). Both
@@ -27,7 +27,7 @@ _SEED = re.compile(r"RANDOM_SEED\s*=\s*(-?\d+)\s+(-?\d+)\s+(-?\d+)")
 
 @dataclass(frozen=True, eq=False)
 class MDState:
-    """Where a run goes on, in VASP's order of atoms.
+    """State that continues a run, in VASP's order of atoms.
 
     Attributes
     ----------

@@ -120,7 +120,7 @@ def custodian_settings(
 
 
 def run_maker(maker: BaseVaspMaker, structure: Structure) -> Run:
-    """Run an atomate2 VASP maker here and now, in the working directory; whatever it raises is a fact, not an end.
+    """Run an atomate2 VASP maker in the working directory; exceptions are recorded in the result, not raised.
 
     The files that it leaves decide what the run was worth (:func:`aqvolt_flows.vasp.outputs.read_calculation`).
     """

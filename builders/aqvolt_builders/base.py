@@ -17,6 +17,9 @@ from aqvolt_flows.stores import IDS_AT_ONCE, Database, by_ids, job_store
 _DUPLICATE_KEY = 11000
 
 
+logger = logging.getLogger(__name__)
+
+
 class CountingBuilder(Builder):
     """A builder that writes through :meth:`Database.upsert` and counts what it did.
 
@@ -43,6 +46,8 @@ class CountingBuilder(Builder):
                 self.update_targets([self.process_item(item) for item in items])
         finally:
             self.finalize()
+        said = ", ".join(f"{name} {n}" for name, n in sorted(self.counts.items())) or "nothing new"
+        logger.info("%s: %s.", type(self).__name__, said)
 
     def finalize(self) -> None:
         """Let go of the stores; the client stays open for the rest of the process."""

@@ -48,7 +48,7 @@ class LabelBuilder(CountingBuilder):
         output is a VASP task document are understood as well; name them here, e.g. ``{"name": "MatPES meta-GGA
         static"}``.
     aimd_stride
-        Every so-manieth ionic step of a trajectory becomes a label.
+        Keep every n-th ionic step of a trajectory as a label.
     max_energy_jump_ev
         What an energy may be off from what the frame's own potential leads to expect, eV/atom; 0: not checked.
     full

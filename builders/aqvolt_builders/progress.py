@@ -22,7 +22,7 @@ from aqvolt_flows.stores import Database
 MARGIN = timedelta(hours=27)
 #: Trajectories are dated in UTC; this covers clocks that are wrong.
 CLOCK_MARGIN = timedelta(hours=1)
-#: A cut is moved on although nothing was built once so many jobs lie behind it.
+#: A cut is moved on although nothing was built once this many jobs lie behind it.
 MOVE_AFTER = 5_000
 
 STAGE = "metadata.aqvolt.stage"

@@ -14,6 +14,7 @@ from aqvolt_flows.stages import stage_named
 from aqvolt_flows.stores import Database
 from aqvolt_flows.work import Plan
 from aqvolt_launch.launchpad import ensure_launchpad
+from aqvolt_launch.open_project import Project
 from aqvolt_launch.submission.adopt import Adopter
 from aqvolt_launch.submission.holds import FailureBudget, enforce, set_budget
 from aqvolt_launch.submission.submit import CoreHours, SubmitReport, claimed_units, submit
@@ -152,8 +153,9 @@ def submit_stage(
     if stage == "label":
         p = campaign.labeling
         limits = FailureBudget(p.failure_budget_outcomes, p.failure_budget_fraction, p.labeler)
-        set_budget(settings, limits)
-        enforce(settings)
+        project = Project(settings)
+        set_budget(project, limits)
+        enforce(project)
         if budget_core_hours is not None:
             model = cost_model(campaign, database_of(campaign, settings))
             budget = CoreHours(

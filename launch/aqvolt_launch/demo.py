@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from subprocess import Popen
+from subprocess import Popen, TimeoutExpired
 from typing import Any
 
 from aqvolt_flows.campaign import Campaign
@@ -123,8 +123,9 @@ class _Worker:
         self._process.terminate()
         try:
             self._process.wait(timeout=20)
-        except TimeoutError:
+        except TimeoutExpired:
             self._process.kill()
+            self._process.wait()
 
 
 Watch = Callable[[str, int, int, str], None]

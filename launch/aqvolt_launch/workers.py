@@ -1,8 +1,9 @@
-"""Workers: FireWorks' rapidfire in the launch folder, with lost runs put right before and in between."""
+"""Workers: FireWorks' rapidfire in the launch folder; lost runs are recovered before it and while it runs."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import subprocess
@@ -11,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,14 +20,20 @@ import psutil
 
 from aqvolt_flows.errors import InputError, ResourceError
 from aqvolt_flows.settings import CONFIG_NAME, CONFIG_VARIABLE, AqvoltSettings
+from aqvolt_flows.stores import redact
+from aqvolt_launch import logs
 from aqvolt_launch.launchpad import ensure_launchpad, quiet_fireworks
+from aqvolt_launch.open_project import Project
 from aqvolt_launch.processes import host_name, worker_name
 from aqvolt_launch.repair.lost_runs import RecoveryReport, recover_dead
 from aqvolt_launch.submission import holds
 from aqvolt_launch.submission import window as queue
+from aqvolt_launch.watched import WatchedLaunchPad
 
 if TYPE_CHECKING:
     from fireworks import LaunchPad
+
+logger = logging.getLogger(__name__)
 
 CATEGORIES = ("cpu", "gpu", "vasp")
 #: Seconds between looks at an empty queue, and between looks for lost runs: while idle, while busy.
@@ -40,7 +48,7 @@ _STEADY = {"MKL_DYNAMIC": "FALSE", "OMP_DYNAMIC": "FALSE"}
 
 @dataclass(frozen=True)
 class WorkReport:
-    """What a worker did: Fireworks completed and fizzled by it, lost runs of others put right, seconds."""
+    """What a worker did: Fireworks that it completed or fizzled, lost runs that it recovered, seconds."""
 
     name: str
     completed: int
@@ -77,7 +85,7 @@ def work(
     sleep_s
         Seconds between looks at an empty queue.
     max_launches
-        Return after so many Fireworks.
+        Return after this many Fireworks.
 
     Raises
     ------
@@ -95,24 +103,27 @@ def work(
         raise InputError(f"There is no category {category!r}; expected {', '.join(CATEGORIES)}, or none for all.")
     if exit_with_parent:
         _follow_parent()
-    launchpad = ensure_launchpad(settings)
+    project = Project(settings).prepare()
+    launchpad = project.launchpad
     folder = _launch_folder(settings)
     name = worker_name()
     started = time.monotonic()
+    _say_hello(name, settings, category)
     recovered = recover_dead(settings).total()
     last_look = time.monotonic()
     before = _launch_counts(launchpad, name)
     with exported(settings), _working_directory():
         quiet_fireworks()
         worker = FWorker(name=name, category=category or "")
+        watched = WatchedLaunchPad(launchpad)
         while True:
-            holds.enforce(settings, at_most_every=holds.LOOK)
+            holds.enforce(project, at_most_every=holds.LOOK)
             queue.top_up(launchpad, category)
             left = 0 if max_launches is None else max_launches - _launched(launchpad, name, before)
             if max_launches is not None and left <= 0:
                 break
             rapidfire(
-                launchpad,
+                watched,
                 worker,
                 m_dir=str(folder),
                 nlaunches=left,
@@ -132,7 +143,26 @@ def work(
             time.sleep(sleep_s)
     after = _launch_counts(launchpad, name)
     done = {state: after.get(state, 0) - before.get(state, 0) for state in ("COMPLETED", "FIZZLED")}
-    return WorkReport(name, done["COMPLETED"], done["FIZZLED"], recovered, time.monotonic() - started)
+    report = WorkReport(name, done["COMPLETED"], done["FIZZLED"], recovered, time.monotonic() - started)
+    logger.info("Worker %s ends: %d completed, %d fizzled, %.1f s.", name, *done.values(), report.seconds)
+    return report
+
+
+def _say_hello(name: str, settings: AqvoltSettings, category: str | None) -> None:
+    """Log who works where, with the versions that decide what it can run."""
+    if not logger.isEnabledFor(logging.INFO):
+        return
+    packages = ("aqvolt-flows", "jobflow", "fireworks", "atomate2", "pymatgen-core", "torch")
+    known = {p: _version(p) for p in packages}
+    said = ", ".join(f"{p} {v}" for p, v in known.items() if v)
+    logger.info("Worker %s starts: %s; %s.", name, f"category {category}" if category else "all categories", said)
+    logger.info("Database %s, launch folder %s.", redact(settings.database_uri()), settings.path(settings.launch_dir))
+
+
+def _version(package: str) -> str:
+    with contextlib.suppress(PackageNotFoundError):
+        return version(package)
+    return ""
 
 
 def _launch_folder(settings: AqvoltSettings) -> Path:
@@ -160,7 +190,8 @@ def spawn_worker(
     By default it ends when this process does, however that ends.
     """
     folder = _launch_folder(settings)
-    command = [sys.executable, "-m", "aqvolt_launch", "work"]
+    level = os.environ.get(logs.VARIABLE) or "info"
+    command = [sys.executable, "-m", "aqvolt_launch", "--log-level", level, "work"]
     command += ["--category", category] if category else []
     command += ["--until-empty"] if until_empty else []
     command += ["--exit-with-parent"] if exit_with_parent else []

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from aqvolt_flows.stores import Database
 from aqvolt_launch import processes
 from aqvolt_launch.launchpad import ensure_launchpad, get_launchpad
 from aqvolt_launch.repair import lost_runs as recovery
+from aqvolt_launch.submission import announced
 from aqvolt_launch.submission import window as queue
 from aqvolt_launch.submission.submit import CoreHours, SubmitReport, submit
 from aqvolt_launch.workers import work
@@ -140,12 +142,12 @@ def test_announcements_of_the_living_and_of_other_hosts_are_left_alone(
     launchpad = ensure_launchpad(settings)
     submit(trivial_jobs.bulk(2), settings, window=0)
     launchpad.fireworks.delete_many({})
-    now = recovery.datetime.now(recovery.UTC)
+    now = datetime.now(UTC)
     first = {"first": 1, "last": 2, "at": now}
     for number, by in enumerate([processes.worker_name(), "aqvolt-elsewhere-1-1"]):
         launchpad.db[queue.COLLECTION].insert_one({"_id": f"batch:{number}", "by": by} | first)
-    assert recovery.undo_killed_batches(launchpad) == 0
-    launchpad.db[queue.COLLECTION].update_many({}, {"$set": {"at": now - 2 * recovery.ANNOUNCED}})
+    assert announced.undo_killed_batches(launchpad) == 0
+    launchpad.db[queue.COLLECTION].update_many({}, {"$set": {"at": now - 2 * announced.ANNOUNCED}})
     assert recovery.recover_dead(settings).undone == 2
     assert launchpad.workflows.count_documents({}) == 0
     assert [d["_id"] for d in launchpad.db[queue.COLLECTION].find({"_id": {"$regex": "^batch"}})] == ["batch:0"]

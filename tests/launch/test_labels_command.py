@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from aqvolt_flows.datasets.importers.files import read_labels
 from aqvolt_flows.datasets.importers.intake import import_labels
-from aqvolt_flows.datasets.importers.records import ImportOptions
+from aqvolt_flows.datasets.importers.published import ImportOptions
 from aqvolt_flows.datasets.release import create_release
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.schemas.parameters import ReleaseParameters

@@ -21,6 +21,7 @@ from aqvolt_flows.vasp.settings import r2scan_protocol
 from aqvolt_flows.work import WorkItem
 from aqvolt_launch import processes
 from aqvolt_launch.launchpad import ensure_launchpad, get_launchpad
+from aqvolt_launch.open_project import Project
 from aqvolt_launch.project.status import collect_status
 from aqvolt_launch.repair import lost_runs as recovery
 from aqvolt_launch.repair import reconcile as module
@@ -189,7 +190,7 @@ def test_silent_run_of_another_host_is_held_not_rerun(database: Database, settin
     (held,) = collect_status(settings)["held"]
     assert (held["kind"], held["what"], held["reason"]) == ("firework", str(first), "no_heartbeat")
     assert launchpad.fireworks.find_one({"fw_id": first})["state"] == "RUNNING"
-    holds.lift(settings, str(first))
+    holds.lift(Project(settings), str(first))
     reconcile(settings)
     assert holds.held_now(database) == [], "lifted for this reason once, it is not held for it again"
 

@@ -52,7 +52,7 @@ def ours(path: Path) -> int:
     """Return how many valid labels the importer makes of the file."""
     from aqvolt_flows.datasets.importers.files import read_labels
     from aqvolt_flows.datasets.importers.intake import label_from_import
-    from aqvolt_flows.datasets.importers.records import ImportOptions
+    from aqvolt_flows.datasets.importers.published import ImportOptions
 
     options = ImportOptions(source="matpes")
     return sum(label_from_import(entry, options).status == "valid" for entry in read_labels(path, options))

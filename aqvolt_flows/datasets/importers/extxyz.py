@@ -16,7 +16,7 @@ from typing import IO, Any, cast
 import numpy as np
 from ase import Atoms
 
-from aqvolt_flows.datasets.importers.records import (
+from aqvolt_flows.datasets.importers.published import (
     Broken,
     Entry,
     Imported,

@@ -8,7 +8,7 @@ from typing import Any
 
 from aqvolt_flows.datasets.importers.extxyz import extxyz_entries
 from aqvolt_flows.datasets.importers.matpes import identifier, matpes_entry
-from aqvolt_flows.datasets.importers.records import Broken, Entry, ImportOptions, RecordError
+from aqvolt_flows.datasets.importers.published import Broken, Entry, ImportOptions, RecordError
 from aqvolt_flows.datasets.importers.tables import is_parquet, parquet_entries
 from aqvolt_flows.datasets.importers.tasks import mp_entry
 from aqvolt_flows.errors import InputError

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from aqvolt_flows.aside import written_aside
 from aqvolt_flows.chemistry import symbols_of
-from aqvolt_flows.datasets.importers.records import Broken, Entry, Imported, ImportOptions, Skipped
+from aqvolt_flows.datasets.importers.published import Broken, Entry, Imported, ImportOptions, Skipped
 from aqvolt_flows.datasets.labels import label_from_outcome
 from aqvolt_flows.schemas.label import LabelDocument
 from aqvolt_flows.stores import Database

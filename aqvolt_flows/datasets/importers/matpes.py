@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from aqvolt_flows.datasets.importers.records import (
+from aqvolt_flows.datasets.importers.published import (
     Entry,
     Imported,
     ImportOptions,

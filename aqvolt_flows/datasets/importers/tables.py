@@ -15,8 +15,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from aqvolt_flows.datasets.columns import BY_NAME, COLUMNS, RESULTS
 from aqvolt_flows.datasets.importers import matpes
-from aqvolt_flows.datasets.importers.records import (
+from aqvolt_flows.datasets.importers.published import (
     Broken,
     Entry,
     Imported,
@@ -39,17 +40,7 @@ from aqvolt_flows.schemas.provenance import Protocol
 
 #: Columns that every release of this package has.
 RELEASE_COLUMNS = ("frame_id", "protocol", "atomic_numbers", "positions", "cell", "energy", "forces", "stress")
-_RELEASE_OPTIONAL = (
-    "label_id",
-    "record_id",
-    "trajectory_id",
-    "candidate_id",
-    "source",
-    "temperature_k",
-    "magmoms",
-    "bandgap",
-    "cohesive_energy_per_atom",
-)
+_RELEASE_OPTIONAL = ("label_id", "source", *(c.name for c in COLUMNS if c.nullable and c.name != "provenance"))
 #: Spellings of a unit, in lower case.
 _SPELLINGS = {
     "energy": {"ev"},
@@ -158,7 +149,6 @@ def release_entry(
         "atomic_numbers": numbers,
         "positions": array(row.get("positions"), (n_atoms, 3), "positions"),
         "cell": array(row.get("cell"), (3, 3), "cell"),
-        "magmoms": moment_list(row.get("magmoms"), n_atoms),
     }
     outcome = converged(
         frame_id,
@@ -167,7 +157,7 @@ def release_entry(
         energy=finite(row.get("energy"), "energy"),
         forces=array(row.get("forces"), (n_atoms, 3), "forces"),
         stress=stress(row.get("stress"), "eV/A^3"),
-        bandgap=maybe(row.get("bandgap")),
+        **{name: _result(row.get(name), name, n_atoms) for name in RESULTS},
     )
     named = text(row.get("record_id")) or text(row.get("label_id")) or frame_id
     provenance = {**where, "database": options.name, "record_id": named}
@@ -179,6 +169,11 @@ def release_entry(
         candidate_id=text(row.get("candidate_id")),
         trajectory_id=text(row.get("trajectory_id")),
     )
+
+
+def _result(value: Any, name: str, n_atoms: int) -> Any:
+    """Return what a calculation gave beside energy, forces and stress: a number, or one per atom; None if absent."""
+    return moment_list(value, n_atoms) if BY_NAME[name].shape else maybe(value)
 
 
 def _is_functional(protocol: Protocol, functional: str) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from aqvolt_flows.chemistry import symbols_of
-from aqvolt_flows.datasets.importers.records import (
+from aqvolt_flows.datasets.importers.published import (
     Entry,
     Imported,
     ImportOptions,

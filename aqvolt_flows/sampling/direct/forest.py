@@ -26,7 +26,7 @@ Points = NDArray[np.float32]
 
 #: log2 of the number of cells.
 DEPTH = 3
-#: A sample must have so many sub-clusters per cell, or the cells' borders would cut too many of them; the fewer there
+#: A sample must have this many sub-clusters per cell, or the cells' borders would cut too many of them; the fewer there
 #: are the faster one tree is.
 _PER_CELL = 256
 #: Rows of the sample.

@@ -8,6 +8,7 @@ import typer
 
 from aqvolt_flows import __version__
 from aqvolt_flows.errors import AqvoltError
+from aqvolt_launch import logs
 from aqvolt_launch.cli import output
 
 app = typer.Typer(
@@ -28,11 +29,19 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _root(
-    version: bool = typer.Option(
+    version: bool = typer.Option(  # noqa: ARG001 - its callback prints
         False, "--version", callback=_version, is_eager=True, help="Print the version and exit."
+    ),
+    log_level: str | None = typer.Option(
+        None,
+        "--log-level",
+        help="Log lines on standard error from here on: debug, info, warning, error. Default: AQVOLT_LOG_LEVEL, or "
+        "warning.",
+        show_default=False,
     ),
 ) -> None:
     """Workflows that make machine-learning datasets and potentials for solid electrolytes."""
+    logs.configure(log_level)
 
 
 def main() -> None:
@@ -46,5 +55,5 @@ def main() -> None:
         output.complain(str(error))
         sys.exit(2)
     except KeyboardInterrupt:
-        output.complain("Interrupted; what was finished is kept, and the same command goes on from there.")
+        output.complain("Interrupted; what was finished is kept, and the same command continues from there.")
         sys.exit(130)

@@ -21,7 +21,7 @@ def build(
     name: str = typer.Argument(help="labels, benchmarks, costs, or all."),
     full: bool = typer.Option(False, "--full", help="labels: look at every job again, not only at recent ones."),
     aimd_stride: int | None = typer.Option(
-        None, "--aimd-stride", min=1, help="labels: keep every so-manieth ionic step; default: the campaign's."
+        None, "--aimd-stride", min=1, help="labels: keep every n-th ionic step; default: the campaign's."
     ),
     campaign: CampaignOption = None,
     all_campaigns: AllCampaigns = False,

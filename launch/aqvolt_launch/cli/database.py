@@ -19,7 +19,7 @@ def start(
     port: int | None = typer.Option(None, help="TCP port on 127.0.0.1; by default the last one, or a free one."),
     as_json: bool = typer.Option(False, "--json", help=output.JSON_HELP),
 ) -> None:
-    """Start the embedded database, or say that it runs; it goes on after this command ends."""
+    """Start the embedded database, or say that it runs already. It keeps running after this command ends."""
     from aqvolt_flows.settings import load_settings
     from aqvolt_launch.embedded import server as embedded
 

@@ -28,7 +28,7 @@ def demo(
 ) -> None:
     """Run the whole chain in miniature: candidates, ML-MD, 2DIRECT, labels, release, training, benchmarks, report.
 
-    A second run in the same folder recomputes nothing; one that was killed goes on.
+    A second run in the same folder recomputes nothing; one that was killed continues.
 
     Example: [bold]aqvolt demo --workdir /tmp/demo[/bold]
     """

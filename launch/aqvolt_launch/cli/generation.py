@@ -9,7 +9,7 @@ import typer
 from aqvolt_launch.cli.candidates import candidates
 from aqvolt_launch.cli.stages import CampaignOption, Json, submit
 
-Limit = Annotated[int | None, typer.Option("--limit", help="Submit at most so many batches.", show_default=False)]
+Limit = Annotated[int | None, typer.Option("--limit", help="Maximum number of batches to submit.", show_default=False)]
 Rerun = Annotated[bool, typer.Option("--rerun-failed", help="Run failed batches again.")]
 
 

@@ -30,11 +30,11 @@ def lift(
     what: str = typer.Argument(help="A chemical system, frame_id, Firework number, job uuid or hold_id."),
     as_json: bool = typer.Option(False, "--json", help=output.JSON_HELP),
 ) -> None:
-    """Let it go on; the failures of a chemical system until now are forgiven."""
-    from aqvolt_flows.settings import load_settings
+    """Lift a hold: a chemical system resumes and its failure count is reset."""
+    from aqvolt_launch.open_project import Project
     from aqvolt_launch.submission import holds
 
-    resumed = holds.lift(load_settings(), what)
+    resumed = holds.lift(Project(), what)
     if as_json:
         output.emit({"lifted": what, "resumed_fireworks": resumed})
         return

@@ -74,7 +74,7 @@ def import_files(
 def _options(**given: Any) -> Any:
     from pydantic import ValidationError
 
-    from aqvolt_flows.datasets.importers.records import ImportOptions
+    from aqvolt_flows.datasets.importers.published import ImportOptions
     from aqvolt_flows.errors import InputError
 
     try:

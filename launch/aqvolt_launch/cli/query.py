@@ -44,7 +44,7 @@ def query(
     collection: str = typer.Argument(help=f"One of {', '.join(COLUMNS)}."),
     filter: str = typer.Argument("{}", help="MongoDB query as JSON."),
     fields: str | None = typer.Option(None, help="Comma-separated fields, dots for nested ones."),
-    limit: int = typer.Option(0, min=0, help="At most so many documents; 0: 20 for tables, else all."),
+    limit: int = typer.Option(0, min=0, help="Maximum number of documents; 0: 20 for tables, else all."),
     campaign: OneCampaign = None,
     all_campaigns: AllCampaigns = False,
     format: str = typer.Option("table", "--format", help="table, json, csv, or extxyz (labels, frames, candidates)."),
@@ -213,7 +213,7 @@ def _print_extxyz(database: Any, collection: str, documents: Any) -> None:
 def _atoms(database: Any, collection: str, document: dict[str, Any]) -> Any:
     """Return ASE Atoms of a document; ``None`` for a rejected label, which has none."""
     if collection == "labels":
-        from aqvolt_flows.datasets.records import row_from_label
+        from aqvolt_flows.datasets.rows import row_from_label
 
         return row_from_label(document).to_atoms() if document["status"] == "valid" else None
     if collection == "frames":

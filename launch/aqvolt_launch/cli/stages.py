@@ -90,22 +90,24 @@ def submit(
     campaign: CampaignOption = None,
     labeler: Labeler = None,
     limit: Annotated[
-        int | None, typer.Option("--limit", help="Submit at most so many units.", show_default=False)
+        int | None, typer.Option("--limit", help="Maximum number of units to submit.", show_default=False)
     ] = None,
     budget_core_hours: Annotated[
         float | None,
-        typer.Option(help="Labels: submit only what the forecast gives so many core-hours.", show_default=False),
+        typer.Option(
+            help="Labels: submit only as many as the forecast fits into this many core-hours.", show_default=False
+        ),
     ] = None,
     window: Annotated[
         int | None,
         typer.Option(
-            help="Labels: keep at most so many Fireworks ready, workers top up; 0: all. Default: 200 on the embedded "
-            "database, else 0.",
+            help="Labels: maximum number of READY Fireworks; workers refill the queue. 0: no limit. Default: 200 on "
+            "the embedded database, else 0.",
             show_default=False,
         ),
     ] = None,
     rerun_failed: Annotated[
-        bool, typer.Option("--rerun-failed", help="Run failed units again, but labels that would fail the same way.")
+        bool, typer.Option("--rerun-failed", help="Rerun failed jobs, except labels whose failure is final.")
     ] = False,
     all_campaigns: AllCampaigns = False,
     json: Json = False,

@@ -22,13 +22,13 @@ def register(app: typer.Typer) -> None:
 def work(
     category: str | None = typer.Option(None, help="Run only Fireworks of this category: cpu, gpu or vasp."),
     until_empty: bool = typer.Option(False, "--until-empty", help="Stop when nothing is left to run."),
-    max_launches: int | None = typer.Option(None, min=1, help="Stop after so many Fireworks."),
+    max_launches: int | None = typer.Option(None, min=1, help="Stop after this many Fireworks."),
     exit_with_parent: bool = typer.Option(
         False, "--exit-with-parent", help="End, children included, when the process that started this worker ends."
     ),
     as_json: bool = typer.Option(False, "--json", help=output.JSON_HELP),
 ) -> None:
-    """Run submitted Fireworks here, after putting right what killed workers of this machine left.
+    """Run queued jobs on this machine; first recover jobs whose worker was killed here.
 
     Each runs in a folder of its own under launch_dir, with its output in FW_job.out and FW_job.error.
     On a cluster, use FireWorks' qlaunch with the my_qadapter.yaml that 'aqvolt init' wrote.
@@ -42,7 +42,7 @@ def work(
     if as_json:
         output.emit(report.as_dict())
         return
-    recovered = f", {report.recovered} lost runs put right" if report.recovered else ""
+    recovered = f", {report.recovered} lost runs recovered" if report.recovered else ""
     output.say(f"{report.completed} completed, {report.fizzled} fizzled{recovered}, {report.seconds:.1f} s.")
     if report.fizzled:
         output.say("See 'aqvolt status' for the reasons.")
@@ -84,7 +84,7 @@ def _show(found: dict[str, Any]) -> None:
     if found["reasons"]:
         output.table(found["reasons"], title="Failures, by reason")
     if found["held"]:
-        output.table(found["held"], title="Held ('aqvolt hold lift NAME' lets it go on)", columns=_HELD)
+        output.table(found["held"], title="Held ('aqvolt hold lift NAME' resumes it)", columns=_HELD)
     if found["fizzled"]:
         output.table(found["fizzled"], title="Fizzled jobs", columns=("fw_id", "stage", "name", "reason", "folder"))
 
@@ -106,7 +106,7 @@ def reconcile(
     others = sum(report.recovered.values()) - len(report.lost) if report.recovered else 0
     rows: list[tuple[str, Any, str]] = [
         ("runs lost with their worker", report.lost, f"{would}completed from their result, or rerun"),
-        ("other leftovers of killed workers", max(others, 0), f"{would}put right"),
+        ("other leftovers of killed workers", max(others, 0), f"{would}repaired"),
         ("running elsewhere without a heartbeat", report.silent, f"{would}held"),
         ("completed without output", report.without_output, f"{would}made from VASP's files, or rerun"),
         ("queued although labelled", report.labelled_already, f"{would}removed"),

@@ -1,4 +1,4 @@
-"""Lost runs: what a worker that was killed leaves in the LaunchPad, and how it is put right.
+"""Lost runs: what a killed worker leaves in the LaunchPad, and how it is repaired.
 
 A worker can die between any two of FireWorks' writes. What can be left, and what is done:
 
@@ -21,6 +21,7 @@ Only this host's processes can be judged. Launches of other hosts are left to Fi
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from dataclasses import asdict, dataclass
@@ -40,9 +41,12 @@ if TYPE_CHECKING:
 _ACTIVE = ("RUNNING", "RESERVED")
 
 
+logger = logging.getLogger(__name__)
+
+
 @dataclass(frozen=True)
 class RecoveryReport:
-    """How many were put right."""
+    """How many were repaired, by kind."""
 
     rerun: int = 0
     refreshed: int = 0
@@ -78,10 +82,16 @@ def recover_dead(settings: AqvoltSettings) -> RecoveryReport:
     for launch in lost:
         if database is not None and settle(launchpad, database, launch["fw_id"], launch["launch_id"]):
             finished += 1
+            logger.info("Firework %s was lost with its worker; its result was there and is kept.", launch["fw_id"])
             continue
         query = {"launch_id": launch["launch_id"], "state": "RUNNING"}
         launchpad.launches.update_one(query, {"$set": {"state": "FIZZLED"}})
-        reruns += rerun(launchpad, launch["fw_id"], _ACTIVE, last_launch=launch["launch_id"])
+        again_now = rerun(launchpad, launch["fw_id"], _ACTIVE, last_launch=launch["launch_id"])
+        if again_now:
+            logger.warning(
+                "Firework %s was lost with worker %s; it runs again.", launch["fw_id"], launch["fworker"]["name"]
+            )
+        reruns += again_now
     again, refreshed = _close_ended(launchpad)
     return RecoveryReport(
         rerun=reruns + again,

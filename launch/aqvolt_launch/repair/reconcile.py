@@ -55,7 +55,7 @@ _QUEUED = ("READY", "PAUSED", "WAITING")
 
 @dataclass(frozen=True)
 class ReconcileReport:
-    """What was found and, unless it was a dry run, put right.
+    """What was found and, unless it was a dry run, repaired.
 
     Attributes
     ----------
@@ -64,7 +64,7 @@ class ReconcileReport:
     lost
         Fireworks whose worker on this host is gone; completed or rerun.
     recovered
-        All that :func:`aqvolt_launch.repair.lost_runs.recover_dead` put right, by kind; empty in a dry run.
+        All that :func:`aqvolt_launch.repair.lost_runs.recover_dead` repaired, by kind; empty in a dry run.
     orphans
         Fireworks without a workflow, left by a killed submission; removed.
     broken

@@ -20,7 +20,7 @@ ANNOUNCED = timedelta(hours=1)
 def undo_killed_batches(launchpad: LaunchPad) -> int:
     """Remove the workflows without a Firework that a killed submission left; return how many.
 
-    An announcement is of the dead if its process, on this host, is gone, or if it is older than
+    An announcement is stale if the process that made it, on this host, has ended, or if it is older than
     :data:`ANNOUNCED`: writing a batch takes seconds.
     """
     collection = launchpad.db[queue.COLLECTION]

@@ -2,11 +2,12 @@
 
 A chemical system has used up its budget when at least ``min_outcomes`` of its labels have an outcome and more than
 ``max_failed_fraction`` of them failed. It is paused: its Fireworks do not run, further ones are not submitted, and
-``aqvolt hold lift Cl-Li-Y`` lets it go on; the failures until then are forgiven.
+``aqvolt hold lift Cl-Li-Y`` resumes it and resets its failure count.
 """
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -16,14 +17,14 @@ from pymongo.collection import Collection
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.schemas.base import utc_now
 from aqvolt_flows.schemas.hold import HoldDocument, HoldKind
-from aqvolt_flows.settings import AqvoltSettings
 from aqvolt_flows.stores import Database
-from aqvolt_launch.launchpad import ensure_launchpad
+from aqvolt_launch.open_project import Project
 from aqvolt_launch.submission import window as queue
 
 #: Workers look at the budgets so often, all of them together.
 LOOK = timedelta(seconds=60)
 _BUDGET = "failure-budget"
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -45,33 +46,31 @@ class FailureBudget:
     code: str
 
 
-def set_budget(settings: AqvoltSettings, budget: FailureBudget) -> None:
+def set_budget(project: Project, budget: FailureBudget) -> None:
     """Remember the budget for the workers."""
     values = {"min_outcomes": budget.min_outcomes, "max_failed_fraction": budget.max_failed_fraction}
-    _queue(Database.connect(settings)).update_one(
-        {"_id": _BUDGET}, {"$set": values | {"code": budget.code}}, upsert=True
-    )
+    _queue(project.database).update_one({"_id": _BUDGET}, {"$set": values | {"code": budget.code}}, upsert=True)
 
 
 def _queue(database: Database) -> Collection[dict[str, Any]]:
     return database.mongo[queue.COLLECTION]
 
 
-def enforce(settings: AqvoltSettings, at_most_every: timedelta | None = None) -> list[str]:
+def enforce(project: Project, at_most_every: timedelta | None = None) -> list[str]:
     """Pause the chemical systems that have used up their failure budget; return those that were not paused before.
 
     Parameters
     ----------
-    settings
-        Which database.
+    project
+        Which project.
     at_most_every
         Do nothing if another process did it within this time.
     """
-    database = Database.connect(settings)
+    database = project.database
     stored = _queue(database).find_one({"_id": _BUDGET}, {"_id": 0})
     if stored is None:
         return []
-    launchpad = ensure_launchpad(settings)
+    launchpad = project.launchpad
     if at_most_every and not queue.take_lease(launchpad, _BUDGET, at_most_every):
         return []
     budget = FailureBudget(**stored)
@@ -91,7 +90,8 @@ def enforce(settings: AqvoltSettings, at_most_every: timedelta | None = None) ->
             numbers |= {"lifted_outcomes": forgiven[0], "lifted_failed": forgiven[1]}
             hold = HoldDocument.of("chemsys", system, "failure_budget", message, **numbers)
             database.upsert("holds", [hold])
-            queue.pause_system(launchpad, system)
+            n = queue.pause_system(launchpad, system)
+            logger.warning("Paused %s: %s %d Fireworks wait for 'aqvolt hold lift %s'.", system, message, n, system)
             paused.append(system)
     return paused
 
@@ -113,7 +113,7 @@ def hold(database: Database, kind: HoldKind, what: str, reason: str, message: st
         database.upsert("holds", [document])
 
 
-def lift(settings: AqvoltSettings, what: str) -> int:
+def lift(project: Project, what: str) -> int:
     """Lift the holds on a thing, by its name or its ``hold_id``; return how many Fireworks may run again.
 
     Raises
@@ -121,8 +121,7 @@ def lift(settings: AqvoltSettings, what: str) -> int:
     InputError
         If nothing of this name is held.
     """
-    database = Database.connect(settings)
-    launchpad = ensure_launchpad(settings)
+    database, launchpad = project.database, project.launchpad
     query = {"status": "held", "$or": [{"what": what}, {"hold_id": what}]}
     found = list(database["holds"].find(query))
     if not found:

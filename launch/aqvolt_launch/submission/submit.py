@@ -24,6 +24,7 @@ announced batch the next submission, or a worker, removes the workflows without 
 
 from __future__ import annotations
 
+import logging
 import sys
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -48,6 +49,8 @@ from aqvolt_launch.submission.blueprint import Blueprint, shape, workflow_of
 
 if TYPE_CHECKING:
     from fireworks import LaunchPad, Workflow
+
+logger = logging.getLogger(__name__)
 
 #: Workflows built and written together: those made one by one, and copies of a template.
 BATCH = 200
@@ -128,14 +131,14 @@ def submit(
     settings
         Which database.
     limit
-        Submit at most so many new ones.
+        Maximum number of new units.
     rerun_failed
         Run them again, FIZZLED ones and those that :attr:`WorkItem.again` gives a reason for, instead of only
         reporting them.
     budget
-        Stop before the forecast of the new ones exceeds so many core-hours.
+        Stop before the forecast of the new ones exceeds this many core-hours.
     window
-        Keep at most so many READY, the others PAUSED until workers make them READY
+        Maximum number of READY Fireworks, the others PAUSED until workers make them READY
         (:mod:`aqvolt_launch.submission.window`); 0: all READY at once. By default 200 on the
         embedded database and 0 elsewhere. It holds for units with a template; others are few.
     campaign
@@ -176,7 +179,9 @@ def submit(
         if pending or again:
             submission = submission or _Submission(settings, limit, rerun_failed, budget, window, campaign)
             submission.add(pending + submission.rerun_ended(again))
-    return report + submission.finish() if submission else report
+    report = report + submission.finish() if submission else report
+    logger.info("Submitted: %s.", ", ".join(f"{k} {v:g}" for k, v in report.as_dict().items() if v) or "nothing")
+    return report
 
 
 class _Submission:

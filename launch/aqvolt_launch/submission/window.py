@@ -1,4 +1,4 @@
-"""The window: at most so many Fireworks READY, the others PAUSED behind them in the order of their priority.
+"""The window: a maximum number of READY Fireworks, the others PAUSED behind them in the order of their priority.
 
 FireWorks checks the next Firework out with a sort over all that are READY. A mongod has an index for that; the
 embedded database sorts, 0.07 ms for each READY Firework and check-out. So there a submission leaves most of its
@@ -12,6 +12,7 @@ looked up by equality, bucket by bucket: no sort. Within a bucket the order is t
 
 from __future__ import annotations
 
+import logging
 import math
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fireworks import LaunchPad
+
+logger = logging.getLogger(__name__)
 
 #: Collection of what submitters and workers tell each other; none of it is data.
 COLLECTION = "aqvolt_queue"
@@ -48,7 +51,7 @@ def waiting_place(category: str, priority: int) -> str:
 def set_window(launchpad: LaunchPad, category: str, size: int) -> None:
     """Remember the window of a category for all who top up, and that Fireworks may wait; 0: no window, all READY.
 
-    Called before and after a submission: between them a worker may find nothing behind the window.
+    Called before and after a submission, because a worker that runs in between may mark the window as empty.
     """
     change = {"$set": {"size": size, "empty": False}, "$inc": {"epoch": 1}}
     launchpad.db[COLLECTION].update_one({"_id": f"window:{category}"}, change, upsert=True)
@@ -84,6 +87,8 @@ def top_up(launchpad: LaunchPad, category: str | None = None) -> int:
                 room = size - _ready(launchpad, name, size) if size else math.inf
                 made = _release(launchpad, name, room)
                 released += made
+                if made:
+                    logger.info("%d %s Fireworks became READY.", made, name)
                 if made < room:
                     same = {"_id": window["_id"], "epoch": window["epoch"]}
                     launchpad.db[COLLECTION].update_one(same, {"$set": {"empty": True}})

@@ -15,8 +15,8 @@ from conftest_release import make_labels
 from PIL import Image
 
 from aqvolt_flows.datasets import folder, plots
-from aqvolt_flows.datasets.croissant import COLUMNS, content_uri
-from aqvolt_flows.datasets.formats import SCHEMA
+from aqvolt_flows.datasets.columns import BY_NAME, SCHEMA
+from aqvolt_flows.datasets.croissant import content_uri
 from aqvolt_flows.datasets.release import create_release
 from aqvolt_flows.datasets.stats import BINS, statistics
 from aqvolt_flows.schemas.parameters import ReleaseParameters
@@ -147,7 +147,7 @@ class TestCroissant:
         for file in files.values():
             data = (released / file["contentUrl"]).read_bytes()
             assert (file["sha256"], file["contentSize"]) == (hashlib.sha256(data).hexdigest(), f"{len(data)} B")
-        assert set(COLUMNS) == set(SCHEMA.names)
+        assert set(BY_NAME) == set(SCHEMA.names)
         for records in told["recordSet"][1:]:
             assert [f["source"]["extract"]["column"] for f in records["field"]] == SCHEMA.names
             assert {f["source"]["fileObject"]["@id"] for f in records["field"]} == {f"{records['@id']}.parquet"}

@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 
 from aqvolt_flows.datasets.importers.files import read_labels
 from aqvolt_flows.datasets.importers.intake import import_labels, label_from_import
-from aqvolt_flows.datasets.importers.records import Broken, Imported, ImportOptions, RecordError, Skipped, stress
+from aqvolt_flows.datasets.importers.published import Broken, Imported, ImportOptions, RecordError, Skipped, stress
 from aqvolt_flows.datasets.matpes import matpes_document
-from aqvolt_flows.datasets.records import row_from_label
+from aqvolt_flows.datasets.rows import row_from_label
 from aqvolt_flows.errors import InputError
 
 KBAR_PER_EV_A3 = 1602.1766

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from aqvolt_flows.datasets import leakage
 from aqvolt_flows.datasets.formats import write_parquet
 from aqvolt_flows.datasets.leakage import average_minimum_distances
-from aqvolt_flows.datasets.records import row_from_label
+from aqvolt_flows.datasets.rows import row_from_label
 
 seeds = st.integers(0, 2**32 - 1)
 

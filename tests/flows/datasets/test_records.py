@@ -10,7 +10,7 @@ from conftest_release import make_labels
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aqvolt_flows.datasets.records import content_lines, release_hash, row_from_label
+from aqvolt_flows.datasets.rows import content_lines, release_hash, row_from_label
 from aqvolt_flows.errors import InputError
 
 LABEL = make_labels([1])[0].model_dump()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from aqvolt_flows.datasets import spool as spools
 from aqvolt_flows.datasets.formats import rows_of
-from aqvolt_flows.datasets.records import row_from_label
+from aqvolt_flows.datasets.rows import row_from_label
 from aqvolt_flows.datasets.spool import Spool
 
 ROWS = [row_from_label(x.model_dump()) for x in make_labels(range(12)) + make_labels(range(12, 17), "LiF")]

@@ -12,7 +12,7 @@ from pymatgen.io.vasp.outputs import Vasprun
 
 from aqvolt_flows.datasets.importers.files import read_labels
 from aqvolt_flows.datasets.importers.intake import label_from_import
-from aqvolt_flows.datasets.importers.records import ImportOptions, Skipped
+from aqvolt_flows.datasets.importers.published import ImportOptions, Skipped
 from aqvolt_flows.datasets.importers.tasks import LANTHANIDES, MP_POTCARS, conflicting, is_task, outcome_of_task
 from aqvolt_flows.datasets.labels import label_from_outcome
 from aqvolt_flows.errors import InputError

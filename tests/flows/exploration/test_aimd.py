@@ -15,15 +15,8 @@ from pymatgen.io.vasp.inputs import Incar
 
 from aqvolt_flows.campaign import load_campaign
 from aqvolt_flows.chemistry import describe_structure
-from aqvolt_flows.exploration.aimd import (
-    AIMDMaker,
-    aimd_incar,
-    aimd_key,
-    aimd_seed,
-    md_maker,
-    seconds_left,
-    timestep_fs,
-)
+from aqvolt_flows.exploration.aimd import AIMDMaker
+from aqvolt_flows.exploration.aimd_inputs import aimd_incar, aimd_key, aimd_seed, md_maker, seconds_left, timestep_fs
 from aqvolt_flows.exploration.plan import plan_aimd
 from aqvolt_flows.frames import read_frames
 from aqvolt_flows.schemas.candidate import CandidateDocument
@@ -122,7 +115,7 @@ def test_a_campaign_plans_aimd_at_the_theory_level_of_its_statics(candidate, dat
     )
     assert [i.key for i in plain] == [aimd_key(candidate, t, campaign.aimd) for t in campaign.aimd.temperatures_k]
     made = [item.make() for item in changed]
-    assert all(job.maker.incar_updates == {"ENAUG": 1360} for job in made)
+    assert all(job.maker.aimd_maker.incar_updates == {"ENAUG": 1360} for job in made)
     assert {i.key for i in plain}.isdisjoint(i.key for i in changed)
 
 

@@ -121,7 +121,7 @@ def test_torch_sim_models_and_potentials_pass():
 
 
 @pytest.mark.parametrize(
-    "what", [5, [], {}, object(), EMT, Path("a.pt")], ids=str, ids=lambda given: type(given).__name__
+    "what", [5, [], {}, object(), EMT, Path("a.pt")], ids=["number", "list", "dict", "object", "class", "path"]
 )
 def test_anything_else_is_named(what):
     with pytest.raises(InputError, match=r"given as model; (expected a model string|write it as)"):

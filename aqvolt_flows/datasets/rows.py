@@ -12,6 +12,7 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from numpy.typing import NDArray
 
+from aqvolt_flows.datasets.columns import BY_NAME, COLUMNS, RESULTS
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.identity import canonical_json
 
@@ -120,33 +121,27 @@ def row_from_label(label: Mapping[str, Any]) -> Row:
             cohesive_energy_per_atom=label.get("cohesive_energy_per_atom"),
             max_force=float(label["max_force"]),
             pressure_gpa=float(label["pressure_gpa"]),
-            magmoms=None if label.get("magmoms") is None else np.asarray(label["magmoms"], dtype=float),
-            bandgap=label.get("bandgap"),
+            **{name: _value(label.get(name), bool(BY_NAME[name].shape)) for name in RESULTS},
             record_id=(label.get("provenance") or {}).get("record_id"),
             provenance=canonical_json(label["provenance"]) if label.get("provenance") else None,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"Label {label.get('label_id')} is incomplete ({error}); build the labels again.") from None
     n_atoms = row.n_atoms
-    shapes: dict[str, tuple[int, ...]] = {
-        "atomic_numbers": (n_atoms,),
-        "positions": (n_atoms, 3),
-        "cell": (3, 3),
-        "forces": (n_atoms, 3),
-        "stress": (6,),
-    }
-    if row.magmoms is not None:
-        shapes["magmoms"] = (n_atoms,)
-    for name, shape in shapes.items():
-        array = getattr(row, name)
-        if array.shape != shape or not n_atoms:
-            raise InputError(f"Label {row.label_id} has {name} of shape {array.shape}; expected {shape}.")
+    for column in COLUMNS:
+        array, shape = getattr(row, column.name), column.shape_of(n_atoms)
+        if shape and array is not None and (array.shape != shape or not n_atoms):
+            raise InputError(f"Label {row.label_id} has {column.name} of shape {array.shape}; expected {shape}.")
     with np.errstate(invalid="ignore", over="ignore"):  # one sum, which NaN or infinity anywhere makes not finite
         total = row.positions.sum() + row.cell.sum() + row.forces.sum() + row.stress.sum()
         total += row.energy + row.max_force + row.pressure_gpa
     if not np.isfinite(total):
         raise InputError(f"Label {row.label_id} holds NaN or infinity; build the labels again.")
     return row
+
+
+def _value(given: Any, is_array: bool) -> Any:
+    return np.asarray(given, dtype=float) if is_array and given is not None else given
 
 
 def content_lines(rows: Iterable[tuple[str, str, str, str]]) -> Iterator[bytes]:
