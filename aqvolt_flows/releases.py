@@ -76,4 +76,4 @@ def release_folder(database: Database, release: Mapping[str, Any]) -> Path:
 
 def latest_release(database: Database, name: str) -> dict[str, Any] | None:
     """Return the newest release of a name, or None."""
-    return database["releases"].find_one({"name": name}, {"_id": 0}, sort=[("last_updated", -1)])
+    return database.own("releases").find_one({"name": name}, {"_id": 0}, sort=[("last_updated", -1)])

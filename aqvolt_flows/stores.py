@@ -6,8 +6,9 @@ asks the settings of the machine it runs on.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, cached_property
 from itertools import batched
 from typing import Any, Self
 
@@ -28,6 +29,7 @@ from pymongo.errors import (
 
 from aqvolt_flows.artifacts import ArtifactStore
 from aqvolt_flows.errors import DatabaseError, InputError
+from aqvolt_flows.membership import FIELDS, REGISTER, Members, campaign_of, job_campaigns
 from aqvolt_flows.schemas.base import Document, utc_now
 from aqvolt_flows.settings import AqvoltSettings, load_settings
 
@@ -164,10 +166,16 @@ class Database:
     ----------
     settings
         Where the database and the artifact store are.
+    campaigns
+        To which what is written belongs; the first one's documents are read. By default those of the job that runs
+        in this process, else that of the settings.
     """
 
-    def __init__(self, settings: AqvoltSettings) -> None:
+    def __init__(self, settings: AqvoltSettings, campaigns: Sequence[str] = ()) -> None:
         self.settings = settings
+        self._given = tuple(campaigns)
+        self._registered: set[str] = set()
+        self.all_campaigns = False
         client, name = client_for(settings)
         self.mongo: MongoDatabase[dict[str, Any]] = client[name]
         self.artifacts = ArtifactStore(settings.artifact_url)
@@ -205,47 +213,153 @@ class Database:
             raise InputError(f"There is no collection {name!r}; known are {', '.join(sorted(INDEXES))}.")
         return self.mongo[name]
 
+    @cached_property
+    def default_campaign(self) -> str:
+        """The campaign of the settings; documents without a campaign belong to it."""
+        return campaign_of(self.settings)
+
+    @cached_property
+    def campaigns(self) -> tuple[str, ...]:
+        """The campaigns to which what is written belongs."""
+        return self._given or job_campaigns() or (self.default_campaign,)
+
+    @property
+    def campaign(self) -> str:
+        """The campaign whose documents :meth:`own` reads."""
+        return self.campaigns[0]
+
+    def in_campaign(self, name: str) -> Self:
+        """Return this database as a campaign sees it."""
+        view = copy.copy(self)
+        view.__dict__.pop("campaigns", None)
+        view._given, view.all_campaigns = (name,), False
+        return view
+
+    def in_all_campaigns(self) -> Self:
+        """Return this database with :meth:`own` reading the documents of every campaign."""
+        view = copy.copy(self)
+        view.all_campaigns = True
+        return view
+
+    def own(self, name: str) -> Members:
+        """Return the documents of a collection that belong to the campaign."""
+        return Members(self[name], self.members(name))
+
+    def members(self, name: str) -> dict[str, Any]:
+        """Return the query for what belongs to the campaign; empty where that is everything."""
+        if name not in FIELDS or self.all_campaigns or self.is_alone():
+            return {}
+        inherits = self.campaign == self.default_campaign and (name == "outputs" or not self._migrated())
+        return {FIELDS[name]: {"$in": [self.campaign, None]} if inherits else self.campaign}
+
+    def known_campaigns(self) -> list[str]:
+        """Return the campaigns that the database has seen, sorted."""
+        return sorted(d["_id"] for d in self.mongo[REGISTER].find({}, {"_id": 1}))
+
+    def is_alone(self) -> bool:
+        """Whether no other campaign has written here, so that every document is the campaign's."""
+        return self.campaign == self.default_campaign and set(self.known_campaigns()) <= {self.campaign}
+
+    def register_campaigns(self, names: Iterable[str] | None = None) -> None:
+        """Note that campaigns, by default those of this object, use the database."""
+        for name in set(self.campaigns if names is None else names) - self._registered:
+            self.mongo[REGISTER].update_one({"_id": name}, {"$setOnInsert": {"first_used": utc_now()}}, upsert=True)
+            self._registered.add(name)
+
+    def _migrated(self) -> bool:
+        return self.mongo[REGISTER].find_one({"migrated_at": {"$exists": True}}) is not None
+
+    def members_of(self, document: Mapping[str, Any]) -> list[str]:
+        """Return the campaigns that a stored document belongs to."""
+        return list(document["campaigns"]) if "campaigns" in document else [self.default_campaign]
+
+    def adopt(
+        self, name: str, values: Iterable[Any], field: str | None = None, query: Mapping[str, Any] | None = None
+    ) -> int:
+        """Let documents that another campaign made belong to this one too, and return how many did not yet.
+
+        Parameters
+        ----------
+        name
+            Collection.
+        values, field
+            Which documents: values of a field, by default the identity.
+        query
+            What they must fulfill besides.
+        """
+        if name not in FIELDS or self.is_alone():
+            return 0
+        member = FIELDS[name]
+        moved = {"$set": {"last_updated": utc_now()}} if name in IDENTITIES else {}
+        grown = 0
+        for portion in batched(values, IDS_AT_ONCE):
+            about = {field or IDENTITIES[name]: {"$in": list(portion)}} | dict(query or {})
+            for campaign in self.campaigns:
+                if campaign != self.default_campaign:
+                    untold = {"$set": {member: [self.default_campaign]}}
+                    self[name].update_many(about | {member: {"$exists": False}}, untold)
+                others = about | {member: {"$exists": True, "$ne": campaign}}
+                grown += self[name].update_many(others, moved | {"$addToSet": {member: campaign}}).modified_count
+        return grown
+
     def ensure_indexes(self) -> None:
         """Create what :data:`IDENTITIES` and :data:`INDEXES` declare; existing indexes stay."""
         for name, fields in INDEXES.items():
             if name in IDENTITIES:
                 self.mongo[name].create_index([(IDENTITIES[name], ASCENDING)], unique=True)
                 self.mongo[name].create_index([("key", ASCENDING)], unique=True)
-            for field in fields:
+            for field in (*fields, *([FIELDS[name]] if name in FIELDS else [])):
                 self.mongo[name].create_index([(field, ASCENDING)])
 
     def upsert(self, name: str, documents: Iterable[Document]) -> int:
         """Write documents by identity and return how many were new.
 
         A document equal to the stored one but for ``last_updated`` is not written, so that builders
-        downstream see no change where there is none.
+        downstream see no change where there is none. It belongs to the campaigns that it names, or to those of this
+        database where it names none, besides those it belonged to; only a new membership is a change.
         """
         identity = IDENTITIES[name]
-        incoming = {}
+        incoming: dict[str, dict[str, Any]] = {}
+        joins: dict[str, list[str]] = {}
         for document in documents:
             plain = document.model_dump(mode="python")
+            named = plain.pop("campaigns")
+            joins[plain[identity]] = list(named or self.campaigns) if name in FIELDS else []
             check_size(plain, f"{name} {plain[identity]}")
             incoming[plain[identity]] = plain
         if not incoming:
             return 0
         collection = self.mongo[name]
         stored = {d[identity]: d for d in by_ids(collection, identity, incoming)}
-        changed = [d for i, d in incoming.items() if not _same(stored.get(i), d)]
         now = utc_now()
-        writes: dict[str, Any] = {
-            d[identity]: UpdateOne({identity: d[identity]}, {"$set": d | {"last_updated": now}}, upsert=True)
-            for d in changed
-        }
-        # new ones are inserted, several times faster than an upsert; if another process was first, both are upserted
-        fresh = [InsertOne(d | {"last_updated": now}) for d in changed if d[identity] not in stored]
-        known = [writes[d[identity]] for d in changed if d[identity] in stored]
+        fresh: list[InsertOne[dict[str, Any]]] = []
+        known: list[UpdateOne] = []
+        writes: list[UpdateOne] = []
+        for i, d in incoming.items():
+            there = stored.get(i)
+            member = set(self.members_of(there)) if there else set()
+            grows = name in FIELDS and not set(joins[i]) <= member
+            same = _same(there, d)
+            if same and not grows:
+                continue
+            add = sorted({*joins[i], *(member if there and "campaigns" not in there else ())}) if joins[i] else []
+            change: dict[str, Any] = {"$set": ({} if same else d) | {"last_updated": now}}
+            change |= {"$addToSet": {"campaigns": {"$each": add}}} if add else {}
+            update = UpdateOne({identity: i}, change, upsert=not same)
+            writes.append(update)
+            if there is None:
+                # inserted, several times faster than an upsert; if another process was first, all are upserted
+                fresh.append(InsertOne(d | {"last_updated": now} | ({"campaigns": add} if add else {})))
+            else:
+                known.append(update)
+        self.register_campaigns({c for names in joins.values() for c in names})
         if fresh or known:
             try:
                 collection.bulk_write([*fresh, *known], ordered=False)
             except BulkWriteError as error:
                 if any(e["code"] != _DUPLICATE_KEY for e in error.details["writeErrors"]):
                     raise
-                collection.bulk_write(list(writes.values()), ordered=False)
+                collection.bulk_write(writes, ordered=False)
         return len(incoming.keys() - stored.keys())
 
     def find_by_ids(self, name: str, ids: Sequence[str]) -> list[dict[str, Any]]:
@@ -273,9 +387,8 @@ def by_ids(
 def _same(stored: Mapping[str, Any] | None, new: Mapping[str, Any]) -> bool:
     if stored is None:
         return False
-    return {k: v for k, v in stored.items() if k != "last_updated"} == {
-        k: v for k, v in new.items() if k != "last_updated"
-    }
+    beside = {"last_updated", "campaigns"}
+    return {k: v for k, v in stored.items() if k not in beside} == {k: v for k, v in new.items() if k not in beside}
 
 
 def check_size(document: Mapping[str, Any], what: str) -> None:

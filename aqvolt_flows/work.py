@@ -104,12 +104,18 @@ class Plan:
         Sentences naming what stands in the way (no candidates yet, POTCAR of Y absent …).
     facts
         Numbers worth reading before submitting: systems, atom-steps, frames, core-hours.
+    adopt
+        Lets finished results that this campaign wants and another one made belong to it too; called on submission.
+    queued
+        Units inside queued work that this campaign wants; whoever submitted it, it is this campaign's as well.
     """
 
     stage: str
     items: Collection[WorkItem]
     missing: list[str] = field(default_factory=list)
     facts: Mapping[str, object] = field(default_factory=dict)
+    adopt: Callable[[], object] | None = None
+    queued: tuple[str, ...] = ()
 
     @property
     def todo(self) -> list[WorkItem]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from aqvolt_flows.benchmark_registry import BENCHMARKS, parameters_of
 from aqvolt_flows.benchmarks.base import Wanted
 from aqvolt_flows.benchmarks.jobs import BenchmarkMaker
@@ -19,12 +21,11 @@ def plan_benchmark(campaign: Campaign, database: Database, _claimed: frozenset[s
     The benchmarks are those that the campaign's group names: E–V scan and force bins in any case, and plug-ins.
     """
     release = latest_release(database, campaign.release.name)
-    candidates = [d["candidate_id"] for d in database["candidates"].find(ACCEPTED).sort("candidate_id", 1)]
+    candidates = [d["candidate_id"] for d in database.own("candidates").find(ACCEPTED).sort("candidate_id", 1)]
     models = [campaign.exploration.potential]
     if release:
-        trained = (
-            database["models"].find({"content_hash": release["content_hash"], "status": "trained"}).sort("model_id", 1)
-        )
+        wanted_models = {"content_hash": release["content_hash"], "status": "trained"}
+        trained = database.own("models").find(wanted_models).sort("model_id", 1)
         models += [d["model_id"] for d in trained]
     named = campaign.benchmarks.named()
     chosen = [(b, parameters_of(b, campaign.benchmarks)) for b in (BENCHMARKS[n].load() for n in named)]
@@ -42,4 +43,7 @@ def plan_benchmark(campaign: Campaign, database: Database, _claimed: frozenset[s
             make = bind(maker.make, name, subject.argument, key)
             items.append(WorkItem("benchmark", key, f"{benchmark.name} {name}", make, category="gpu", done=done))
     missing = no_input(candidates, "accepted candidate", "aqvolt candidates select")
-    return Plan("benchmark", items, missing, {"models": models, "release": release["release_id"] if release else None})
+    facts = {"models": models, "release": release["release_id"] if release else None}
+    return Plan(
+        "benchmark", items, missing, facts, partial(database.adopt, "benchmarks", [i.key for i in items], "key")
+    )

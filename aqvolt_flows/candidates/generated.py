@@ -8,7 +8,7 @@ from typing import Any
 from pymatgen.core import Structure
 
 from aqvolt_flows.candidates.duplicates import Deduplicator
-from aqvolt_flows.candidates.pool import kept_structures, reject_duplicate
+from aqvolt_flows.candidates.pool import kept_structures, reject_duplicate, write_judged
 from aqvolt_flows.candidates.select import check_geometry, describe_any
 from aqvolt_flows.schemas.candidate import CandidateDocument, CandidateSource
 from aqvolt_flows.schemas.parameters import DuplicateParameters
@@ -74,7 +74,7 @@ def write_generated(
         for (document, _), verdict in zip(offered, verdicts, strict=True):
             if verdict.duplicate_of:
                 reject_duplicate(document, verdict, "", seen)
-    new = database.upsert("candidates", documents)
+    new = write_judged(database, documents)
     counts: dict[str, Any] = {"new": new, "accepted": 0, "rejected": {}}
     for document in documents:
         if document.rejection is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from aqvolt_flows.campaign import Campaign
@@ -28,7 +30,11 @@ def plan_candidates(campaign: Campaign, database: Database, _claimed: frozenset[
     intake = Intake(p, source="user")
     documents = [intake.document(r) for r in prototype_records(p)]
     ids = sorted({d.candidate_id for d in documents})
-    present = database["candidates"].count_documents({"candidate_id": {"$in": ids}})
+    verdicts = {d.candidate_id: d.status for d in documents}
+    stored = database["candidates"].find(
+        {"candidate_id": {"$in": ids}}, {"candidate_id": 1, "status": 1, "campaigns": 1}
+    )
+    present = sum(_is_settled(database, d, verdicts[d["candidate_id"]]) for d in stored)
     key = content_key("select/1", parameters=p.model_dump(mode="json", include=set(_SELECTION)))
     accepted = sum(d.status == "accepted" for d in documents)
     missing = (
@@ -50,7 +56,21 @@ def plan_candidates(campaign: Campaign, database: Database, _claimed: frozenset[
         "known": present,
     }
     facts |= _pool_facts(database)
-    return Plan("candidates", [item] if documents else [], missing, facts)
+    return Plan("candidates", [item] if documents else [], missing, facts, partial(_adopt, database, key, verdicts))
+
+
+def _is_settled(database: Database, stored: Mapping[str, Any], verdict: str) -> bool:
+    """Whether a structure needs no selection: it is the campaign's, or left out here and accepted by another."""
+    own = database.is_alone() or database.campaign in database.members_of(stored)
+    return own or (verdict == "rejected" and stored["status"] == "accepted")
+
+
+def _adopt(database: Database, key: str, verdicts: Mapping[str, str]) -> int:
+    """Take over what the same selection, run for another campaign, has written."""
+    if database["outputs"].find_one({"metadata.aqvolt.key": key}, {"_id": 1}) is None:
+        return 0
+    by_verdict = [(v, [i for i, found in verdicts.items() if found == v]) for v in ("accepted", "rejected")]
+    return sum(database.adopt("candidates", ids, query={"status": verdict}) for verdict, ids in by_verdict)
 
 
 def _pool_facts(database: Database) -> dict[str, Any]:

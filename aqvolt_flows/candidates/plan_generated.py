@@ -23,7 +23,9 @@ def plan_lithiate(campaign: Campaign, database: Database, claimed: frozenset[str
     """Return the batches of accepted hosts that are neither lithiated nor queued."""
     p, metals = campaign.lithiation, tuple(campaign.candidates.hosts.redox_metals)
     query = {"status": "accepted", "role": "host"}
-    ids = [d["candidate_id"] for d in database["candidates"].find(query, {"candidate_id": 1}).sort("candidate_id", 1)]
+    ids = [
+        d["candidate_id"] for d in database.own("candidates").find(query, {"candidate_id": 1}).sort("candidate_id", 1)
+    ]
     units = {lithiation_key(i, p, metals): i for i in ids}
     done = _present(database, list(units))
     todo = [(key, i) for key, i in units.items() if key not in done and key not in claimed]
@@ -47,7 +49,10 @@ def plan_lithiate(campaign: Campaign, database: Database, claimed: frozenset[str
     if p.densities == ["files"] and p.aeccar_folder and not database.settings.path(p.aeccar_folder).is_dir():
         missing.append(f"there is no folder {p.aeccar_folder}; set lithiation.aeccar_folder to that of the AECCARs")
     facts = {"hosts": len(ids), "finished": len(done), "to_run": len(todo), "densities": ", ".join(p.densities)}
-    return Plan("lithiate", items, missing, facts)
+    made = [units[key] for key in units if key in done]
+    adopt = partial(database.adopt, "candidates", made, "parent_id", {"source": "stuffed"})
+    queued = tuple(key for key in units if key in claimed)
+    return Plan("lithiate", items, missing, facts, adopt, queued)
 
 
 def plan_substitute(campaign: Campaign, database: Database, claimed: frozenset[str] = frozenset()) -> Plan:
@@ -83,7 +88,9 @@ def plan_substitute(campaign: Campaign, database: Database, claimed: frozenset[s
     ]
     facts = {"parents": len(parents), "substitutions": len(keys), "finished": len(done), "to_run": len(todo)}
     facts |= {f"{old} → {new}": n for (old, new), n in sorted(_count(chosen).items())}
-    return Plan("substitute", items if not missing else [], missing, facts)
+    adopt = partial(database.adopt, "candidates", sorted(done), "key")
+    queued = tuple(key for key in keys if key in claimed)
+    return Plan("substitute", items if not missing else [], missing, facts, adopt, queued)
 
 
 def _make_substitutions(campaign: Campaign, database: Database, group: Sequence[tuple[str, Substitution]]) -> Any:
@@ -105,7 +112,7 @@ def _make_substitutions(campaign: Campaign, database: Database, group: Sequence[
 
 def _parents(database: Database, p: SubstitutionParameters) -> list[tuple[str, list[str]]]:
     query = {**ACCEPTED, "source": {"$in": list(p.parents)}, "elements": {"$in": list(p.from_halogens)}}
-    found = database["candidates"].find(query, {"candidate_id": 1, "elements": 1}).sort("candidate_id", 1)
+    found = database.own("candidates").find(query, {"candidate_id": 1, "elements": 1}).sort("candidate_id", 1)
     return [(d["candidate_id"], d["elements"]) for d in found]
 
 
@@ -115,7 +122,7 @@ def _choose(
     """Return the substitutions of all parents; a parent that has its share keeps it, whatever the pool is now."""
     made: dict[str, set[tuple[str, str]]] = defaultdict(set)
     query = {"source": "substituted", "parent_id": {"$in": [i for i, _ in parents]}}
-    for d in database["candidates"].find(query, {"parent_id": 1, "decisions.old": 1, "decisions.new": 1}):
+    for d in database.own("candidates").find(query, {"parent_id": 1, "decisions.old": 1, "decisions.new": 1}):
         made[d["parent_id"]].add((d["decisions"]["old"], d["decisions"]["new"]))
     kept = [
         Substitution(i, old, new)
@@ -124,7 +131,7 @@ def _choose(
         if old in p.from_halogens and new in p.to_halogens and old in elements
     ]
     settled = {s.parent_id for s in kept} if p.per_parent < len(p.to_halogens) else set()
-    pool = database["candidates"].find(ACCEPTED, {"elements": 1})
+    pool = database.own("candidates").find(ACCEPTED, {"elements": 1})
     counts = halogen_counts([d["elements"] for d in pool])
     fresh = choose_substitutions([q for q in parents if q[0] not in settled], counts, p)
     return [s for s in kept if s.parent_id in settled] + fresh

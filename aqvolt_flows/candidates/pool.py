@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import batched
 from pathlib import Path
@@ -20,7 +20,7 @@ from aqvolt_flows.candidates.select import build_structure, candidate_document
 from aqvolt_flows.schemas.candidate import CandidateDocument, CandidateSource
 from aqvolt_flows.schemas.parameters import CandidateParameters
 from aqvolt_flows.schemas.provenance import Failure
-from aqvolt_flows.stores import Database
+from aqvolt_flows.stores import Database, by_ids
 
 Role = Literal["candidate", "host"]
 Judged = tuple[CandidateDocument, Structure]
@@ -116,14 +116,14 @@ def kept_structures(database: Database, role: Role, formulas: list[str]) -> Iter
     known_role = "host" if role == "host" else {"$ne": "host"}
     query = {"formula": {"$in": formulas}, "status": "accepted", "role": known_role}
     fields = {"formula": 1, "candidate_id": 1, "structure": 1}
-    for d in database["candidates"].find(query, fields).sort("candidate_id", 1):
+    for d in database.own("candidates").find(query, fields).sort("candidate_id", 1):
         yield d["formula"], d["candidate_id"], Structure.from_dict(d["structure"])
 
 
 def pool_counts(database: Database) -> list[dict[str, Any]]:
     """Return how many documents there are by role, source, status and reason; the largest first."""
     group = {"role": "$role", "source": "$source", "status": "$status", "reason": "$rejection.reason"}
-    found = database["candidates"].aggregate([{"$group": {"_id": group, "n": {"$sum": 1}}}])
+    found = database.own("candidates").aggregate([{"$group": {"_id": group, "n": {"$sum": 1}}}])
     rows = [
         {
             "role": d["_id"].get("role") or "candidate",
@@ -183,8 +183,36 @@ def add_to_pool(
                     report.rejected[reason] += 1
                 else:
                     report.accepted[document.source] += 1
-            report.new += database.upsert("candidates", kept)
+            report.new += write_judged(database, kept)
     return report
+
+
+def write_judged(database: Database, documents: Sequence[CandidateDocument]) -> int:
+    """Write judged structures and return how many were new.
+
+    Campaigns may judge one structure differently; it has one document. The campaigns that accept it own the document,
+    so a rejection by this campaign leaves another's acceptance alone, and an acceptance replaces another's rejection.
+    """
+    if database.is_alone():
+        return database.upsert("candidates", documents)
+    fields = {"_id": 0, "candidate_id": 1, "status": 1, "campaigns": 1}
+    found = by_ids(database["candidates"], "candidate_id", [d.candidate_id for d in documents], fields)
+    stored = {d["candidate_id"]: (d["status"], set(database.members_of(d)) - set(database.campaigns)) for d in found}
+    mine: list[CandidateDocument] = []
+    for document in documents:
+        status, others = stored.get(document.candidate_id, ("", set()))
+        if not others:
+            mine.append(document)
+        elif status == document.status:  # the reason and the name that were first stay
+            database.adopt("candidates", [document.candidate_id])
+        elif document.status == "accepted":
+            change = {"$set": {"campaigns": sorted(database.campaigns)}}
+            database["candidates"].update_one({"candidate_id": document.candidate_id}, change)
+            mine.append(document)
+        else:
+            leave = {"$pull": {"campaigns": {"$in": list(database.campaigns)}}}
+            database["candidates"].update_one({"candidate_id": document.candidate_id}, leave)
+    return database.upsert("candidates", mine)
 
 
 def _usable(entries: Iterable[Record | Quarantined], report: ImportReport, aside: _QuarantineFile) -> Iterator[Record]:

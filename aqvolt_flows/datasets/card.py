@@ -53,7 +53,8 @@ def _headline(manifest: Mapping[str, Any], stats: Mapping[str, Any]) -> str:
         f"# {manifest['name']}",
         "",
         f"{counts['total']:,} labelled configurations with {counts['atoms']:,} atoms, {len(stats['formulas']):,} "
-        f"compositions, {len(stats['elements'])} elements. Release `{manifest['release_id']}`.",
+        f"compositions, {len(stats['elements'])} elements. Release `{manifest['release_id']}`"
+        + (f", of the labels of {', '.join(manifest['campaigns'])}." if manifest.get("campaigns") else "."),
         "",
     ]
     if manifest["surrogate"]:

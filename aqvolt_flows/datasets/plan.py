@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from aqvolt_flows.campaign import Campaign
 from aqvolt_flows.datasets.jobs import ReleaseMaker
 from aqvolt_flows.datasets.release import labels_fingerprint
@@ -13,7 +15,7 @@ from aqvolt_flows.work import Plan, WorkItem, bind
 def plan_release(campaign: Campaign, database: Database, _claimed: frozenset[str] = frozenset()) -> Plan:
     """Plan a release of the current labels."""
     p = campaign.release
-    labels = database["labels"].count_documents({"status": "valid"})
+    labels = database.own("labels").count_documents({"status": "valid"})
     missing = (
         []
         if labels
@@ -29,4 +31,5 @@ def plan_release(campaign: Campaign, database: Database, _claimed: frozenset[str
         bind(ReleaseMaker(parameters=p.model_dump(mode="json")).make, key),
         done=database["releases"].find_one({"key": key}) is not None,
     )
-    return Plan("release", [item], missing, {"labels": labels})
+    adopt = partial(database.adopt, "releases", [key], "key")
+    return Plan("release", [item], missing, {"labels": labels}, adopt)

@@ -98,7 +98,9 @@ def create_release(
             folder.verify_files(target)
             _add_exports(target, parameters.exports)
         else:
-            _describe(aside, _manifest(parameters, survey, assignment, digest), parameters.exports)
+            _describe(
+                aside, _manifest(parameters, survey, assignment, digest, _labels_of(database)), parameters.exports
+            )
             _move(aside, target)
     except OSError as error:
         raise ResourceError(
@@ -182,7 +184,16 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def _manifest(parameters: ReleaseParameters, survey: Survey, assignment: Assignment, digest: str) -> dict[str, Any]:
+def _labels_of(database: Database) -> list[str]:
+    """Return the campaigns whose labels a release takes."""
+    if database.all_campaigns:
+        return database.known_campaigns() or [database.campaign]
+    return [database.campaign]
+
+
+def _manifest(
+    parameters: ReleaseParameters, survey: Survey, assignment: Assignment, digest: str, campaigns: Sequence[str]
+) -> dict[str, Any]:
     entries = survey.entries
     by_protocol = Counter(e.protocol for e in entries)
     splits = Counter(e.split for e in entries)
@@ -192,6 +203,7 @@ def _manifest(parameters: ReleaseParameters, survey: Survey, assignment: Assignm
         "name": parameters.name,
         "content_hash": digest,
         "content_hash_rounding": dict(ROUNDING),
+        "campaigns": list(campaigns),
         "counts": {
             "total": len(entries),
             "atoms": sum(e.n_atoms for e in entries),

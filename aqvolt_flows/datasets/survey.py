@@ -68,8 +68,8 @@ class Survey:
 
 
 def base_query(database: Database, parameters: ReleaseParameters) -> dict[str, Any]:
-    """Return the query for the labels that may enter: valid, and what ``parameters.query`` asks."""
-    valid = {"status": "valid"}
+    """Return the query for the labels that may enter: valid, of the campaign, and what ``parameters.query`` asks."""
+    valid = database.own("labels").among({"status": "valid"})
     return label_query(database, valid, parameters.query, "the query") if parameters.query else valid
 
 
@@ -106,7 +106,7 @@ def read_labels(database: Database, parameters: ReleaseParameters, spool: Spool)
         for entry in survey.entries:
             candidate, otherwise = groups[entry.label_id]
             entry.group = lineage.get(candidate or "", otherwise)
-    for label in database["labels"].find({"status": "rejected"}, {"failure.reason": 1, "_id": 0}):
+    for label in database.own("labels").find({"status": "rejected"}, {"failure.reason": 1, "_id": 0}):
         reason = label["failure"]["reason"]
         survey.rejected[reason] = survey.rejected.get(reason, 0) + 1
     return survey

@@ -34,7 +34,7 @@ def sweep_labels(
     kind = filters[0]
     if isinstance(kind, MaxForce | CohesiveEnergy):
         name = "max_force" if isinstance(kind, MaxForce) else "cohesive_energy_per_atom"
-        cursor = database["labels"].find(wanted, {name: 1, "_id": 0}, batch_size=_READ)
+        cursor = database.own("labels").find(wanted, {name: 1, "_id": 0}, batch_size=_READ)
         dropped, total = scalar_sweep((label.get(name) for label in cursor), filters)
     else:
         dropped, total = _array_sweep(database, filters, wanted)
@@ -67,7 +67,7 @@ def _array_sweep(database: Database, filters: Sequence[Filter], query: Mapping[s
     tolerances = [f.tolerance_a for f in filters if isinstance(f, Duplicate)]
     finders = [DuplicateFinder(tolerance) for tolerance in tolerances]
     broken = total = 0
-    for label in database["labels"].find(query, {"_id": 0, "other_sources": 0}, batch_size=_READ):
+    for label in database.own("labels").find(query, {"_id": 0, "other_sources": 0}, batch_size=_READ):
         total += 1
         try:
             row = row_from_label(label)

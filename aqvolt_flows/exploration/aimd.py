@@ -265,6 +265,7 @@ def run_candidate(database: Database, maker: AIMDMaker, candidate_id: str, tempe
         database, blank_trajectory(candidate_id, structure, temperature_k, key, maker.parameters, protocol)
     )
     if document.status != "running":
+        database.adopt("trajectories", [document.trajectory_id])
         return _summary(document)
     database.upsert("trajectories", [document])
     settings = database.settings
@@ -302,7 +303,7 @@ def _started(database: Database, blank: TrajectoryDocument) -> TrajectoryDocumen
     stored = database["trajectories"].find_one({"trajectory_id": blank.trajectory_id}, {"_id": 0})
     if stored is None:
         return blank
-    document = TrajectoryDocument.model_validate(stored)
+    document = TrajectoryDocument.model_validate({k: v for k, v in stored.items() if k != "campaigns"})
     if document.failure is None or document.failure.reason != "missing_resource":
         return document
     return document.model_copy(update={"status": "running", "failure": None})

@@ -73,6 +73,7 @@ class MLMDMaker(Maker):
         check_ids(wanted)
         query = {"trajectory_id": {"$in": wanted}, "status": {"$ne": "running"}}
         finished = {d["trajectory_id"] for d in database["trajectories"].find(query, {"trajectory_id": 1})}
+        database.adopt("trajectories", sorted(finished))
         todo = [r for r in runs if r["trajectory_id"] not in finished]
         counts = {"completed": 0, "failed": 0, "already_done": len(finished), "frames": 0, "left": 0}
         folder = database.settings.path(database.settings.checkpoint_dir) / batch_key(wanted)

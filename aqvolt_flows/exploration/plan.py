@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from pymatgen.core import Structure
@@ -21,7 +22,7 @@ from aqvolt_flows.work import Plan, WorkItem, bind, no_input
 
 def wanted_runs(campaign: Campaign, database: Database) -> list[Run]:
     """Return the NpT runs that a campaign wants of the accepted candidates."""
-    accepted = database["candidates"].find(ACCEPTED, {"candidate_id": 1, "structure": 1}).sort("candidate_id", 1)
+    accepted = database.own("candidates").find(ACCEPTED, {"candidate_id": 1, "structure": 1}).sort("candidate_id", 1)
     pairs = [(d["candidate_id"], Structure.from_dict(d["structure"])) for d in accepted]
     return plan_runs(pairs, campaign.exploration, model_hash(campaign.exploration.potential))
 
@@ -59,7 +60,9 @@ def plan_explore(campaign: Campaign, database: Database, claimed: frozenset[str]
         "atom_steps": sum(r.n_atoms for r in todo) * p.n_steps,
         "frames": len(todo) * (p.n_steps // p.stride + 1),
     }
-    return Plan("explore", items, no_input(runs, "accepted candidate", "aqvolt candidates select"), facts)
+    missing = no_input(runs, "accepted candidate", "aqvolt candidates select")
+    adopt = partial(database.adopt, "trajectories", list(finished))
+    return Plan("explore", items, missing, facts, adopt, tuple(r.key for r in queued))
 
 
 def _plain_runs(runs: Iterable[Run]) -> list[dict[str, Any]]:
@@ -71,7 +74,8 @@ def plan_aimd(campaign: Campaign, database: Database, _claimed: frozenset[str] =
     p = campaign.aimd
     updates = campaign.labeling.incar_updates  # of the statics, too: labels of both are of one protocol
     maker = AIMDRunMaker(aimd_maker=AIMDMaker(parameters=p, incar_updates=updates))
-    candidates = list(database["candidates"].find(ACCEPTED, {"candidate_id": 1, "formula": 1}).sort("candidate_id", 1))
+    fields = {"candidate_id": 1, "formula": 1}
+    candidates = list(database.own("candidates").find(ACCEPTED, fields).sort("candidate_id", 1))
     pairs = [(c, t, aimd_key(c["candidate_id"], t, p, updates)) for c in candidates for t in p.temperatures_k]
     done = set(database["trajectories"].distinct("key", {"engine": "aimd", "status": {"$in": ["completed", "failed"]}}))
     items = [
@@ -86,4 +90,5 @@ def plan_aimd(campaign: Campaign, database: Database, _claimed: frozenset[str] =
         for c, t, key in pairs
     ]
     facts = {"runs": len(items), "finished": sum(i.done for i in items), "steps_each": p.n_steps}
-    return Plan("aimd", items, no_input(candidates, "accepted candidate", "aqvolt candidates select"), facts)
+    adopt = partial(database.adopt, "trajectories", [key for _, _, key in pairs if key in done], "key")
+    return Plan("aimd", items, no_input(candidates, "accepted candidate", "aqvolt candidates select"), facts, adopt)

@@ -64,7 +64,7 @@ def _find(
     database: Database, collection: str, fields: Sequence[str], query: Mapping[str, Any] | None = None
 ) -> list[Row]:
     projection = {"_id": 0, **dict.fromkeys(fields, 1)}
-    return list(database[collection].find(dict(query or {}), projection))
+    return list(database.own(collection).find(dict(query or {}), projection))
 
 
 def _reason(document: Mapping[str, Any], field: str) -> str:
@@ -168,7 +168,7 @@ def funnel(
         ("generated", generated),
         *([("thinned", read)] if rounds and read < generated else []),
         ("encoded", encoded if rounds else None),
-        ("selected", database["frames"].count_documents({})),
+        ("selected", database.own("frames").count_documents({})),
         ("labelled", labelled),
         ("released", _sampled(release) if release else 0),
     ]
@@ -250,7 +250,7 @@ def release_elements(release: Row) -> dict[str, int]:
 
 def models(database: Database) -> list[Row]:
     """Return trained models and failed trainings, the newest first, each with a name people can tell apart."""
-    rows = list(database["models"].find({}, {"_id": 0}))
+    rows = list(database.own("models").find({}, {"_id": 0}))
     for row in rows:
         row["label"] = model_label(row["model_id"], {row["model_id"]: row["architecture"]})
     return sorted(rows, key=lambda r: (r["last_updated"], r["model_id"]), reverse=True)
@@ -265,7 +265,7 @@ def model_label(model: str, architectures: Mapping[str, str]) -> str:
 
 def benchmarks(database: Database, kind: str) -> list[Row]:
     """Return benchmark documents of one kind by model and dataset; failed ones too."""
-    rows = list(database["benchmarks"].find({"benchmark": kind}, {"_id": 0}))
+    rows = list(database.own("benchmarks").find({"benchmark": kind}, {"_id": 0}))
     architectures = {d["model_id"]: d["architecture"] for d in _find(database, "models", ("model_id", "architecture"))}
     for row in rows:
         row["label"] = model_label(row["model"], architectures)
@@ -317,6 +317,6 @@ def changed_at(database: Database) -> datetime | None:
     """Return when the newest document of any collection was written, or None for an empty database."""
     dates = []
     for collection in OUTCOMES:
-        newest = database[collection].find({}, {"_id": 0, "last_updated": 1}).sort("last_updated", -1).limit(1)
+        newest = database.own(collection).find({}, {"_id": 0, "last_updated": 1}).sort("last_updated", -1).limit(1)
         dates += [d["last_updated"] for d in newest]
     return max(dates, default=None)

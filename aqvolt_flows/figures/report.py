@@ -106,7 +106,7 @@ def collect(database: Database) -> dict[str, Any]:
     curves = gather.ev_curves(database, scans)
     changed = gather.changed_at(database)
     return {
-        "campaign": Path(database.settings.campaign).stem,
+        "campaign": ", ".join(database.known_campaigns()) if database.all_campaigns else database.campaign,
         "changed": changed.strftime("%Y-%m-%d %H:%M UTC") if changed else None,
         "stages": gather.stages(database),
         "candidates": gather.candidates(database),

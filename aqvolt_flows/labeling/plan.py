@@ -45,7 +45,7 @@ def plan_label(campaign: Campaign, database: Database, _claimed: frozenset[str] 
     have an outcome, about 100 bytes each.
     """
     protocol = protocol_for(campaign.labeling)
-    frames = database["frames"].count_documents({})
+    frames = database.own("frames").count_documents({})
     facts = {"protocol": protocol.name, "frames": frames}
     missing = [] if frames else ["there is no selected frame yet; run 'aqvolt submit sample' and 'aqvolt work'"]
     return Plan("label", Stream(frames, partial(_read, campaign, database)), missing, facts)
@@ -107,7 +107,7 @@ def _read(campaign: Campaign, database: Database, by_priority: bool) -> Iterator
 
 
 def _frames(database: Database, by_priority: bool) -> Iterator[dict[str, Any]]:
-    frames = database["frames"]
+    frames = database.own("frames")
     if not by_priority:
         yield from frames.find({}, _FIELDS).batch_size(2000)
         return
@@ -119,7 +119,7 @@ def _frames(database: Database, by_priority: bool) -> Iterator[dict[str, Any]]:
     order = np.lexsort((np.array(ids), -np.array(priorities, dtype=int))).tolist()
     for chunk in batched(order, _CHUNK):
         wanted = [ids[i] for i in chunk]
-        found = {f["frame_id"]: f for f in frames.find({"frame_id": {"$in": wanted}}, _FIELDS)}
+        found = {f["frame_id"]: f for f in database["frames"].find({"frame_id": {"$in": wanted}}, _FIELDS)}
         yield from (found[i] for i in wanted if i in found)
 
 

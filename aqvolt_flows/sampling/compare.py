@@ -52,7 +52,7 @@ def compare_sets(database: Database, parameters: SamplingParameters, covered: st
     if covered == CHOSEN:
         raise InputError("The set 'chosen' is kept as places only; it can cover other sets, give it as the second.")
     query = {"space_key": space_key(encoder_hash(parameters.encoder), parameters), "state": {"$ne": None}}
-    rounds = sorted(database["samples"].find(query, {"_id": 0}), key=lambda r: len(r["previous"]))
+    rounds = sorted(database.own("samples").find(query, {"_id": 0}), key=lambda r: len(r["previous"]))
     if not rounds:
         raise InputError("No round of sampling has these parameters yet; run 'aqvolt submit sample' and 'aqvolt work'.")
     state = SampledSpace.load(database.artifacts.local_path(ArtifactRef(**rounds[-1]["state"])))

@@ -56,8 +56,14 @@ def plan_rounds(
         problems.append(f"a round over {queued} trajectories is queued, run 'aqvolt work'; the next builds on it")
     deciding = p.model_dump(mode="json", exclude=_WAYS)
     covered = {s.name: s.fingerprint for s in sources}
-    key = content_key("sample/2", trajectories=ids, parameters=deciding, encoder=encoder, covered=covered)
-    done = any(r["key"] == key for r in rounds)
+    about = {"trajectories": ids, "parameters": deciding, "encoder": encoder, "covered": covered}
+    key = content_key("sample/2", **about)
+    earlier = [r["sample_id"] for r in rounds]
+    own = any(r["key"] == key for r in rounds)
+    shared = not own and _is_same_round(database, key, earlier)
+    if not own and not shared and not queued and _is_ambiguous(database, key, earlier):
+        key = content_key("sample/3", **about, previous=earlier, campaign=database.campaign)
+    done = shared or any(r["key"] == key for r in rounds)
     known = {(c["source"], c["fingerprint"]) for r in rounds for c in r["covered"]}
     make = partial(_make, p, database, new, key, [s for s in sources if (s.name, s.fingerprint) not in known], rounds)
     item = WorkItem(
@@ -74,7 +80,10 @@ def plan_rounds(
         "covered_sets": len(sources),
         "encoder": f"{p.encoder}@{encoder[:12]}",
     }
-    return Plan("sample", [item] if ids and (new or done) else [], [*missing, *problems], facts)
+    adopt = partial(_adopt, database, key) if shared else None
+    waits = bool(rounds) and queued == len(new) > 0 and not database.is_alone()  # the next round is in the queue
+    items = [item] if ids and (new or done) and not waits else []
+    return Plan("sample", items, [*missing, *problems], facts, adopt)
 
 
 def with_local_encoder(p: SamplingParameters, database: Database) -> SamplingParameters:
@@ -90,8 +99,31 @@ def with_local_encoder(p: SamplingParameters, database: Database) -> SamplingPar
 def _rounds(database: Database, space: str) -> list[dict[str, Any]]:
     """Return the rounds of a space, the first one first: a round knows all that came before it."""
     fields = {"_id": 0, "sample_id": 1, "key": 1, "offer_key": 1, "trajectory_ids": 1, "previous": 1, "covered": 1}
-    found = list(database["samples"].find({"space_key": space}, fields))
+    found = list(database.own("samples").find({"space_key": space}, fields))
     return sorted(found, key=lambda r: (len(r["previous"]), r["sample_id"]))
+
+
+def _is_ambiguous(database: Database, key: str, earlier: Sequence[str]) -> bool:
+    """Whether a key that names only what is offered may mean another campaign's choice, made after other rounds."""
+    if database.is_alone():
+        return False
+    return bool(earlier) or database["samples"].find_one({"key": key}, {"_id": 1}) is not None
+
+
+def _is_same_round(database: Database, key: str, earlier: Sequence[str]) -> bool:
+    """Whether another campaign has made this round, after the same earlier rounds and with all its frames its own."""
+    if database.is_alone():
+        return False
+    fields = {"_id": 0, "previous": 1, "new_frames": 1, "funnel.selected": 1}
+    found = database["samples"].find_one({"key": key}, fields)
+    return found is not None and found["previous"] == earlier and found["new_frames"] == found["funnel"]["selected"]
+
+
+def _adopt(database: Database, key: str) -> int:
+    """Take over a round of another campaign, with its shards and frames."""
+    found = database["samples"].find_one({"key": key}, {"shards": 1}) or {"shards": []}
+    grown = database.adopt("features", found["shards"]) + database.adopt("frames", [key], "sample_key")
+    return grown + database.adopt("samples", [key], "key")
 
 
 def _make(

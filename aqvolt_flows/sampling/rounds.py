@@ -243,7 +243,8 @@ class Round:
     ) -> tuple[list[str], ArtifactRef | None, int]:
         """Copy the chosen frames into one Parquet file and write their documents.
 
-        Returns identities, the file, and how many are new. A frame that an earlier round chose keeps its document.
+        Returns identities, the file, and how many are new. A frame that another round chose keeps its document, which
+        then belongs to the campaigns of both.
         """
         places = sorted(zip(shards.addresses(selection.indices), selection.indices.tolist(), strict=True))
         if not places:
@@ -274,6 +275,7 @@ class Round:
             query = {"frame_id": {"$in": [d.frame_id for d in group]}, "sample_key": {"$ne": self.key}}
             others = {d["frame_id"] for d in self.database["frames"].find(query, {"frame_id": 1})}
             new += self.database.upsert("frames", [d for d in group if d.frame_id not in others])
+            self.database.adopt("frames", sorted(others))
         return ids, artifact, new
 
     def _frame(

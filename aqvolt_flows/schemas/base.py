@@ -35,3 +35,6 @@ class Document(BaseModel):
 
     key: str = Field(description="Content key of the unit of work that made this document.")
     last_updated: datetime = Field(default_factory=utc_now, description="UTC time of the last write; builders read it.")
+    campaigns: list[str] = Field(
+        default_factory=list, description="Names of the campaigns that this document belongs to; beside its identity."
+    )

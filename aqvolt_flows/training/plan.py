@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from aqvolt_flows.campaign import Campaign
 from aqvolt_flows.releases import latest_release
 from aqvolt_flows.stores import Database
@@ -29,4 +31,5 @@ def plan_train(campaign: Campaign, database: Database, _claimed: frozenset[str] 
         category="gpu",
         done=database["models"].find_one({"key": key}) is not None,
     )
-    return Plan("train", [item], [], {"release": release["release_id"], "counts": release["counts"]})
+    facts = {"release": release["release_id"], "counts": release["counts"]}
+    return Plan("train", [item], [], facts, partial(database.adopt, "models", [key], "key"))

@@ -38,12 +38,13 @@ class BenchmarkBuilder(CountingBuilder):
                 output = document.get("output")
                 named = output.get("benchmark_id") if isinstance(output, dict) else None
                 if named not in known and unreadable_id(document["uuid"]) not in known:
-                    yield {"output": output, "uuid": document["uuid"]}
+                    about = (document.get("metadata") or {}).get("aqvolt") or {}
+                    yield {"output": output, "uuid": document["uuid"], "campaigns": about.get("campaigns")}
 
     def process_item(self, item: dict[str, Any]) -> BenchmarkDocument:
         """Return the row, or a failed one that says what was wrong with the output."""
         try:
-            return BenchmarkDocument(**item["output"])
+            return BenchmarkDocument(**item["output"]).model_copy(update={"campaigns": item.get("campaigns") or []})
         except (ValidationError, TypeError) as error:
             return _unreadable(item["uuid"], " ".join(str(error).split())[:500])
 

@@ -17,6 +17,7 @@ from aqvolt_builders.base import (
     plain_store,
     read_outputs,
 )
+from aqvolt_builders.growth import adopt_all_labels
 from aqvolt_builders.progress import STAGE, Progress, look
 from aqvolt_builders.shifts import Shifts
 from aqvolt_flows.datasets.aimd_labels import ended_at, labels_from_trajectory, rejected_trajectory
@@ -54,6 +55,10 @@ class LabelBuilder(CountingBuilder):
         Look at everything, whatever an earlier run noted.
     chunk_size
         Outcomes read and written at once.
+    campaign
+        Whose outcomes and trajectories are read; by default those of the campaign of the job or of the settings.
+    all_campaigns
+        Read those of all campaigns.
     """
 
     def __init__(
@@ -67,7 +72,10 @@ class LabelBuilder(CountingBuilder):
         max_energy_jump_ev: float = MAX_JUMP_EV_PER_ATOM,
         full: bool = False,
         chunk_size: int = 200,
+        campaign: str | None = None,
+        all_campaigns: bool = False,
     ) -> None:
+        self.campaign, self.all_campaigns = campaign, all_campaigns
         self.outputs = plain_store(outputs, outputs_store())
         self.frames = plain_store(frames, collection_store("frames"))
         self.labels = plain_store(labels, collection_store("labels"))
@@ -80,6 +88,11 @@ class LabelBuilder(CountingBuilder):
         self._given = self._taken = 0
         self._complete = False
         super().__init__([self.outputs, self.frames, self.trajectories], [self.labels], chunk_size)
+
+    def _database(self) -> Database:
+        database = Database.connect()
+        database = database if self.campaign is None else database.in_campaign(self.campaign)
+        return database.in_all_campaigns() if self.all_campaigns else database
 
     @property
     def job_query(self) -> dict[str, Any]:
@@ -94,11 +107,11 @@ class LabelBuilder(CountingBuilder):
 
     def get_items(self) -> Iterator[dict[str, Any]]:
         """Yield the outcome and the frame of every job, and every AIMD trajectory, that is not built yet."""
-        database = Database.connect()
+        database = self._database()
         told = {"aimd_stride": self.aimd_stride, "query": str(self.query)}
-        self._progress = look(database, "labels", self.rules, told, self.full)
-        waiting = self._waiting_jobs(self._progress.cut)
-        runs = self._waiting_runs(self._progress)
+        self._progress = look(database, _builds_name(database), self.rules, told, self.full)
+        waiting = self._waiting_jobs(self._progress.cut, database.members("outputs"))
+        runs = self._waiting_runs(self._progress, database.members("trajectories"))
         self.total = len(waiting) + len(runs)
         shifts = Shifts.of(database, self.outputs, waiting) if waiting and self.max_energy_jump_ev > 0 else Shifts()
         for uuids in batched(waiting, self.chunk_size):
@@ -108,13 +121,14 @@ class LabelBuilder(CountingBuilder):
         for trajectory_id in runs:
             for trajectory in self.trajectories.query({"trajectory_id": trajectory_id}):
                 self._given += 1
-                yield {"trajectory": trajectory}
+                yield {"trajectory": trajectory, "campaigns": database.members_of(trajectory)}
         self._complete = True
 
     def process_item(self, item: dict[str, Any]) -> list[LabelDocument]:
         """Return the labels of one job or one trajectory, valid or rejected."""
         labels = self._labels_of_run(item["trajectory"]) if "trajectory" in item else [self._label_of_job(item)]
-        return [label.model_copy(update={"builder_version": self.rules}) for label in labels]
+        update = {"builder_version": self.rules, "campaigns": item.get("campaigns") or []}
+        return [label.model_copy(update=update) for label in labels]
 
     def _label_of_job(self, item: dict[str, Any]) -> LabelDocument:
         outcome, at = item["outcome"], item["completed_at"]
@@ -136,23 +150,26 @@ class LabelBuilder(CountingBuilder):
         for label in labels:
             stored = known.get(label.label_id)
             alone = stored is None or label.source == "aimd"  # a step of a run has no second source
-            known[label.label_id] = label if alone or stored is None else merge(stored, label)
+            kept = label if alone or stored is None else merge(stored, label)
+            known[label.label_id] = kept.model_copy(update={"campaigns": label.campaigns})  # those it has, it keeps
         self.write("labels", [known[label_id] for label_id in dict.fromkeys(ids)])
         self._taken += len(items)
 
     def finalize(self) -> None:
         """Note how far this run has read, if it went through and something moved; then let go of the stores."""
         progress = self._progress
+        if progress and self._complete:
+            adopt_all_labels(Database.connect(), progress.trajectories_cut)
         if progress and self._complete and self._given == self._taken and (self._taken or progress.worth_moving):
             database = Database.connect()
             n_labels = database["labels"].estimated_document_count()
             database.upsert("builds", [progress.next_document.model_copy(update={"n_labels": n_labels})])
         super().finalize()
 
-    def _waiting_jobs(self, cut: str | None) -> list[str]:
+    def _waiting_jobs(self, cut: str | None, members: dict[str, Any]) -> list[str]:
         # the date first: the embedded server takes the index of the field that a query names first
         since = {} if cut is None else {"completed_at": {"$gte": cut}}
-        latest = latest_outputs(self.outputs, since | self.job_query)
+        latest = latest_outputs(self.outputs, since | self.job_query | members)
         if not latest:
             return []
         built = self._built(cut)
@@ -176,6 +193,7 @@ class LabelBuilder(CountingBuilder):
             frame_id = output.get("frame_id")
             frame = frames.get(frame_id) if isinstance(frame_id, str) else None
             yield {
+                "campaigns": database.members_of(frame or _as_member(document)),
                 "outcome": output,
                 "frame": frame,
                 "shift": shifts.expected(output, frame),
@@ -183,11 +201,11 @@ class LabelBuilder(CountingBuilder):
                 "completed_at": str(document.get("completed_at", "")),
             }
 
-    def _waiting_runs(self, progress: Progress) -> list[str]:
+    def _waiting_runs(self, progress: Progress, members: dict[str, Any]) -> list[str]:
         query: dict[str, Any] = {"engine": "aimd", "status": {"$in": ["completed", "failed"]}}
         if progress.trajectories_cut is not None:
             query["last_updated"] = {"$gte": progress.trajectories_cut}
-        found = self.trajectories.query(query, {"trajectory_id": 1, "last_updated": 1, "_id": 0})
+        found = self.trajectories.query(query | members, {"trajectory_id": 1, "last_updated": 1, "_id": 0})
         return sorted(t["trajectory_id"] for t in found if not self._is_built(t))
 
     def _is_built(self, trajectory: dict[str, Any]) -> bool:
@@ -213,3 +231,16 @@ class LabelBuilder(CountingBuilder):
         except AqvoltError as error:
             failure = Failure(reason="missing_artifact", message=str(error))
             return [rejected_trajectory(trajectory, failure, self.aimd_stride)]
+
+
+def _builds_name(database: Database) -> str:
+    """Return under which name a run notes how far it has read; each campaign reads for itself."""
+    if database.all_campaigns and not database.in_campaign(database.campaign).is_alone():
+        return "labels-of-all"
+    return "labels" if database.campaign == database.default_campaign else f"labels-of-{database.campaign}"
+
+
+def _as_member(output: dict[str, Any]) -> dict[str, Any]:
+    """Return the campaigns of a job whose frame is not in the database, as a document of a collection has them."""
+    about = (output.get("metadata") or {}).get("aqvolt") or {}
+    return {"campaigns": about["campaigns"]} if about.get("campaigns") else {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from aqvolt_builders.growth import adopt_labels
 from aqvolt_builders.jobs import BuildMaker
 from aqvolt_flows.campaign import Campaign
 from aqvolt_flows.datasets.labels import BUILDER_VERSION
@@ -21,10 +22,10 @@ def build_options(campaign: Campaign) -> dict[str, Any]:
 
 def plan_build(campaign: Campaign, database: Database, _claimed: frozenset[str] = frozenset()) -> Plan:
     """Plan the label builder over the current outcomes and AIMD runs."""
-    outcomes = sorted(database["outputs"].distinct("metadata.aqvolt.key", {"metadata.aqvolt.stage": "label"}))
+    outcomes = sorted(database.own("outputs").distinct("metadata.aqvolt.key", {"metadata.aqvolt.stage": "label"}))
     runs = sorted(
         [t["trajectory_id"], t["n_frames"]]
-        for t in database["trajectories"].find(
+        for t in database.own("trajectories").find(
             {"engine": "aimd", "status": {"$in": ["completed", "failed"]}}, {"trajectory_id": 1, "n_frames": 1}
         )
     )
@@ -41,6 +42,5 @@ def plan_build(campaign: Campaign, database: Database, _claimed: frozenset[str] 
     missing = (
         [] if outcomes or runs else ["there is no labeling outcome yet; run 'aqvolt submit label' and 'aqvolt work'"]
     )
-    return Plan(
-        "build", [item] if outcomes or runs else [], missing, {"outcomes": len(outcomes), "ab-initio runs": len(runs)}
-    )
+    facts = {"outcomes": len(outcomes), "ab-initio runs": len(runs)}
+    return Plan("build", [item] if outcomes or runs else [], missing, facts, partial(adopt_labels, database))

@@ -61,7 +61,7 @@ def look(database: Database, name: str, version: str, settings: dict[str, Any], 
     Parameters
     ----------
     database
-        Where ``outputs``, ``labels`` and ``builds`` are.
+        Where ``outputs``, ``labels`` and ``builds`` are; with several campaigns, as one of them sees it.
     name, version, settings
         The builder, its rules and what it was told; with others everything is looked at again.
     full
@@ -70,7 +70,7 @@ def look(database: Database, name: str, version: str, settings: dict[str, Any], 
     now = utc_now()
     build_id = f"build-{name}"
     stored = None if full else database["builds"].find_one({"build_id": build_id}, {"_id": 0})
-    total = database["outputs"].estimated_document_count()
+    total = database.own("outputs").estimated_document_count()
     n_labels = database["labels"].estimated_document_count()
     next_cut = (datetime.now(UTC) - MARGIN).replace(tzinfo=None).isoformat()
     following = BuildDocument(
@@ -95,4 +95,4 @@ def look(database: Database, name: str, version: str, settings: dict[str, Any], 
 
 
 def _since(database: Database, cut: str) -> int:
-    return int(database["outputs"].count_documents({"completed_at": {"$gte": cut}}))
+    return int(database.own("outputs").count_documents({"completed_at": {"$gte": cut}}))

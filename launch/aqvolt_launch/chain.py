@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from aqvolt_flows.campaign import Campaign, load_campaign
-from aqvolt_flows.errors import InputError
+from aqvolt_flows.errors import ConfigError, InputError
 from aqvolt_flows.labelers import LABELERS
 from aqvolt_flows.labeling.plan import cost_model
 from aqvolt_flows.settings import AqvoltSettings
@@ -12,6 +15,7 @@ from aqvolt_flows.stores import Database
 from aqvolt_flows.work import Plan
 from aqvolt_launch.launchpad import ensure_launchpad
 from aqvolt_launch.open_project import Project
+from aqvolt_launch.submission.adopt import Adopter
 from aqvolt_launch.submission.holds import FailureBudget, enforce, set_budget
 from aqvolt_launch.submission.submit import CoreHours, SubmitReport, claimed_units, submit
 
@@ -37,8 +41,58 @@ def campaign_for(settings: AqvoltSettings, name: str | None = None, labeler: str
     return campaign.model_copy(update={"labeling": campaign.labeling.model_copy(update={"labeler": labeler})})
 
 
-def plan(stage: str, campaign: Campaign, settings: AqvoltSettings) -> Plan:
+def database_of(campaign: Campaign, settings: AqvoltSettings, all_campaigns: bool = False) -> Database:
+    """Return the database as a campaign sees it, or with the documents of all campaigns."""
+    database = Database.connect(settings).in_campaign(campaign.name)
+    return database.in_all_campaigns() if all_campaigns else database
+
+
+def view_of(settings: AqvoltSettings, name: str | None = None, all_campaigns: bool = False) -> Database:
+    """Return the database as a campaign sees it, for commands that need no parameters of the campaign.
+
+    Parameters
+    ----------
+    settings
+        Name the database and the campaign.
+    name
+        Another campaign: its name in the database, its file, or the name of a shipped one.
+    all_campaigns
+        Read the documents of all campaigns.
+
+    Raises
+    ------
+    InputError
+        If the database has seen no campaign of this name.
+    """
+    database = Database.connect(settings)
+    if name is not None:
+        known = database.known_campaigns()
+        if name not in {*known, database.default_campaign}:
+            name = _name_of(settings, name, known)
+        database = database.in_campaign(name)
+    return database.in_all_campaigns() if all_campaigns else database
+
+
+def _name_of(settings: AqvoltSettings, text: str, known: Sequence[str]) -> str:
+    try:
+        name = campaign_for(settings, text).name
+    except ConfigError:
+        name = text
+    if name not in known:
+        said = f"there are {', '.join(known)}" if known else "no campaign has written here yet"
+        raise InputError(f"The database holds nothing of a campaign {name!r}; {said}.")
+    return name
+
+
+def plan(stage: str, campaign: Campaign, settings: AqvoltSettings, all_campaigns: bool = False) -> Plan:
     """Return what a stage would do now; changes nothing but missing indexes.
+
+    Parameters
+    ----------
+    stage, campaign, settings
+        What to plan where.
+    all_campaigns
+        Plan over the documents of all campaigns, not only of this one.
 
     Raises
     ------
@@ -48,10 +102,16 @@ def plan(stage: str, campaign: Campaign, settings: AqvoltSettings) -> Plan:
         If no database answers.
     """
     planner = stage_named(stage).load_planner()
-    database = Database.connect(settings)
+    database = database_of(campaign, settings, all_campaigns)
     database.ensure_indexes()
-    claimed = frozenset() if stage == "label" else claimed_units(ensure_launchpad(settings))  # no batches there
-    return planner(campaign, database, claimed)
+    if stage == "label":  # no batches there
+        return planner(campaign, database, frozenset())
+    # a round of sampling is a campaign's own, other units are the same for all
+    return planner(campaign, database, claimed_units(ensure_launchpad(settings), _own_rounds(stage, database)))
+
+
+def _own_rounds(stage: str, database: Database) -> dict[str, Any]:
+    return database.members("outputs") if stage == "sample" else {}
 
 
 def submit_stage(
@@ -62,6 +122,7 @@ def submit_stage(
     rerun_failed: bool = False,
     budget_core_hours: float | None = None,
     window: int | None = None,
+    all_campaigns: bool = False,
 ) -> tuple[Plan, SubmitReport]:
     """Plan a stage and submit what is left of it; before labels, pause what has used up its failure budget.
 
@@ -73,6 +134,8 @@ def submit_stage(
         As :func:`aqvolt_launch.submission.submit.submit` has them.
     budget_core_hours
         Labels only: stop before the forecast of what is submitted exceeds it.
+    all_campaigns
+        As :func:`plan` has it; what is submitted belongs to the campaign.
 
     Raises
     ------
@@ -83,7 +146,7 @@ def submit_stage(
     """
     if budget_core_hours is not None and stage != "label":
         raise InputError(f"A budget of core-hours was given for {stage}; only labels have a forecast, leave it out.")
-    found = plan(stage, campaign, settings)
+    found = plan(stage, campaign, settings, all_campaigns)
     if found.missing:
         raise InputError(f"Nothing was submitted for {stage}: {'; '.join(found.missing)}.")
     budget = None
@@ -94,9 +157,20 @@ def submit_stage(
         set_budget(project, limits)
         enforce(project)
         if budget_core_hours is not None:
-            model = cost_model(campaign, Database.connect(settings))
+            model = cost_model(campaign, database_of(campaign, settings))
             budget = CoreHours(
                 budget_core_hours, lambda item: model.predict(float(item.tags["atoms"]), float(item.tags["electrons"]))
             )
-    report = submit(found.items, settings, limit=limit, rerun_failed=rerun_failed, budget=budget, window=window)
+    if found.adopt is not None:
+        found.adopt()
+    Adopter(settings, campaign.name).adopt_units(found.queued)
+    report = submit(
+        found.items,
+        settings,
+        limit=limit,
+        rerun_failed=rerun_failed,
+        budget=budget,
+        window=window,
+        campaign=campaign.name,
+    )
     return found, report

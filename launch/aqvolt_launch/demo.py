@@ -162,7 +162,7 @@ def run(settings: AqvoltSettings, campaign: Campaign, watch: Watch) -> DemoResul
                 if new:
                     worker = worker or _Worker(settings)
                     _wait(stage, settings, worker, watch)
-                row = _count(stage, Database.connect(settings), settings, new, time.monotonic() - begun)
+                row = _count(stage, chain.database_of(campaign, settings), settings, new, time.monotonic() - begun)
                 result.stages.append(row)
                 watch(stage, len(found.items), len(found.items), "finished" if new else "already finished")
         finally:
@@ -208,7 +208,7 @@ def _detail(stage: str, database: Database) -> str:
 def _count(stage: str, database: Database, settings: AqvoltSettings, new: int, seconds: float) -> StageResult:
     about = stage_named(stage)
     collection, every, word = about.collection, dict(about.counted), about.failed_word
-    failures = 0 if about.failed is None else database[collection].count_documents(every | dict(about.failed))
+    failures = 0 if about.failed is None else database.own(collection).count_documents(every | dict(about.failed))
     fizzled = list(
         get_launchpad(settings).fireworks.find(
             {"spec.aqvolt.stage": stage, "state": "FIZZLED"}, {"fw_id": 1, "name": 1}
@@ -221,7 +221,7 @@ def _count(stage: str, database: Database, settings: AqvoltSettings, new: int, s
         )
     return StageResult(
         stage,
-        database[collection].count_documents(every),
+        database.own(collection).count_documents(every),
         failures + len(fizzled),
         new,
         round(seconds, 1),
@@ -231,12 +231,12 @@ def _count(stage: str, database: Database, settings: AqvoltSettings, new: int, s
 
 def _conclude(result: DemoResult, settings: AqvoltSettings, campaign: Campaign) -> None:
     """Fill in release and report."""
-    database = Database.connect(settings)
+    database = chain.database_of(campaign, settings)
     release = latest_release(database, campaign.release.name)
     if release:
         result.release_id, result.content_hash = release["release_id"], release["content_hash"]
         result.release_path = release_folder(database, release)
-    report = database["outputs"].find_one({"metadata.aqvolt.stage": "report"}, sort=[("completed_at", -1)])
+    report = database.own("outputs").find_one({"metadata.aqvolt.stage": "report"}, sort=[("completed_at", -1)])
     if report and report.get("output"):
         result.report_path = settings.path(report["output"]["path"])
 

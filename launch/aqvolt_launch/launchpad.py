@@ -109,10 +109,15 @@ def quiet_fireworks() -> None:
             fw_utilities.PREVIOUS_STREAM_LOGGERS.append(entry)
 
 
-def fizzled(launchpad: LaunchPad, limit: int | None = None) -> list[dict[str, Any]]:
-    """Return Fireworks whose job raised, newest first, each with the last line of its exception and its folder."""
+def fizzled(
+    launchpad: LaunchPad, limit: int | None = None, query: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]]:
+    """Return Fireworks whose job raised, newest first, each with the last line of its exception and its folder.
+
+    With a query only those that match it, at most ``limit``.
+    """
     fields = {"fw_id": 1, "name": 1, "launches": 1, "spec.aqvolt": 1, "spec._exception_details": 1}
-    cursor = launchpad.fireworks.find({"state": "FIZZLED"}, fields).sort("fw_id", -1).limit(limit or 0)
+    cursor = launchpad.fireworks.find({"state": "FIZZLED", **(query or {})}, fields).sort("fw_id", -1).limit(limit or 0)
     found = list(cursor)
     last = {firework["fw_id"]: firework["launches"][-1] for firework in found if firework["launches"]}
     fields = {"launch_id": 1, "launch_dir": 1, "action.stored_data._exception": 1}

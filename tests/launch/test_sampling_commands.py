@@ -43,7 +43,8 @@ def aqvolt(database):
 
 @pytest.fixture
 def sampled(database, tmp_path):
-    """A round over 40 random vectors, as the jobs leave it."""
+    """A round of the demo over 40 random vectors, as the jobs leave it."""
+    database = database.in_campaign("demo")
     parameters = load_campaign("demo").sampling
     rng = np.random.default_rng(0)
     features = Features(

@@ -53,7 +53,7 @@ def find_sets(database: Database, names: Sequence[str]) -> tuple[list[CoveredSet
     problems: list[str] = []
     for name in names:
         if name.startswith("labels:"):
-            if database["labels"].find_one({"status": "valid", "source": name.removeprefix("labels:")}) is None:
+            if database.own("labels").find_one({"status": "valid", "source": name.removeprefix("labels:")}) is None:
                 problems.append(f"{name} is to count as covered, but there is no valid label of that source")
             else:
                 found.append(CoveredSet(name, labels_fingerprint(database, name), ()))
@@ -72,7 +72,7 @@ def _release_files(database: Database, name: str) -> list[Path]:
     """Return the Parquet files of a release's splits."""
     wanted = name.removeprefix("release:")
     query = {"$or": [{"name": wanted}, {"release_id": wanted}]}
-    release = database["releases"].find_one(query, {"_id": 0, "manifest": 0}, sort=[("last_updated", -1)])
+    release = database.own("releases").find_one(query, {"_id": 0, "manifest": 0}, sort=[("last_updated", -1)])
     if release is None:
         return []
     return sorted((release_folder(database, release) / "data").glob("*.parquet"))
@@ -140,14 +140,14 @@ def label_files(database: Database, source: str) -> list[dict[str, Any]]:
 def labels_fingerprint(database: Database, source: str) -> str:
     """Return a hash of the identities of the valid labels of ``labels:SOURCE``; it changes when they do."""
     query = {"status": "valid", "source": source.removeprefix("labels:")}
-    ids = sorted(d["label_id"] for d in database["labels"].find(query, {"_id": 0, "label_id": 1}))
+    ids = sorted(d["label_id"] for d in database.own("labels").find(query, {"_id": 0, "label_id": 1}))
     return content_hash(ids)
 
 
 def _labels(database: Database, source: str) -> Iterator[dict[str, Any]]:
     fields = {"_id": 0, "label_id": 1} | dict.fromkeys(SCHEMA.names, 1)
     query = {"status": "valid", "source": source}
-    for label in database["labels"].find(query, fields).sort("label_id", 1).batch_size(500):
+    for label in database.own("labels").find(query, fields).sort("label_id", 1).batch_size(500):
         if label.get("positions") and label.get("cell"):
             yield {name: label[name] for name in SCHEMA.names}
 

@@ -86,7 +86,7 @@ def _run(database: Database, benchmark: Benchmark, model: str, release: str | No
 
     parameters = parameters_of(benchmark, load_campaign(database.settings.campaign).benchmarks)
     resolved = resolve_model(database, model)
-    accepted = database["candidates"].find(ACCEPTED, {"candidate_id": 1})
+    accepted = database.own("candidates").find(ACCEPTED, {"candidate_id": 1})
     subject = benchmark.subject(Wanted([c["candidate_id"] for c in accepted], _release(database, release)))
     if subject is None:
         raise InputError(benchmark.nothing())
@@ -104,7 +104,7 @@ def _release(database: Database, release_id: str | None) -> dict[str, Any] | Non
     """Return the named release, the newest, or None where there is none."""
     if release_id:
         return database.find_by_ids("releases", [release_id])[0]
-    return database["releases"].find_one({}, {"_id": 0}, sort=[("last_updated", -1), ("release_id", -1)])
+    return database.own("releases").find_one({}, {"_id": 0}, sort=[("last_updated", -1), ("release_id", -1)])
 
 
 def _rounded(value: Any) -> Any:

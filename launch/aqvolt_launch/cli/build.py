@@ -7,7 +7,7 @@ from typing import Any
 import typer
 
 from aqvolt_launch.cli import output
-from aqvolt_launch.cli.stages import CampaignOption
+from aqvolt_launch.cli.stages import AllCampaigns, CampaignOption
 
 NAMES = ("labels", "benchmarks", "costs")
 
@@ -24,6 +24,7 @@ def build(
         None, "--aimd-stride", min=1, help="labels: keep every n-th ionic step; default: the campaign's."
     ),
     campaign: CampaignOption = None,
+    all_campaigns: AllCampaigns = False,
     as_json: bool = typer.Option(False, "--json", help=output.JSON_HELP),
 ) -> None:
     """Bring collections that are made of others up to date; what is up to date is not touched.
@@ -41,7 +42,8 @@ def build(
 
     told: dict[str, Any] = {"full": full}
     if name in ("labels", "all"):
-        told |= build_options(campaign_for(load_settings(), campaign))
+        chosen = campaign_for(load_settings(), campaign)
+        told |= build_options(chosen) | {"campaign": chosen.name, "all_campaigns": all_campaigns}
         told |= {} if aimd_stride is None else {"aimd_stride": aimd_stride}
 
     rows: list[dict[str, Any]] = []

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from aqvolt_launch.cli import output
-from aqvolt_launch.cli.stages import CampaignOption, Json
+from aqvolt_launch.cli.stages import AllCampaigns, CampaignOption, Json, OneCampaign
 
 candidates = typer.Typer(help="Structures of the pool: select, import, list.", no_args_is_help=True)
 
@@ -52,8 +52,7 @@ def import_files(
     """
     from aqvolt_flows.errors import InputError
     from aqvolt_flows.settings import load_settings
-    from aqvolt_flows.stores import Database
-    from aqvolt_launch.chain import campaign_for
+    from aqvolt_launch.chain import campaign_for, database_of
 
     roles = {"li-halides": "candidate", "hosts": "host"}
     if judged_as not in roles:
@@ -61,8 +60,8 @@ def import_files(
     if not files and not live:
         raise InputError("Nothing to import; give files, or --from-mp.")
     settings = load_settings()
-    rules = campaign_for(settings, campaign).candidates
-    database = Database.connect(settings)
+    chosen = campaign_for(settings, campaign)
+    rules, database = chosen.candidates, database_of(chosen, settings)
     database.ensure_indexes()
     options = {"rules": rules, "role": roles[judged_as], "count_only": set(count_only or ()), "workers": workers}
     reports = [_import_one(path, kind, database, settings, **options) for path in files or []]
@@ -113,6 +112,8 @@ def list_candidates(
     ] = None,
     counts: Annotated[bool, typer.Option("--counts", help="Only the counts by source and reason.")] = False,
     limit: Annotated[int, typer.Option("--limit", min=0, help="Rows at most; 0: all.")] = 50,
+    campaign: OneCampaign = None,
+    all_campaigns: AllCampaigns = False,
     json: Json = False,
 ) -> None:
     """List accepted candidates, or the rejected ones with the reason, and count both by source and reason.
@@ -121,9 +122,9 @@ def list_candidates(
     """
     from aqvolt_flows.candidates.pool import pool_counts
     from aqvolt_flows.settings import load_settings
-    from aqvolt_flows.stores import Database
+    from aqvolt_launch.chain import view_of
 
-    database = Database.connect(load_settings())
+    database = view_of(load_settings(), campaign, all_campaigns)
     found = pool_counts(database)
     if counts:
         output.table(found, as_json=json, title="Pool")
@@ -131,9 +132,9 @@ def list_candidates(
     query: dict[str, Any] = {"status": "rejected" if rejected or reason else "accepted"}
     query["role"] = "host" if hosts else {"$ne": "host"}
     query |= ({"source": source} if source else {}) | ({"rejection.reason": reason} if reason else {})
-    total = database["candidates"].count_documents(query)
+    total = database.own("candidates").count_documents(query)
     fields = {"_id": 0, "structure": 0}
-    cursor = database["candidates"].find(query, fields).sort([("name", 1), ("candidate_id", 1)])
+    cursor = database.own("candidates").find(query, fields).sort([("name", 1), ("candidate_id", 1)])
     rows = [_row(d) for d in (cursor if json or not limit else cursor.limit(limit))]
     title = ("Rejected " if rejected or reason else "") + ("hosts" if hosts else "candidates")
     output.table(rows, as_json=json, title=title.capitalize())

@@ -25,12 +25,12 @@ def coverage(
     from aqvolt_flows.sampling.compare import compare_sets
     from aqvolt_flows.sampling.plan import with_local_encoder
     from aqvolt_flows.settings import load_settings
-    from aqvolt_flows.stores import Database
     from aqvolt_launch import chain
 
     settings = load_settings()
-    database = Database.connect(settings)
-    parameters = with_local_encoder(chain.campaign_for(settings, campaign).sampling, database)
+    chosen = chain.campaign_for(settings, campaign)
+    database = chain.database_of(chosen, settings)
+    parameters = with_local_encoder(chosen.sampling, database)
     found = compare_sets(database, parameters, covered, by)
     if json:
         output.emit(found)

@@ -1,4 +1,4 @@
-"""``aqvolt db``: the embedded database of a project folder."""
+"""``aqvolt db``: the database of a project folder."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import typer
 
 from aqvolt_launch.cli import output
 
-db = typer.Typer(no_args_is_help=True, help="Start, stop and look at the embedded database of this folder.")
+db = typer.Typer(no_args_is_help=True, help="Start, stop, look at and migrate the database of this folder.")
 
 
 def register(app: typer.Typer) -> None:
@@ -66,3 +66,23 @@ def status(as_json: bool = typer.Option(False, "--json", help=output.JSON_HELP))
         output.say(f"No embedded database runs. {info.note or ''}".rstrip())
     if not info.answers:
         raise typer.Exit(1)
+
+
+@db.command(epilog="Example: aqvolt db migrate")
+def migrate(as_json: bool = typer.Option(False, "--json", help=output.JSON_HELP)) -> None:
+    """Give documents that belong to no campaign yet to the campaign of aqvolt.yaml.
+
+    Run it once, before a second campaign uses the database. It can be interrupted and run again; a second run changes
+    nothing. Until then such documents count as this campaign's.
+    """
+    from aqvolt_flows.settings import load_settings
+    from aqvolt_flows.stores import Database
+    from aqvolt_launch.project.migrate import migrate as run
+
+    settings = load_settings()
+    counts = run(settings, None if as_json else lambda name, n: output.note(f"{name}: {n} given"))
+    if as_json:
+        output.emit(counts)
+        return
+    campaign = Database.connect(settings).default_campaign
+    output.table([{"collection": k, "given": n} for k, n in counts.items()], title=f"Given to {campaign}")

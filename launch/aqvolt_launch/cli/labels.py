@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from aqvolt_launch.cli import output
+from aqvolt_launch.cli.stages import AllCampaigns, CampaignOption, OneCampaign
 
 labels = typer.Typer(help="Labels: import published ones, sweep a filter, count.", no_args_is_help=True)
 Json = Annotated[bool, typer.Option("--json", help=output.JSON_HELP)]
@@ -36,6 +37,7 @@ def import_files(
     stress_unit: Annotated[
         str, typer.Option("--stress-unit", help="extxyz: eV/A^3 or GPa (tension positive), kbar (VASP's sign).")
     ] = "eV/A^3",
+    campaign: CampaignOption = None,
     json: Json = False,
 ) -> None:
     """Add published labels, each under its own protocol; broken records are set aside, the rest goes in.
@@ -44,6 +46,7 @@ def import_files(
     """
     from aqvolt_flows.settings import load_settings
     from aqvolt_flows.stores import Database
+    from aqvolt_launch.chain import campaign_for, database_of
 
     options = _options(
         source=source,
@@ -55,7 +58,10 @@ def import_files(
         stress_unit=stress_unit,
     )
     settings = load_settings()
-    database = Database.connect(settings)
+    # of the settings without reading the campaign: an import needs none of its parameters
+    database = (
+        Database.connect(settings) if campaign is None else database_of(campaign_for(settings, campaign), settings)
+    )
     database.ensure_indexes()
     reports = [_import_one(path, options, database, settings) for path in files]
     if json:
@@ -111,6 +117,8 @@ def sweep(
         list[float] | None, typer.Argument(help="Thresholds: eV/Å, eV/atom, Å; none for incomplete.")
     ] = None,
     query: Annotated[str, typer.Option("--query", help="Only labels that match this MongoDB query (JSON).")] = "{}",
+    campaign: OneCampaign = None,
+    all_campaigns: AllCampaigns = False,
     json: Json = False,
 ) -> None:
     """Count what a release's filter would keep and drop at each of several thresholds; changes nothing.
@@ -119,11 +127,12 @@ def sweep(
     """
     from aqvolt_flows.datasets.filters import make_filters
     from aqvolt_flows.datasets.sweep import sweep_labels
-    from aqvolt_flows.stores import Database
+    from aqvolt_flows.settings import load_settings
+    from aqvolt_launch.chain import view_of
     from aqvolt_launch.cli.query import parse_filter
 
     filters = make_filters(filter, values or [])
-    rows = sweep_labels(Database.connect(), filters, parse_filter(query))
+    rows = sweep_labels(view_of(load_settings(), campaign, all_campaigns), filters, parse_filter(query))
     output.table(rows, as_json=json, title=f"Sweep of {filter}")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import typer
 
 from aqvolt_launch.cli import output
+from aqvolt_launch.cli.stages import AllCampaigns, CampaignOption
 
 
 def register(app: typer.Typer) -> None:
@@ -33,7 +34,11 @@ def init(
         output.say("Next: 'aqvolt db start' (or set AQVOLT_MONGO_URI), then 'aqvolt doctor'.")
 
 
-def doctor(as_json: bool = typer.Option(False, "--json", help=output.JSON_HELP)) -> None:
+def doctor(
+    campaign: CampaignOption = None,
+    all_campaigns: AllCampaigns = False,
+    as_json: bool = typer.Option(False, "--json", help=output.JSON_HELP),
+) -> None:
     """Check database, artifact store, potentials, VASP and its POTCARs, GPAW and GPU.
 
     Exit code 1 if something is missing that the configured campaign needs.
@@ -41,7 +46,7 @@ def doctor(as_json: bool = typer.Option(False, "--json", help=output.JSON_HELP))
     from aqvolt_flows.settings import load_settings
     from aqvolt_launch.project.doctor import examine
 
-    checks = examine(load_settings())
+    checks = examine(load_settings(), campaign, all_campaigns)
     output.table([check.as_dict() for check in checks], as_json, title="Doctor")
     if any(check.status == "fail" for check in checks):
         raise typer.Exit(1)

@@ -11,6 +11,7 @@ from typing import Any
 import typer
 
 from aqvolt_launch.cli import output
+from aqvolt_launch.cli.stages import AllCampaigns, OneCampaign
 
 #: What a table shows of each collection when nothing else is asked for.
 COLUMNS = {
@@ -44,6 +45,8 @@ def query(
     filter: str = typer.Argument("{}", help="MongoDB query as JSON."),
     fields: str | None = typer.Option(None, help="Comma-separated fields, dots for nested ones."),
     limit: int = typer.Option(0, min=0, help="Maximum number of documents; 0: 20 for tables, else all."),
+    campaign: OneCampaign = None,
+    all_campaigns: AllCampaigns = False,
     format: str = typer.Option("table", "--format", help="table, json, csv, or extxyz (labels, frames, candidates)."),
     as_json: bool = typer.Option(False, "--json", help=output.JSON_HELP),
 ) -> None:
@@ -52,14 +55,16 @@ def query(
     Example: aqvolt query labels '{"chemsys": "Cl-Li-Y", "max_force": {"$lt": 5}}' --format extxyz > frames.xyz
     """
     from aqvolt_flows.errors import InputError
-    from aqvolt_flows.stores import IDENTITIES, Database
+    from aqvolt_flows.settings import load_settings
+    from aqvolt_flows.stores import IDENTITIES
+    from aqvolt_launch.chain import view_of
 
     wanted = "json" if as_json else format
     if wanted not in FORMATS:
         raise InputError(f"There is no format {wanted!r}; known are {', '.join(FORMATS)}.")
     criteria = parse_filter(filter)
-    database = Database.connect()
-    source = database[collection]
+    database = view_of(load_settings(), campaign, all_campaigns)
+    source = database.own(collection)
     if wanted == "extxyz" and collection not in ("labels", "frames", "candidates"):
         raise InputError(f"{collection} hold no structures; extxyz is for labels, frames and candidates.")
     whole = wanted == "extxyz" or (wanted == "json" and not fields)
@@ -136,15 +141,22 @@ def _stream(
     hidden = {} if identity == "_id" else {"_id": 0}
     chosen = hidden | (wanted | {identity: 1} if wanted else {})
     for batch in batched(ids, IDS_AT_ONCE):
-        found = {d[identity]: d for d in by_ids(source, identity, batch, chosen)}
+        found = {d[identity]: d for d in by_ids(source.collection, identity, batch, chosen)}
         yield from ({k: v for k, v in found[i].items() if k != "_id"} for i in batch if i in found)
 
 
 def unindexed(collection: str, criteria: dict[str, Any]) -> list[str]:
     """Return the fields of a query if no index serves any of them, so that the server must read every document."""
+    from aqvolt_flows.membership import FIELDS
     from aqvolt_flows.stores import IDENTITIES, INDEXES
 
-    known = {*INDEXES.get(collection, ()), "key", "_id", IDENTITIES.get(collection, "uuid")}
+    known = {
+        *INDEXES.get(collection, ()),
+        FIELDS.get(collection, "key"),
+        "key",
+        "_id",
+        IDENTITIES.get(collection, "uuid"),
+    }
     fields = queried_fields(criteria)
     return sorted(fields) if fields and not fields & known else []
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from aqvolt_launch.cli import output
+from aqvolt_launch.cli.stages import AllCampaigns, OneCampaign
 
 if TYPE_CHECKING:
     from aqvolt_flows.schemas.parameters import ReleaseParameters
@@ -38,9 +39,11 @@ def create(
     query: str | None = typer.Option(None, help="MongoDB query in JSON; only labels that match it enter."),
     hold_out: list[str] = typer.Option([], "--hold-out", help="NAME=QUERY; matching labels are a set of their own."),
     exports: list[str] = typer.Option([], "--export", help="aselmdb, extxyz or matpes-json, written into the release."),
+    labels_of: OneCampaign = None,
+    all_campaigns: AllCampaigns = False,
     as_json: bool = typer.Option(False, "--json", help=output.JSON_HELP),
 ) -> None:
-    """Write a release of the labels in the database; the same labels give the same release.
+    """Write a release of the campaign's labels; the same labels give the same release.
 
     A hold-out's query may ask the candidate that a label comes from, by fields that begin with 'candidate.'.
 
@@ -48,15 +51,14 @@ def create(
 
     Example: aqvolt release create aqvolt26 --hold-out 'gnome={"candidate.provenance.database": "gnome"}'
     """
-    from aqvolt_flows.campaign import load_campaign
     from aqvolt_flows.datasets.release import create_release
     from aqvolt_flows.settings import load_settings
-    from aqvolt_flows.stores import Database
+    from aqvolt_launch.chain import campaign_for, view_of
 
     settings = load_settings()
-    base = load_campaign(campaign or settings.campaign).release
+    database = view_of(settings, labels_of, all_campaigns)
+    base = campaign_for(settings, campaign or (None if labels_of == database.default_campaign else labels_of)).release
     parameters = _parameters(base, name, split, filters, exports, query, hold_out)
-    database = Database.connect(settings)
     root = settings.path(settings.release_root)
     document = create_release(database, parameters, root)
     new = database.upsert("releases", [document])

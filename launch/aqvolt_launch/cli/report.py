@@ -7,6 +7,7 @@ from pathlib import Path
 import typer
 
 from aqvolt_launch.cli import output
+from aqvolt_launch.cli.stages import AllCampaigns, OneCampaign
 
 
 def register(app: typer.Typer) -> None:
@@ -15,13 +16,16 @@ def register(app: typer.Typer) -> None:
     @app.command(epilog="Example: aqvolt report --out report.html")
     def report(
         out: Path | None = typer.Option(None, "--out", help="Where to write; by default report.html in the folder."),
+        campaign: OneCampaign = None,
+        all_campaigns: AllCampaigns = False,
         as_json: bool = typer.Option(False, "--json", help="Print path, hash and size as JSON."),
     ) -> None:
         """Write the campaign report, one HTML page that needs no network."""
         from aqvolt_flows.figures.report import DEFAULT_NAME, build_report
-        from aqvolt_flows.stores import Database
+        from aqvolt_flows.settings import load_settings
+        from aqvolt_launch.chain import view_of
 
-        database = Database.connect()
+        database = view_of(load_settings(), campaign, all_campaigns)
         info = build_report(database, out or database.settings.path(DEFAULT_NAME))
         if as_json:
             output.emit({"path": str(info.path), "sha256": info.sha256, "bytes": info.bytes, "changed": info.changed})

@@ -19,6 +19,13 @@ CampaignOption = Annotated[
     str | None,
     typer.Option("--campaign", help="Campaign file or shipped name; default: aqvolt.yaml's.", show_default=False),
 ]
+AllCampaigns = Annotated[
+    bool, typer.Option("--all-campaigns", help="Look at the documents of all campaigns in the database.")
+]
+OneCampaign = Annotated[
+    str | None,
+    typer.Option("--campaign", help="Name or file of a campaign; default: aqvolt.yaml's.", show_default=False),
+]
 Labeler = Annotated[
     str | None,
     typer.Option(
@@ -28,7 +35,13 @@ Labeler = Annotated[
 Json = Annotated[bool, typer.Option("--json", help=output.JSON_HELP)]
 
 
-def plan(stage: Stage, campaign: CampaignOption = None, labeler: Labeler = None, json: Json = False) -> None:
+def plan(
+    stage: Stage,
+    campaign: CampaignOption = None,
+    labeler: Labeler = None,
+    all_campaigns: AllCampaigns = False,
+    json: Json = False,
+) -> None:
     """Show what a stage would do now: counts, duplicates skipped, what is missing. Changes nothing.
 
     Example: [bold]aqvolt plan label --labeler vasp[/bold]
@@ -37,17 +50,17 @@ def plan(stage: Stage, campaign: CampaignOption = None, labeler: Labeler = None,
     from aqvolt_flows.labelers import LABELERS
     from aqvolt_flows.labeling.labelers import check_labeler
     from aqvolt_flows.settings import load_settings
-    from aqvolt_flows.stores import Database
     from aqvolt_launch import chain
     from aqvolt_launch.project import preflight
 
     settings = load_settings()
     chosen = chain.campaign_for(settings, campaign, labeler)
-    found = chain.plan(stage, chosen, settings)
+    found = chain.plan(stage, chosen, settings, all_campaigns)
     missing = list(found.missing)
     rows: dict[str, Any] = {"stage": stage, "campaign": chosen.name}
     if stage == "label":
-        elements = preflight.frame_elements(Database.connect(settings))
+        database = chain.database_of(chosen, settings, all_campaigns)
+        elements = preflight.frame_elements(database)
         checks = list(preflight.labeler_checks(settings, chosen, elements))
         missing += [f"{c.check}: {c.detail}. {c.todo}" for c in checks if c.status == "fail"]
         potcars = {c.check.split()[-1]: c.detail for c in checks if ", SHA-256 " in c.detail}
@@ -57,7 +70,7 @@ def plan(stage: Stage, campaign: CampaignOption = None, labeler: Labeler = None,
             check_labeler(chosen.labeling)
         except AqvoltError as error:
             missing += [] if missing else [str(error)]
-        rows |= {**found.facts, **preflight.label_counts(chosen, settings), "missing": missing}
+        rows |= {**found.facts, **preflight.label_counts(chosen, settings, database), "missing": missing}
     else:
         todo = len(found.todo)
         rows |= {"units": len(found.items), "done": len(found.items) - todo, "to_submit": todo}
@@ -96,6 +109,7 @@ def submit(
     rerun_failed: Annotated[
         bool, typer.Option("--rerun-failed", help="Rerun failed jobs, except labels whose failure is final.")
     ] = False,
+    all_campaigns: AllCampaigns = False,
     json: Json = False,
 ) -> None:
     """Submit a stage's work to the LaunchPad. Submitting twice is submitting once.
@@ -121,6 +135,7 @@ def submit(
         rerun_failed=rerun_failed,
         budget_core_hours=budget_core_hours,
         window=window,
+        all_campaigns=all_campaigns,
     )
     row = {"stage": stage, **report.as_dict()}
     if json:

@@ -7,6 +7,7 @@ from typing import Any
 import typer
 
 from aqvolt_launch.cli import output
+from aqvolt_launch.cli.stages import AllCampaigns, OneCampaign
 
 _HELD = ("kind", "what", "reason", "message", "since")
 
@@ -50,6 +51,8 @@ def work(
 def status(
     watch: bool = typer.Option(False, "--watch", help="Show it again every few seconds until interrupted."),
     interval: float = typer.Option(5.0, min=0.5, help="Seconds between two looks of --watch."),
+    campaign: OneCampaign = None,
+    all_campaigns: AllCampaigns = False,
     as_json: bool = typer.Option(False, "--json", help=output.JSON_HELP),
 ) -> None:
     """Show Fireworks per stage and state, documents per collection, and failures with their reasons."""
@@ -58,11 +61,12 @@ def status(
     from rich.console import Console
 
     from aqvolt_flows.settings import load_settings
+    from aqvolt_launch.chain import view_of
     from aqvolt_launch.project.status import collect_status
 
     settings = load_settings()
     while True:
-        found = collect_status(settings)
+        found = collect_status(settings, database=view_of(settings, campaign, all_campaigns))
         if as_json:
             output.emit(found)
         else:
@@ -75,7 +79,7 @@ def status(
 
 
 def _show(found: dict[str, Any]) -> None:
-    output.table(found["stages"], title="Fireworks")
+    output.table(found["stages"], title=f"Fireworks of {', '.join(found['campaigns'])}")
     output.table([row for row in found["collections"] if row["documents"]], title="Documents")
     if found["reasons"]:
         output.table(found["reasons"], title="Failures, by reason")

@@ -24,17 +24,26 @@ if TYPE_CHECKING:
 MONGODB_VERSION = 7
 
 
-def examine(settings: AqvoltSettings) -> list[Check]:
+def examine(settings: AqvoltSettings, campaign_name: str | None = None, all_campaigns: bool = False) -> list[Check]:
     """Return one row per check; never raises for what it finds.
 
     What the campaign does not use is a warning, what it needs and does not find a failure.
+
+    Parameters
+    ----------
+    settings
+        Where things are.
+    campaign_name
+        Another campaign than that of the settings: its file, or the name of a shipped one.
+    all_campaigns
+        Check what the elements of all campaigns' candidates need.
     """
     checks = [_database(settings), _artifacts(settings)]
-    campaign, row = _campaign(settings)
+    campaign, row = _campaign(settings, campaign_name or settings.campaign)
     checks.append(row)
     if campaign is not None:
         checks += _potentials(campaign)
-        checks += labeler_checks(settings, campaign, campaign_elements(settings, campaign))
+        checks += labeler_checks(settings, campaign, campaign_elements(settings, campaign, all_campaigns))
     checks.append(_gpu(settings))
     return checks
 
@@ -91,10 +100,9 @@ def _artifacts(settings: AqvoltSettings) -> Check:
     return Check("artifact store", "ok", f"{url}: written, read, deleted")
 
 
-def _campaign(settings: AqvoltSettings) -> tuple[Campaign | None, Check]:
+def _campaign(settings: AqvoltSettings, named: str) -> tuple[Campaign | None, Check]:
     from aqvolt_flows.campaign import load_campaign, shipped_campaigns
 
-    named = settings.campaign
     if named not in shipped_campaigns():
         named = str(settings.path(named))
     try:
@@ -122,11 +130,12 @@ def _potentials(campaign: Campaign) -> Iterator[Check]:
             yield Check(f"model: {use}", "ok", f"{model}, weights {digest(model)[:12]}…")
 
 
-def campaign_elements(settings: AqvoltSettings, campaign: Campaign) -> list[str]:
+def campaign_elements(settings: AqvoltSettings, campaign: Campaign, all_campaigns: bool = False) -> list[str]:
     """Return the elements of the accepted candidates, or of the campaign's prototypes before there are any."""
     try:
-        database = Database.connect(settings)
-        elements = database["candidates"].distinct("elements", ACCEPTED)
+        database = Database.connect(settings).in_campaign(campaign.name)
+        view = database.in_all_campaigns() if all_campaigns else database
+        elements = view.own("candidates").distinct("elements", ACCEPTED)
     except (AqvoltError, PyMongoError):
         elements = []
     if not elements:

@@ -52,11 +52,18 @@ def _scratch(settings: AqvoltSettings, campaign: Campaign) -> Check:
 
 def frame_elements(database: Database) -> list[str]:
     """Return the elements of the selected frames."""
-    return sorted(str(element) for element in database["frames"].distinct("elements"))
+    return sorted(str(element) for element in database.own("frames").distinct("elements"))
 
 
-def label_counts(campaign: Campaign, settings: AqvoltSettings) -> dict[str, Any]:
+def label_counts(campaign: Campaign, settings: AqvoltSettings, database: Database | None = None) -> dict[str, Any]:
     """Return what is left to label and what it will cost; changes nothing.
+
+    Parameters
+    ----------
+    campaign, settings
+        What to count where.
+    database
+        As the campaign sees it; by default that of the settings.
 
     Returns
     -------
@@ -68,7 +75,7 @@ def label_counts(campaign: Campaign, settings: AqvoltSettings) -> dict[str, Any]
     """
     from aqvolt_flows.labeling.labelers import protocol_for
 
-    database = Database.connect(settings)
+    database = Database.connect(settings).in_campaign(campaign.name) if database is None else database
     launchpad = ensure_launchpad(settings)
     fields = {KEY_FIELD: 1, "state": 1, "_id": 0}
     query = {"metadata.aqvolt.stage": "label"}
@@ -99,7 +106,7 @@ def label_counts(campaign: Campaign, settings: AqvoltSettings) -> dict[str, Any]
     protocol = protocol_for(campaign.labeling)
     match = {"metadata.aqvolt.stage": "label", "output.protocol.settings_hash": protocol.settings_hash}
     group = {"_id": "$output.status", "n": {"$sum": 1}}
-    outcomes = database["outputs"].aggregate([{"$match": match}, {"$group": group}])
+    outcomes = database.own("outputs").aggregate([{"$match": match}, {"$group": group}])
     counts = {
         "frames": len(plan.items),
         "to_run": to_run,

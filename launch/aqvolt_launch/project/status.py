@@ -10,6 +10,7 @@ from aqvolt_flows.settings import AqvoltSettings
 from aqvolt_flows.stages import STAGES
 from aqvolt_flows.stores import IDENTITIES, Database
 from aqvolt_launch.launchpad import fizzled, get_launchpad
+from aqvolt_launch.submission.adopt import FIREWORK_FIELD
 from aqvolt_launch.submission.holds import held_now
 
 if TYPE_CHECKING:
@@ -20,30 +21,46 @@ STATES = ("WAITING", "READY", "RESERVED", "RUNNING", "COMPLETED", "FIZZLED", "PA
 _FAILED = ("failed", "rejected")
 
 
-def collect_status(settings: AqvoltSettings, max_failures: int = 20) -> dict[str, Any]:
-    """Return the state of the project.
+def collect_status(
+    settings: AqvoltSettings, max_failures: int = 20, database: Database | None = None
+) -> dict[str, Any]:
+    """Return the state of a campaign.
+
+    Parameters
+    ----------
+    settings
+        Which database.
+    max_failures
+        How many Fireworks whose job raised are listed.
+    database
+        As the campaign sees it; by default that of the settings.
 
     Returns
     -------
     dict
         ``stages`` (counts per FireWorks state), ``collections`` (documents, and how many of them tell
         of a failure), ``reasons`` (failure documents counted by reason), ``fizzled`` (Fireworks whose
-        job raised, newest first, at most ``max_failures``), ``held`` (what is held, and why).
+        job raised, newest first, at most ``max_failures``), ``held`` (what is held, and why), ``campaigns`` (whose
+        all this is).
     """
-    database = Database.connect(settings)
+    database = Database.connect(settings) if database is None else database
     launchpad = get_launchpad(settings)
+    asked = database.members("outputs")
+    members = {FIREWORK_FIELD: next(iter(asked.values()))} if asked else {}
     return {
-        "stages": stage_counts(launchpad),
+        "campaigns": database.known_campaigns() if database.all_campaigns else [database.campaign],
+        "stages": stage_counts(launchpad, members),
         "collections": collection_counts(database),
         "reasons": failure_reasons(database),
-        "fizzled": fizzled(launchpad, max_failures),
+        "fizzled": fizzled(launchpad, max_failures, members),
         "held": held_now(database),
     }
 
 
-def stage_counts(launchpad: LaunchPad) -> list[dict[str, Any]]:
+def stage_counts(launchpad: LaunchPad, query: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
     """Return one row per stage with its number of Fireworks in each state that occurs."""
-    pipeline = [{"$group": {"_id": {"stage": "$spec.aqvolt.stage", "state": "$state"}, "n": {"$sum": 1}}}]
+    group = {"$group": {"_id": {"stage": "$spec.aqvolt.stage", "state": "$state"}, "n": {"$sum": 1}}}
+    pipeline = [{"$match": dict(query)}, group] if query else [group]
     counts: dict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys(STATES, 0))
     for row in launchpad.fireworks.aggregate(pipeline):
         counts[row["_id"].get("stage") or "other"][row["_id"]["state"]] += row["n"]
@@ -58,9 +75,9 @@ def collection_counts(database: Database) -> list[dict[str, Any]]:
     """Return one row per collection: its documents, and those among them that tell of a failure."""
     rows = []
     for name in (*IDENTITIES, "outputs"):
-        collection = database[name]
+        collection = database.own(name)
         failed = collection.count_documents({"status": {"$in": list(_FAILED)}}) if name in IDENTITIES else 0
-        rows.append({"collection": name, "documents": collection.count_documents({}), "failures": failed})
+        rows.append({"collection": name, "documents": collection.count_documents(), "failures": failed})
     return rows
 
 
@@ -70,6 +87,6 @@ def failure_reasons(database: Database) -> list[dict[str, Any]]:
     group: dict[str, Any] = {"_id": {"$ifNull": ["$failure.reason", "$rejection.reason"]}, "n": {"$sum": 1}}
     pipeline: list[Mapping[str, Any]] = [{"$match": {"status": {"$in": list(_FAILED)}}}, {"$group": group}]
     for name in IDENTITIES:
-        found = database[name].aggregate(pipeline)
+        found = database.own(name).aggregate(pipeline)
         rows += [{"collection": name, "reason": row["_id"] or "unknown", "documents": row["n"]} for row in found]
     return sorted(rows, key=lambda row: -row["documents"])

@@ -29,18 +29,19 @@ _PRIORITY = -(2**52) + 7
 _LONG = 100_000
 
 
-def workflow_of(item: WorkItem, store: Any) -> Workflow:
-    """Return the FireWorks workflow of one unit of work, named, keyed, with category and priority."""
+def workflow_of(item: WorkItem, store: Any, campaign: str = "") -> Workflow:
+    """Return the FireWorks workflow of one unit of work, named, keyed, with category, priority and campaign."""
     from jobflow import Flow
     from jobflow.managers.fireworks import flow_to_workflow
 
     made = item.make()
-    mark = {"aqvolt": {"stage": item.stage, "key": item.key, **item.tags}}
+    member = {"campaigns": [campaign]} if campaign else {}
+    mark = {"aqvolt": {"stage": item.stage, "key": item.key, **item.tags, **member}}
     made.update_metadata(mark)  # also for jobs that these jobs make at run time
     for job in [job for job, _ in made.iterflow()] if isinstance(made, Flow) else [made]:
         job.config.manager_config.update({"_category": item.category, "_priority": item.priority})
     units = {"units": list(item.units)} if item.units else {}
-    metadata = {"aqvolt": {"stage": item.stage, "key": item.key} | units}
+    metadata = {"aqvolt": {"stage": item.stage, "key": item.key} | units | member}
     return flow_to_workflow(made, store=store, name=item.name, metadata=metadata)
 
 
@@ -58,6 +59,8 @@ class Blueprint:
         One of the units; it has a ``template``.
     store
         The JobStore that the jobs write to.
+    campaign
+        To which the jobs and what they write belong.
 
     Raises
     ------
@@ -65,7 +68,7 @@ class Blueprint:
         If the template makes something else than one job.
     """
 
-    def __init__(self, item: WorkItem, store: Any) -> None:
+    def __init__(self, item: WorkItem, store: Any, campaign: str = "") -> None:
         template = item.template
         if template is None:
             raise InputError(f"The unit {item.name!r} has no template; submit it through its make.")
@@ -74,7 +77,7 @@ class Blueprint:
         self._key, self._name = _MARK.format("key"), _MARK.format("name")
         job = template(*self._arguments)
         unit = WorkItem(item.stage, self._key, self._name, lambda: job, item.category, _PRIORITY, tags=self._tags)
-        workflow = workflow_of(unit, store)
+        workflow = workflow_of(unit, store, campaign)
         if len(workflow) != 1:
             raise InputError(f"The template of {item.name!r} makes {len(workflow)} jobs; expected one.")
         (firework,) = workflow

@@ -27,7 +27,7 @@ from __future__ import annotations
 import logging
 import sys
 import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import batched
 from typing import TYPE_CHECKING, Any
@@ -42,6 +42,7 @@ from aqvolt_flows.work import Stream, WorkItem
 from aqvolt_launch.launchpad import KEY_FIELD, ensure_launchpad, rerun, workflows_by_key
 from aqvolt_launch.processes import worker_name
 from aqvolt_launch.submission import window as queue
+from aqvolt_launch.submission.adopt import Adopter
 from aqvolt_launch.submission.again import run_again
 from aqvolt_launch.submission.announced import undo_killed_batches
 from aqvolt_launch.submission.blueprint import Blueprint, shape, workflow_of
@@ -118,6 +119,7 @@ def submit(
     rerun_failed: bool = False,
     budget: CoreHours | None = None,
     window: int | None = None,
+    campaign: str = "",
 ) -> SubmitReport:
     """Put units of work into the LaunchPad, each key once.
 
@@ -139,6 +141,9 @@ def submit(
         Maximum number of READY Fireworks, the others PAUSED until workers make them READY
         (:mod:`aqvolt_launch.submission.window`); 0: all READY at once. By default 200 on the
         embedded database and 0 elsewhere. It holds for units with a template; others are few.
+    campaign
+        To which the units belong; those that another campaign submitted belong to it then, too. Empty: jobs belong
+        to the campaign of the settings when they run.
 
     Raises
     ------
@@ -161,7 +166,10 @@ def submit(
         units = reversed(unique.values())
     submission: _Submission | None = None
     report = SubmitReport()
+    adopter = Adopter(settings, campaign) if campaign else None
     for batch in batched(units, BULK_BATCH):
+        if adopter:
+            adopter.adopt([item.key for item in batch])
         pending = [item for item in batch if not item.done]
         again = [item for item in batch if item.done and item.again]
         report += SubmitReport(done=len(batch) - len(pending) - len(again))
@@ -169,7 +177,7 @@ def submit(
             report += SubmitReport(failed=len(again))
             again = []
         if pending or again:
-            submission = submission or _Submission(settings, limit, rerun_failed, budget, window)
+            submission = submission or _Submission(settings, limit, rerun_failed, budget, window, campaign)
             submission.add(pending + submission.rerun_ended(again))
     report = report + submission.finish() if submission else report
     logger.info("Submitted: %s.", ", ".join(f"{k} {v:g}" for k, v in report.as_dict().items() if v) or "nothing")
@@ -186,7 +194,9 @@ class _Submission:
         rerun_failed: bool,
         budget: CoreHours | None,
         window: int | None,
+        campaign: str,
     ) -> None:
+        self.campaign = campaign
         self.settings, self.launchpad = settings, ensure_launchpad(settings)
         self.store = job_store()
         self.limit, self.rerun_failed, self.budget, self.window = limit, rerun_failed, budget, window
@@ -204,7 +214,7 @@ class _Submission:
             known = workflows_by_key(self.launchpad, [item.key for item in batch])
             self.report += _report_known(self.launchpad, known.values(), self.rerun_failed)
             new = self._admitted([item for item in batch if item.key not in known])
-            won, lost = _insert(self.launchpad, [workflow_of(item, self.store) for item in new])
+            won, lost = _insert(self.launchpad, [workflow_of(item, self.store, self.campaign) for item in new])
             self.report += SubmitReport(submitted=won, queued=lost)
         bulk = [item for item in items if item.template is not None]
         self._open_windows(item.category for item in bulk)
@@ -289,7 +299,7 @@ class _Submission:
         for fw_id, item in enumerate(items, first):
             kind = shape(item)
             if kind not in self.blueprints:
-                self.blueprints[kind] = Blueprint(item, self.store)
+                self.blueprints[kind] = Blueprint(item, self.store, self.campaign)
             place = self._place(item)
             state = "PAUSED" if place else "READY"
             firework, workflow = self.blueprints[kind].documents(item, fw_id, now, state, place)
@@ -365,9 +375,17 @@ def release_staged(launchpad: LaunchPad, fw_ids: Sequence[int]) -> set[int]:
     return staged
 
 
-def claimed_units(launchpad: LaunchPad) -> frozenset[str]:
-    """Return the keys of the units inside unfinished workflows; a plan leaves them out of new batches."""
-    unfinished = {
+def claimed_units(launchpad: LaunchPad, members: Mapping[str, Any] | None = None) -> frozenset[str]:
+    """Return the keys of the units inside unfinished workflows; a plan leaves them out of new batches.
+
+    Parameters
+    ----------
+    launchpad
+        Where they are.
+    members
+        Look only at workflows that match this query.
+    """
+    unfinished = dict(members or {}) | {
         "metadata.aqvolt.units": {"$exists": True},
         "state": {"$nin": ["COMPLETED", "FIZZLED", "DEFUSED", "ARCHIVED"]},
     }
