@@ -388,7 +388,15 @@ def _same(stored: Mapping[str, Any] | None, new: Mapping[str, Any]) -> bool:
     if stored is None:
         return False
     beside = {"last_updated", "campaigns"}
-    return {k: v for k, v in stored.items() if k not in beside} == {k: v for k, v in new.items() if k not in beside}
+    known, made = ({k: v for k, v in d.items() if k not in beside} for d in (stored, new))
+    return known == made or known == _as_stored(made)
+
+
+def _as_stored(value: Any) -> Any:
+    """Return a value as MongoDB gives it back: pymatgen writes a lattice's periodicity as a tuple."""
+    if isinstance(value, dict):
+        return {k: _as_stored(v) for k, v in value.items()}
+    return [_as_stored(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 def check_size(document: Mapping[str, Any], what: str) -> None:

@@ -95,12 +95,20 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def settings(project: Path, mongo_uri: str, monkeypatch: pytest.MonkeyPatch) -> AqvoltSettings:
+def configured() -> dict[str, str]:
+    """What ``aqvolt.yaml`` holds besides; a module overrides it to name its campaign."""
+    return {}
+
+
+@pytest.fixture
+def settings(
+    project: Path, mongo_uri: str, monkeypatch: pytest.MonkeyPatch, configured: dict[str, str]
+) -> AqvoltSettings:
     """Settings of a project folder in ``tmp_path`` whose database is fresh; jobs and subprocesses find them too."""
     from aqvolt_flows.settings import CONFIG_NAME, CONFIG_VARIABLE, load_settings
 
     config = project / CONFIG_NAME
-    values = {"mongo_uri": mongo_uri, "database": f"test_{uuid.uuid4().hex[:12]}", "device": "cpu"}
+    values = {"mongo_uri": mongo_uri, "database": f"test_{uuid.uuid4().hex[:12]}", "device": "cpu"} | configured
     config.write_text(yaml.safe_dump(values))
     monkeypatch.setenv(CONFIG_VARIABLE, str(config))
     return load_settings()

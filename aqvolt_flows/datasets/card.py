@@ -1,4 +1,4 @@
-"""The dataset card: ``README.md`` with front matter for the Hub; numbers come from the Parquet or the manifest."""
+"""The dataset card: ``README.md`` with front matter for the Hub; its numbers come from the data or the manifest."""
 
 from __future__ import annotations
 

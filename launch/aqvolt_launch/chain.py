@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from aqvolt_flows.campaign import Campaign, load_campaign
@@ -105,9 +106,19 @@ def plan(stage: str, campaign: Campaign, settings: AqvoltSettings, all_campaigns
     database = database_of(campaign, settings, all_campaigns)
     database.ensure_indexes()
     if stage == "label":  # no batches there
-        return planner(campaign, database, frozenset())
+        return _with_campaigns(planner(campaign, database, frozenset()), database)
     # a round of sampling is a campaign's own, other units are the same for all
-    return planner(campaign, database, claimed_units(ensure_launchpad(settings), _own_rounds(stage, database)))
+    claimed = claimed_units(ensure_launchpad(settings), _own_rounds(stage, database))
+    return _with_campaigns(planner(campaign, database, claimed), database)
+
+
+def _with_campaigns(found: Plan, database: Database) -> Plan:
+    """Say, where something is missing for a campaign that the database does not know, which campaigns it does know."""
+    known = database.known_campaigns()
+    if not found.missing or not known or database.campaign in known or database.all_campaigns:
+        return found
+    said = f"the database holds nothing of the campaign {database.campaign}, only of {', '.join(known)}"
+    return replace(found, missing=[*found.missing, said])
 
 
 def _own_rounds(stage: str, database: Database) -> dict[str, Any]:

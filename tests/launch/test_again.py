@@ -28,9 +28,13 @@ __all__ = ["store_frames"]
 
 
 @pytest.fixture
-def failed(store_frames: StoreFrames, database: Database, settings: AqvoltSettings, monkeypatch: pytest.MonkeyPatch):
+def configured() -> dict[str, str]:
+    return {"campaign": "demo"}
+
+
+@pytest.fixture
+def failed(store_frames: StoreFrames, database: Database, settings: AqvoltSettings):
     """Two frames whose file is away while they are labelled, and what brings it back."""
-    monkeypatch.setenv("AQVOLT_CAMPAIGN", "demo")
     frame_ids = store_frames([rock_salt(5.10), rock_salt(5.20)])
     path = database.artifacts.local_path(
         ArtifactRef(**database["frames"].find_one({"frame_id": frame_ids[0]})["artifact"])

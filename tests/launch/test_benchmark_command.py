@@ -30,10 +30,14 @@ def app() -> typer.Typer:
 
 
 @pytest.fixture
-def salt(database: Database, monkeypatch: pytest.MonkeyPatch) -> Database:
+def configured(project: Path) -> dict[str, str]:
+    (project / "small.yaml").write_text(CAMPAIGN)
+    return {"campaign": str(project / "small.yaml")}
+
+
+@pytest.fixture
+def salt(database: Database) -> Database:
     """A database with lithium chloride, and a campaign that scans five points."""
-    (database.settings.root / "small.yaml").write_text(CAMPAIGN)
-    monkeypatch.setenv("AQVOLT_CAMPAIGN", str(database.settings.root / "small.yaml"))
     licl = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.1), ["Li", "Cl"], [[0] * 3, [0.5] * 3])
     primitive = licl.get_primitive_structure()
     database.upsert(

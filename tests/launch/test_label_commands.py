@@ -23,8 +23,12 @@ __all__ = ["stand_in"]
 
 
 @pytest.fixture
-def invoke(monkeypatch: pytest.MonkeyPatch, settings: AqvoltSettings):
-    monkeypatch.setenv("AQVOLT_CAMPAIGN", "demo")
+def configured() -> dict[str, str]:
+    return {"campaign": "demo"}
+
+
+@pytest.fixture
+def invoke(settings: AqvoltSettings):
     app = typer.Typer()
     stages.register(app)
 
