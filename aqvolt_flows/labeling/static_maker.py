@@ -20,7 +20,7 @@ from aqvolt_flows.jobs import science_job
 from aqvolt_flows.labeling.configuration import Configuration
 from aqvolt_flows.labeling.outcomes import attempt, bounded, label_frame
 from aqvolt_flows.labeling.validate import computed
-from aqvolt_flows.schemas.label import LabelOutcome
+from aqvolt_flows.schemas.label import FurtherResults, LabelOutcome
 from aqvolt_flows.schemas.provenance import Protocol
 from aqvolt_flows.schemas.static import StaticDocument
 from aqvolt_flows.stores import Database
@@ -165,7 +165,7 @@ def document_of(outcome: LabelOutcome, structure: Structure) -> StaticDocument:
     """Return the document of an outcome."""
     described = describe_structure(structure)
     details = dict(outcome.details)
-    kept = ("status", "failure", "protocol", "energy", "forces", "stress", "magmoms", "bandgap", "cost_core_hours")
+    kept = ("status", "failure", "protocol", "energy", "forces", "stress", "cost_core_hours")
     return StaticDocument(
         structure=structure,
         formula=str(described["formula"]),
@@ -175,7 +175,7 @@ def document_of(outcome: LabelOutcome, structure: Structure) -> StaticDocument:
         energy_per_atom=None if outcome.energy is None else outcome.energy / len(structure),
         dir_name=details.pop(FOLDER, None),
         details=details,
-        **{name: getattr(outcome, name) for name in kept},
+        **{name: getattr(outcome, name) for name in (*kept, *FurtherResults.model_fields)},
     )
 
 

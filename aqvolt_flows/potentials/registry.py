@@ -1,7 +1,7 @@
 """The registry from model string to potential.
 
 ``FAMILIES`` holds this package's families and those of other packages, found through the entry-point group
-``aqvolt.potentials``: an entry point names a :class:`Family` object (docs/extending_potential.md).
+``aqvolt.potentials``: an entry point names a :class:`Family` object (docs/extending.md).
 """
 
 from __future__ import annotations

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from aqvolt_flows.schemas.base import Document, Parameters
 from aqvolt_flows.schemas.provenance import ArtifactRef, Failure, Protocol
 
 
-class LabelOutcome(Parameters):
+class FurtherResults(BaseModel):
+    """What a calculation may give beside energy, forces and stress; `datasets.columns.RESULTS` are their columns."""
+
+    magmoms: list[float] | None = Field(default=None, description="(n_atoms,), Bohr magnetons.")
+    bandgap: float | None = Field(default=None, description="eV.")
+
+
+class LabelOutcome(Parameters, FurtherResults):
     """The output of every labeling job, converged or not; the label builder reads these.
 
     ``energy`` is total, eV; ``forces`` (n_atoms, 3), eV/Å; ``stress`` 6 numbers, eV/Å³, ASE sign,
@@ -28,8 +35,6 @@ class LabelOutcome(Parameters):
     energy: float | None = None
     forces: list[list[float]] | None = None
     stress: list[float] | None = None
-    magmoms: list[float] | None = None
-    bandgap: float | None = None
     cost_core_hours: float = 0.0
     raw: ArtifactRef | None = Field(default=None, description="The code's own files.")
     details: dict[str, Any] = Field(
@@ -37,7 +42,7 @@ class LabelOutcome(Parameters):
     )
 
 
-class LabelDocument(Document):
+class LabelDocument(Document, FurtherResults):
     """One validated label, or the reason why there is none (``status`` rejected)."""
 
     label_id: str
@@ -69,8 +74,6 @@ class LabelDocument(Document):
     energy: float | None = Field(default=None, description="Total energy, eV.")
     forces: list[list[float]] | None = Field(default=None, description="(n_atoms, 3), eV/Å.")
     stress: list[float] | None = Field(default=None, description="6, eV/Å³, ASE sign, xx yy zz yz xz xy.")
-    magmoms: list[float] | None = None
-    bandgap: float | None = None
     cohesive_energy_per_atom: float | None = Field(default=None, description="eV/atom.")
     energy_per_atom: float | None = Field(default=None, description="eV/atom.")
     max_force: float | None = Field(default=None, description="Largest |F|, eV/Å.")

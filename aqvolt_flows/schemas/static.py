@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from pymatgen.core import Structure
 
+from aqvolt_flows.schemas.label import FurtherResults
 from aqvolt_flows.schemas.provenance import Failure, Protocol
 
 
-class StaticDocument(BaseModel):
+class StaticDocument(FurtherResults):
     """Energy, forces and stress of one structure at one theory level, or why there are none."""
 
     model_config = ConfigDict(extra="ignore", protected_namespaces=())
@@ -27,8 +28,6 @@ class StaticDocument(BaseModel):
     energy_per_atom: float | None = Field(default=None, description="eV/atom.")
     forces: list[list[float]] | None = Field(default=None, description="(n_atoms, 3), eV/Å.")
     stress: list[float] | None = Field(default=None, description="6, eV/Å³, ASE sign, order xx yy zz yz xz xy.")
-    magmoms: list[float] | None = Field(default=None, description="(n_atoms,), Bohr magnetons.")
-    bandgap: float | None = Field(default=None, description="eV.")
     cost_core_hours: float = 0.0
     dir_name: str | None = Field(default=None, description="Folder of the code's own files, where it writes any.")
     details: dict[str, Any] = Field(default_factory=dict, description="Small facts: wall_s, cores, SCF steps …")
