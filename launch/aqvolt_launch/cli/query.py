@@ -13,7 +13,7 @@ import typer
 from aqvolt_launch.cli import output
 from aqvolt_launch.cli.stages import AllCampaigns, OneCampaign
 
-#: What a table shows of each collection when nothing else is asked for.
+#: What a table shows of each collection when nothing else is asked for; of others, identity and indexed fields.
 COLUMNS = {
     "candidates": ("candidate_id", "name", "formula", "n_atoms", "source", "status"),
     "trajectories": ("trajectory_id", "formula", "temperature_k", "n_frames", "status"),
@@ -56,7 +56,7 @@ def query(
     """
     from aqvolt_flows.errors import InputError
     from aqvolt_flows.settings import load_settings
-    from aqvolt_flows.stores import IDENTITIES
+    from aqvolt_flows.stores import IDENTITIES, INDEXES
     from aqvolt_launch.chain import view_of
 
     wanted = "json" if as_json else format
@@ -68,7 +68,7 @@ def query(
     if wanted == "extxyz" and collection not in ("labels", "frames", "candidates"):
         raise InputError(f"{collection} hold no structures; extxyz is for labels, frames and candidates.")
     whole = wanted == "extxyz" or (wanted == "json" and not fields)
-    names = fields.split(",") if fields else list(COLUMNS[collection])
+    names = fields.split(",") if fields else list(COLUMNS.get(collection) or (IDENTITIES[collection], *INDEXES[collection]))
     projection = {"_id": 0} | ({} if whole else dict.fromkeys(names, 1))
     size = limit or (20 if wanted == "table" else 0)
     slow = unindexed(collection, criteria)
