@@ -102,7 +102,7 @@ def _read(given: Any, name: str) -> Structure:
     if isinstance(given, Mapping):
         try:
             return Structure.from_dict(dict(given))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise InputError(f"The {name} is a mapping that is no structure ({error!r}); {_EXPECTED}.") from None
     if hasattr(given, "get_positions") and hasattr(given, "cell"):
         return _of_atoms(given, name)

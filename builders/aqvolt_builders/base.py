@@ -1,4 +1,4 @@
-"""What all builders here share: stores found by settings, idempotent writes, counts."""
+"""What all builders here share: stores given or found by settings, idempotent writes, counts."""
 
 from __future__ import annotations
 
@@ -8,11 +8,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import batched
 from typing import Any
 
+from jobflow import JobStore
 from maggma.core import Builder, Store
 from pymongo.errors import BulkWriteError
 
-from aqvolt_flows.schemas.base import Document
-from aqvolt_flows.stores import IDS_AT_ONCE, Database, by_ids, job_store
+from aqvolt_flows.schemas.base import Document, utc_now
+from aqvolt_flows.stores import (
+    IDENTITIES,
+    IDS_AT_ONCE,
+    ConfiguredMongoStore,
+    Database,
+    check_size,
+    job_store,
+)
 
 _DUPLICATE_KEY = 11000
 
@@ -21,7 +29,11 @@ logger = logging.getLogger(__name__)
 
 
 class CountingBuilder(Builder):
-    """A builder that writes through :meth:`Database.upsert` and counts what it did.
+    """A builder that writes documents by identity into the stores it has, and counts what it did.
+
+    Stores of the project are written through :meth:`Database.upsert`; any other maggma store (``MemoryStore``,
+    ``MongoStore`` …) through its own ``update``, with the same rule: what did not change is not written. No database is
+    asked for where none of the stores is the project's.
 
     Attributes
     ----------
@@ -35,8 +47,12 @@ class CountingBuilder(Builder):
 
     def connect(self) -> None:
         """Connect to the stores and see to the unique indexes that make several builders at once harmless."""
-        Database.connect().ensure_indexes()
+        if any(of_project(store) for store in [*self.sources, *self.targets]):
+            Database.connect().ensure_indexes()
         super().connect()
+        for store in self.targets:
+            if not of_project(store):
+                store.ensure_index(store.key, unique=True)
 
     def run(self, log_level: int = logging.WARNING) -> None:  # noqa: ARG002 - maggma's signature
         """Run in this process; unlike maggma's own ``run`` this leaves the root logger and its level alone."""
@@ -50,21 +66,49 @@ class CountingBuilder(Builder):
         logger.info("%s: %s.", type(self).__name__, said)
 
     def finalize(self) -> None:
-        """Let go of the stores; the client stays open for the rest of the process."""
+        """Let go of the project's stores; given ones stay open, whoever gave them reads them next."""
         for store in [*self.sources, *self.targets]:
-            store.close()
+            if of_project(store):
+                store.close()
 
-    def write(self, collection: str, documents: Sequence[Document]) -> None:
-        """Upsert documents; two builders that meet on a new document both succeed."""
-        database = Database.connect()
-        try:
-            database.upsert(collection, documents)
-        except BulkWriteError as error:
-            if any(e.get("code") != _DUPLICATE_KEY for e in error.details["writeErrors"]):
-                raise
-            database.upsert(collection, documents)
+    def write(self, collection: str, documents: Sequence[Document], store: Store) -> None:
+        """Upsert documents of a collection into a store; two builders that meet on a new document both succeed."""
+        if of_project(store):
+            _write_project(collection, documents)
+        else:
+            _write_store(store, IDENTITIES[collection], documents)
         self.counts["processed"] += len(documents)
         self.counts.update(getattr(document, "status", "built") for document in documents)
+
+
+def of_project(store: Store) -> bool:
+    """Whether a store is a collection that the settings of this machine name."""
+    return isinstance(store, ConfiguredMongoStore)
+
+
+def _write_project(collection: str, documents: Sequence[Document]) -> None:
+    database = Database.connect()
+    try:
+        database.upsert(collection, documents)
+    except BulkWriteError as error:
+        if any(e.get("code") != _DUPLICATE_KEY for e in error.details["writeErrors"]):
+            raise
+        database.upsert(collection, documents)
+
+
+def _write_store(store: Store, identity: str, documents: Sequence[Document]) -> None:
+    """Update what is new or differs from what is stored in more than ``last_updated``."""
+    incoming = {getattr(document, identity): document.model_dump(mode="python") for document in documents}
+    stored = {d[identity]: d for d in by_key(store, identity, incoming, {"_id": 0})}
+    now = utc_now()
+    changed = []
+    for name, document in incoming.items():
+        check_size(document, f"{store.name} {name}")
+        before = {k: v for k, v in stored.get(name, {}).items() if k != "last_updated"}
+        if before != {k: v for k, v in document.items() if k != "last_updated"}:
+            changed.append(document | {"last_updated": now})
+    if changed:
+        store.update(changed, key=identity)
 
 
 def latest_outputs(outputs: Store, query: Mapping[str, Any]) -> dict[str, str]:
@@ -94,19 +138,20 @@ def by_key(store: Store, field: str, ids: Iterable[str], fields: Any = None) -> 
         yield from store.query({field: {"$in": list(portion)}}, fields)
 
 
-def frames_with_model(database: Database, ids: list[str]) -> dict[str, dict[str, Any]]:
+def frames_with_model(frames: Store, trajectories: Store, ids: list[str]) -> dict[str, dict[str, Any]]:
     """Return frame_id → document of ``frames``, with the potential that made it as ``explored_with``."""
-    frames = {f["frame_id"]: f for f in by_ids(database["frames"], "frame_id", ids)}
-    runs = sorted({f["trajectory_id"] for f in frames.values()})
+    found = {f["frame_id"]: f for f in by_key(frames, "frame_id", ids, {"_id": 0})}
+    runs = sorted({f["trajectory_id"] for f in found.values()})
     fields = {"trajectory_id": 1, "model": 1, "_id": 0}
-    found = by_ids(database["trajectories"], "trajectory_id", runs, fields)
-    models = {t["trajectory_id"]: t["model"] for t in found}
-    return {i: f | {"explored_with": models.get(f["trajectory_id"])} for i, f in frames.items()}
+    models = {t["trajectory_id"]: t["model"] for t in by_key(trajectories, "trajectory_id", runs, fields)}
+    return {i: f | {"explored_with": models.get(f["trajectory_id"])} for i, f in found.items()}
 
 
 def plain_store(store: Store | None, default: Store) -> Store:
-    """Return the given store, or the default."""
-    return default if store is None else store
+    """Return the given store (of a JobStore the one that holds the documents), or the default."""
+    if store is None:
+        return default
+    return store.docs_store if isinstance(store, JobStore) else store
 
 
 def outputs_store() -> Store:

@@ -21,6 +21,13 @@ class BenchmarkBuilder(CountingBuilder):
 
     Benchmark jobs write their row themselves, so that it is seen at once; this builder restores rows from ``outputs``
     after a loss, and turns an output that is no row into a failed one with the reason.
+
+    Parameters
+    ----------
+    outputs, benchmarks
+        Stores to read and write, any of maggma's; by default those that the settings of this machine name.
+    chunk_size
+        Outputs read and written at once.
     """
 
     def __init__(self, outputs: Store | None = None, benchmarks: Store | None = None, chunk_size: int = 200) -> None:
@@ -50,7 +57,7 @@ class BenchmarkBuilder(CountingBuilder):
 
     def update_targets(self, items: list[BenchmarkDocument]) -> None:
         """Write the rows."""
-        self.write("benchmarks", items)
+        self.write("benchmarks", items, self.benchmarks)
 
 
 def unreadable_id(uuid: str) -> str:

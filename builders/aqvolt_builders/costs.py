@@ -8,7 +8,8 @@ from typing import Any
 
 from maggma.core import Store
 
-from aqvolt_builders.base import CountingBuilder
+from aqvolt_builders.base import CountingBuilder, plain_store
+from aqvolt_flows.errors import InputError
 from aqvolt_flows.identity import content_key
 from aqvolt_flows.schemas.cost import CostDocument
 from aqvolt_flows.stores import collection_store
@@ -25,11 +26,30 @@ STAGES: dict[str, tuple[str, str | None, float]] = {
 
 
 class CostBuilder(CountingBuilder):
-    """Makes one document of ``costs`` per stage; a stage is summed again when its collection changed."""
+    """Makes one document of ``costs`` per stage; a stage is summed again when its collection changed.
 
-    def __init__(self, costs: Store | None = None, chunk_size: int = 10) -> None:
-        self.costs = costs or collection_store("costs")
-        self.stages = {stage: collection_store(name) for stage, (name, _, _) in STAGES.items()}
+    Parameters
+    ----------
+    costs
+        Store to write, any of maggma's; by default the one that the settings of this machine name.
+    chunk_size
+        Stages summed at once.
+    stages
+        Stage → store to sum, for any of :data:`STAGES`; by default those that the settings name, all of them.
+
+    Raises
+    ------
+    InputError
+        If there is no such stage.
+    """
+
+    def __init__(
+        self, costs: Store | None = None, chunk_size: int = 10, stages: dict[str, Store] | None = None
+    ) -> None:
+        self.costs = plain_store(costs, collection_store("costs"))
+        if unknown := set(stages or {}) - set(STAGES):
+            raise InputError(f"There is no stage {min(unknown)!r} to sum; known are {', '.join(STAGES)}.")
+        self.stages: dict[str, Store] = dict(stages or {n: collection_store(c) for n, (c, _, _) in STAGES.items()})
         super().__init__(list(self.stages.values()), [self.costs], chunk_size)
 
     def get_items(self) -> Iterator[dict[str, Any]]:
@@ -70,4 +90,4 @@ class CostBuilder(CountingBuilder):
 
     def update_targets(self, items: list[CostDocument]) -> None:
         """Write the sums."""
-        self.write("costs", items)
+        self.write("costs", items, self.costs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import batched
 from typing import Any
 
@@ -13,6 +13,7 @@ from aqvolt_builders.base import (
     by_key,
     frames_with_model,
     latest_outputs,
+    of_project,
     outputs_store,
     plain_store,
     read_outputs,
@@ -20,6 +21,7 @@ from aqvolt_builders.base import (
 from aqvolt_builders.growth import adopt_all_labels
 from aqvolt_builders.progress import STAGE, Progress, look
 from aqvolt_builders.shifts import Shifts
+from aqvolt_flows.artifacts import ArtifactStore
 from aqvolt_flows.datasets.aimd_labels import ended_at, labels_from_trajectory, rejected_trajectory
 from aqvolt_flows.datasets.energies import MAX_JUMP_EV_PER_ATOM
 from aqvolt_flows.datasets.importers.tasks import is_task, outcome_of_task
@@ -28,6 +30,7 @@ from aqvolt_flows.errors import AqvoltError
 from aqvolt_flows.frames import Frame, read_frames
 from aqvolt_flows.schemas.label import LabelDocument
 from aqvolt_flows.schemas.provenance import ArtifactRef, Failure
+from aqvolt_flows.settings import load_settings
 from aqvolt_flows.stores import Database, collection_store
 from aqvolt_flows.vasp.settings import r2scan_protocol
 
@@ -42,7 +45,9 @@ class LabelBuilder(CountingBuilder):
     Parameters
     ----------
     outputs, frames, trajectories, labels
-        Stores; by default those that the settings of this machine name.
+        Stores to read and write, any of maggma's; a JobStore serves as ``outputs``. By default those that the
+        settings of this machine name. What was read is noted only where all are the project's; else every run
+        compares all jobs with the labels, and a second run with nothing new writes nothing either.
     query
         Which documents of ``outputs`` are labels: by default those of our labeling stage. Jobs of atomate2 whose
         output is a VASP task document are understood as well; name them here, e.g. ``{"name": "MatPES meta-GGA
@@ -89,7 +94,10 @@ class LabelBuilder(CountingBuilder):
         self._complete = False
         super().__init__([self.outputs, self.frames, self.trajectories], [self.labels], chunk_size)
 
-    def _database(self) -> Database:
+    def _scope(self) -> Database | None:
+        """Return the project's database as the campaign sees it; None where a store is not the project's."""
+        if not all(of_project(store) for store in (self.outputs, self.trajectories, self.labels)):
+            return None
         database = Database.connect()
         database = database if self.campaign is None else database.in_campaign(self.campaign)
         return database.in_all_campaigns() if self.all_campaigns else database
@@ -97,7 +105,7 @@ class LabelBuilder(CountingBuilder):
     @property
     def job_query(self) -> dict[str, Any]:
         """Which documents of outputs are labels."""
-        return self.query or {STAGE: "label"}
+        return {STAGE: "label"} if self.query is None else self.query
 
     @property
     def rules(self) -> str:
@@ -107,22 +115,28 @@ class LabelBuilder(CountingBuilder):
 
     def get_items(self) -> Iterator[dict[str, Any]]:
         """Yield the outcome and the frame of every job, and every AIMD trajectory, that is not built yet."""
-        database = self._database()
-        told = {"aimd_stride": self.aimd_stride, "query": str(self.query)}
-        self._progress = look(database, _builds_name(database), self.rules, told, self.full)
-        waiting = self._waiting_jobs(self._progress.cut, database.members("outputs"))
-        runs = self._waiting_runs(self._progress, database.members("trajectories"))
+        scope = self._scope()
+        self._progress = None if scope is None else self._look(scope)
+        waiting = self._waiting_jobs(self._progress.cut if self._progress else None, _members(scope, "outputs"))
+        runs = self._waiting_runs(self._progress, _members(scope, "trajectories"))
         self.total = len(waiting) + len(runs)
-        shifts = Shifts.of(database, self.outputs, waiting) if waiting and self.max_energy_jump_ev > 0 else Shifts()
+        shifts = Shifts()
+        if waiting and self.max_energy_jump_ev > 0:
+            shifts = Shifts.of(self.outputs, self.frames, self.trajectories, self.labels, waiting)
         for uuids in batched(waiting, self.chunk_size):
-            for item in self._jobs(database, uuids, shifts):
+            for item in self._jobs(scope, uuids, shifts):
                 self._given += 1
                 yield item
         for trajectory_id in runs:
             for trajectory in self.trajectories.query({"trajectory_id": trajectory_id}):
                 self._given += 1
-                yield {"trajectory": trajectory, "campaigns": database.members_of(trajectory)}
+                yield {"trajectory": trajectory, "campaigns": _members_of(scope, trajectory)}
         self._complete = True
+
+    def _look(self, scope: Database) -> Progress:
+        """Return how far an earlier run has read; notes are kept in the project, for its own stores."""
+        told = {"aimd_stride": self.aimd_stride, "query": str(self.query)}
+        return look(scope, _builds_name(scope), self.rules, told, self.full)
 
     def process_item(self, item: dict[str, Any]) -> list[LabelDocument]:
         """Return the labels of one job or one trajectory, valid or rejected."""
@@ -152,7 +166,7 @@ class LabelBuilder(CountingBuilder):
             alone = stored is None or label.source == "aimd"  # a step of a run has no second source
             kept = label if alone or stored is None else merge(stored, label)
             known[label.label_id] = kept.model_copy(update={"campaigns": label.campaigns})  # those it has, it keeps
-        self.write("labels", [known[label_id] for label_id in dict.fromkeys(ids)])
+        self.write("labels", [known[label_id] for label_id in dict.fromkeys(ids)], self.labels)
         self._taken += len(items)
 
     def finalize(self) -> None:
@@ -184,16 +198,16 @@ class LabelBuilder(CountingBuilder):
             found.update(label.get("other_sources", {}).items())
         return found
 
-    def _jobs(self, database: Database, uuids: Iterable[str], shifts: Shifts) -> Iterator[dict[str, Any]]:
+    def _jobs(self, scope: Database | None, uuids: Iterable[str], shifts: Shifts) -> Iterator[dict[str, Any]]:
         documents = read_outputs(self.outputs, uuids)
         outputs = [d["output"] if isinstance(d.get("output"), dict) else {} for d in documents]
         ids = [o["frame_id"] for o in outputs if isinstance(o.get("frame_id"), str)]
-        frames = frames_with_model(database, ids)
+        frames = frames_with_model(self.frames, self.trajectories, ids)
         for document, output in zip(documents, outputs, strict=True):
             frame_id = output.get("frame_id")
             frame = frames.get(frame_id) if isinstance(frame_id, str) else None
             yield {
-                "campaigns": database.members_of(frame or _as_member(document)),
+                "campaigns": _members_of(scope, frame or _as_member(document)),
                 "outcome": output,
                 "frame": frame,
                 "shift": shifts.expected(output, frame),
@@ -201,9 +215,9 @@ class LabelBuilder(CountingBuilder):
                 "completed_at": str(document.get("completed_at", "")),
             }
 
-    def _waiting_runs(self, progress: Progress, members: dict[str, Any]) -> list[str]:
+    def _waiting_runs(self, progress: Progress | None, members: dict[str, Any]) -> list[str]:
         query: dict[str, Any] = {"engine": "aimd", "status": {"$in": ["completed", "failed"]}}
-        if progress.trajectories_cut is not None:
+        if progress is not None and progress.trajectories_cut is not None:
             query["last_updated"] = {"$gte": progress.trajectories_cut}
         found = self.trajectories.query(query | members, {"trajectory_id": 1, "last_updated": 1, "_id": 0})
         return sorted(t["trajectory_id"] for t in found if not self._is_built(t))
@@ -225,12 +239,20 @@ class LabelBuilder(CountingBuilder):
         try:
             frames: tuple[Frame, ...] = ()
             if trajectory.get("frames"):
-                path = Database.connect().artifacts.local_path(ArtifactRef(**trajectory["frames"]))
+                path = ArtifactStore(load_settings().artifact_url).local_path(ArtifactRef(**trajectory["frames"]))
                 frames = tuple(read_frames(path))
             return labels_from_trajectory(trajectory, frames, self.aimd_stride, self.max_energy_jump_ev)
         except AqvoltError as error:
             failure = Failure(reason="missing_artifact", message=str(error))
             return [rejected_trajectory(trajectory, failure, self.aimd_stride)]
+
+
+def _members(scope: Database | None, name: str) -> dict[str, Any]:
+    return {} if scope is None else scope.members(name)
+
+
+def _members_of(scope: Database | None, document: Mapping[str, Any]) -> list[str]:
+    return list(document.get("campaigns") or []) if scope is None else scope.members_of(document)
 
 
 def _builds_name(database: Database) -> str:

@@ -15,7 +15,6 @@ from aqvolt_flows.chemistry import symbols_of
 from aqvolt_flows.datasets.energies import EnergyShift, fit_shift
 from aqvolt_flows.labelers import known_code
 from aqvolt_flows.schemas.provenance import Protocol
-from aqvolt_flows.stores import Database
 
 #: Outcomes that enter the fit, evenly spread over those that wait.
 MAX_WAITING = 4_000
@@ -39,16 +38,24 @@ class Shifts:
         self.fitted = dict(fitted or {})
 
     @classmethod
-    def of(cls, database: Database, outputs: Store, waiting: Sequence[str]) -> Shifts:
-        """Return the shifts that a sample of waiting outcomes and of finished labels shows."""
+    def of(cls, outputs: Store, frames: Store, trajectories: Store, labels: Store, waiting: Sequence[str]) -> Shifts:
+        """Return the shifts that a sample of waiting outcomes and of finished labels shows.
+
+        Parameters
+        ----------
+        outputs, frames, trajectories, labels
+            Where outcomes, their frames, the potentials that made these and finished labels are.
+        waiting
+            Identities of the jobs whose outcomes are not built yet.
+        """
         step = max(1, -(-len(waiting) // MAX_WAITING))
         rows: dict[Pair, list[tuple[float, Mapping[str, float]]]] = defaultdict(list)
         elements: set[str] = set()
         for uuids in batched(waiting[::step], _BATCH):
-            for pair, difference, composition in _of_outcomes(database, outputs, uuids):
+            for pair, difference, composition in _of_outcomes(outputs, frames, trajectories, uuids):
                 rows[pair].append((difference, composition))
                 elements |= set(composition)
-        for pair, difference, composition in _of_labels(database, sorted(elements)):
+        for pair, difference, composition in _of_labels(labels, sorted(elements)):
             if pair in rows:
                 rows[pair].append((difference, composition))
         return cls({pair: fit_shift([d for d, _ in found], [c for _, c in found]) for pair, found in rows.items()})
@@ -79,15 +86,15 @@ def _pair(outcome: Mapping[str, Any], frame: Mapping[str, Any] | None) -> Pair |
 
 
 def _of_outcomes(
-    database: Database, outputs: Store, uuids: Iterable[str]
+    outputs: Store, frames: Store, trajectories: Store, uuids: Iterable[str]
 ) -> Iterable[tuple[Pair, float, Mapping[str, float]]]:
     """Yield pair, difference (eV/atom) and composition of converged outcomes; reads scalars only."""
     fields = {f"output.{name}": 1 for name in ("frame_id", "energy", "status", "protocol")} | {"_id": 0}
     found = [d["output"] for d in by_key(outputs, "uuid", uuids, fields) if isinstance(d.get("output"), dict)]
     ids = [o["frame_id"] for o in found if isinstance(o.get("frame_id"), str)]
-    frames = frames_with_model(database, ids)
+    known = frames_with_model(frames, trajectories, ids)
     for outcome in found:
-        frame = frames.get(str(outcome.get("frame_id")))
+        frame = known.get(str(outcome.get("frame_id")))
         pair = _pair(outcome, frame)
         energy = outcome.get("energy")
         if pair is None or frame is None or outcome.get("status") != "converged" or not isinstance(energy, int | float):
@@ -96,13 +103,13 @@ def _of_outcomes(
         yield pair, (energy - frame["surrogate_energy"]) / frame["n_atoms"], composition
 
 
-def _of_labels(database: Database, elements: Sequence[str]) -> Iterable[tuple[Pair, float, Mapping[str, float]]]:
+def _of_labels(labels: Store, elements: Sequence[str]) -> Iterable[tuple[Pair, float, Mapping[str, float]]]:
     """Yield the same of labels that hold these elements."""
     fields = ("label_id", "formula", "explored_with", "protocol_id", "surrogate_difference_per_atom")
     seen: set[str] = set()
     for element in elements:
         query = {"elements": element, "status": "valid", "surrogate_difference_per_atom": {"$type": "double"}}
-        for label in database["labels"].find(query, dict.fromkeys(fields, 1) | {"_id": 0}).limit(LABELS_PER_ELEMENT):
+        for label in labels.query(query, dict.fromkeys(fields, 1) | {"_id": 0}, limit=LABELS_PER_ELEMENT):
             if label["label_id"] in seen:
                 continue
             seen.add(label["label_id"])

@@ -80,7 +80,7 @@ def test_a_uri_that_is_none(tmp_path):
 def test_a_labeler_without_its_code(tmp_path):
     done = demo(tmp_path, "--labeler", "vasp", VASP_CMD="", PMG_VASP_PSP_DIR="")
     refused(done, tmp_path, "VASP_CMD")
-    refused(demo(tmp_path, "--labeler", "abinit"), tmp_path, "expected surrogate, vasp or gpaw")
+    refused(demo(tmp_path, "--labeler", "abinit"), tmp_path, "known are vasp, gpaw, surrogate")
 
 
 def test_a_workdir_that_cannot_be_written(tmp_path):

@@ -15,6 +15,7 @@ from pymatgen.io.vasp.inputs import Incar
 
 from aqvolt_flows.campaign import load_campaign
 from aqvolt_flows.chemistry import describe_structure
+from aqvolt_flows.errors import InputError
 from aqvolt_flows.exploration.aimd import AIMDMaker
 from aqvolt_flows.exploration.aimd_inputs import aimd_incar, aimd_key, aimd_seed, md_maker, seconds_left, timestep_fs
 from aqvolt_flows.exploration.plan import plan_aimd
@@ -273,3 +274,32 @@ def test_a_run_that_was_told_to_stop_goes_on(candidate, database, stand_in, monk
 def test_the_plain_static_set_is_not_touched_by_md(tmp_path):
     written = matpes_static_set().get_input_set(licl(), potcar_spec=True)
     assert dict(written.incar)["NSW"] == 0
+
+
+def test_a_run_in_a_script_is_that_of_the_campaign(stand_in, tmp_path, monkeypatch):
+    """Three launches of two steps each, outside a project: the same frames as one launch of six."""
+    from jobflow import JobStore, run_locally
+    from maggma.stores import MemoryStore
+
+    from aqvolt_flows.schemas.dynamics import AIMDDocument
+
+    monkeypatch.setenv("AQVOLT_MONGO_URI", "mongodb://127.0.0.1:1/")  # nobody is there, and nobody is asked
+    found = []
+    for name, segment in (("whole", None), ("parts", 2)):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        parameters = SHORT.model_copy(update={"n_steps": 6, "segment_steps": segment})
+        job = AIMDMaker(parameters=parameters, polling_s=0.05, max_errors=1).make(licl(), 600.0)
+        store = JobStore(MemoryStore())
+        run_locally(job, store=store, ensure_success=True, log=False)
+        found.append(AIMDDocument.model_validate(store.get_output(job.uuid, load=True)))
+    whole, parts = found
+    assert (whole.status, parts.status) == ("completed", "completed"), (whole.failure, parts.failure)
+    assert (whole.segments, parts.segments) == (1, 3)
+    assert [f.step for f in parts.to_frames()] == [1, 2, 3, 4, 5, 6]
+    a, b = whole.to_atoms()[-1], parts.to_atoms()[-1]
+    assert np.abs(a.positions - b.positions).max() < 2e-4  # CONTCAR's digits
+    assert a.get_potential_energy() == pytest.approx(b.get_potential_energy(), abs=1e-2)
+    assert whole.protocol_name == r2scan_protocol().name
+    with pytest.raises(InputError, match="temperature_k is -3; expected a number above 0"):
+        AIMDMaker().make(licl(), -3)
