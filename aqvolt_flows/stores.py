@@ -289,6 +289,7 @@ class Database:
         """
         if name not in FIELDS or self.is_alone():
             return 0
+        self.register_campaigns()
         member = FIELDS[name]
         moved = {"$set": {"last_updated": utc_now()}} if name in IDENTITIES else {}
         grown = 0

@@ -98,6 +98,7 @@ def work(
     """
     from fireworks import FWorker
     from fireworks.core.rocket_launcher import rapidfire
+    from jobflow import CURRENT_JOB
 
     if category is not None and category not in CATEGORIES:
         raise InputError(f"There is no category {category!r}; expected {', '.join(CATEGORIES)}, or none for all.")
@@ -133,6 +134,7 @@ def work(
                 strm_lvl="ERROR",
                 local_redirect=_has_terminal_files(),
             )
+            CURRENT_JOB.reset()  # a job that raised stays the current one: what follows is not of its campaigns
             if time.monotonic() - last_look > IDLE_LOOK_S:
                 recovered += recover_dead(settings).total()
                 last_look = time.monotonic()

@@ -216,3 +216,22 @@ def test_a_static_of_another_theory_level_is_refused_beside_good_ones(database):
     assert run_builder("labels") == {"processed": 3, "valid": 1, "rejected": 2}
     found = {d["source_uuid"]: d["failure"]["reason"] for d in database["labels"].find({"status": "rejected"})}
     assert found == {"uuid-1": "wrong_functional", "uuid-2": "low_cutoff"}
+
+
+def test_a_label_belongs_to_the_campaigns_of_its_frame_also_when_they_grow(database):
+    alpha, beta = database.in_campaign("alpha"), database.in_campaign("beta")
+    label_factory.fill(alpha, 3)
+    assert run_builder("labels", campaign="beta") == {"processed": 0}
+    assert run_builder("labels") == {"processed": 3, "valid": 3}  # outcomes without a campaign are the settings' one's
+    assert {tuple(d["campaigns"]) for d in database["labels"].find()} == {("alpha",)}
+    before = snapshot(database)
+    assert run_builder("labels", campaign="alpha") == {"processed": 0}
+    assert snapshot(database) == before
+    assert beta.adopt("frames", ["frame-0001"]) == 1
+    assert run_builder("labels", campaign="alpha") == {"processed": 0}
+    grown = [d for d in database["labels"].find() if "beta" in d["campaigns"]]
+    assert [d["frame_id"] for d in grown] == ["frame-0001"]
+    assert grown[0]["last_updated"] >= before[grown[0]["label_id"]]["last_updated"]
+    after = snapshot(database)
+    assert run_builder("labels", campaign="beta")["processed"] == 0
+    assert snapshot(database) == after

@@ -87,6 +87,7 @@ class ShardDocuments:
         if stored is not None:
             document = FeatureDocument(**stored)
             if document.artifact is None or database.artifacts.exists(document.artifact):
+                database.adopt("features", [document.shard_id])
                 return document
         started = time.monotonic()
         encoded = encode([database.artifacts.local_path(p.file) for p in pieces])

@@ -44,11 +44,19 @@ class Adopter:
             return 0
         grown = 0
         for portion in batched(keys, _AT_ONCE):
-            wanted = {"$in": list(portion)}
-            grown += self._add(self.launchpad.workflows, {KEY_FIELD: wanted}, WORKFLOW_FIELD)
-            self._add_to_fireworks({"spec.aqvolt.key": wanted})
+            others = self._of_others(portion)
+            if others:
+                # by their Fireworks: the embedded server does not use the partial index on the key
+                grown += self._add(self.launchpad.workflows, {"nodes": {"$in": others}}, WORKFLOW_FIELD)
+                self._add_to_fireworks({"fw_id": {"$in": others}})
             self.database.adopt("outputs", portion, KEY_FIELD)
         return grown
+
+    def _of_others(self, keys: Iterable[str]) -> list[int]:
+        """Return the Fireworks of these units that are not the campaign's yet."""
+        own = {"$exists": True} if self.database.campaign == self.database.default_campaign else {}
+        query = {"spec.aqvolt.key": {"$in": list(keys)}, FIREWORK_FIELD: {"$ne": self.database.campaign} | own}
+        return [f["fw_id"] for f in self.launchpad.fireworks.find(query, {"fw_id": 1})]
 
     def adopt_units(self, units: Iterable[str]) -> int:
         """Let the unfinished workflows that hold these units belong to the campaign, too."""

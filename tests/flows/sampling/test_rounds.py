@@ -332,3 +332,46 @@ def test_sets_are_compared_in_the_space_of_the_newest_round(
     ):
         with pytest.raises(InputError, match=said):
             compare_sets(database, PARAMETERS, covered, by)
+
+
+def sample_for(name: str, database: Database) -> tuple[dict, Database]:
+    """Plan and run a round of a campaign; return its document and the database as the campaign sees it."""
+    view = database.in_campaign(name)
+    [item] = plan(view).todo
+    flow = item.make()
+    flow.update_metadata({"aqvolt": {"campaigns": [name]}})
+    run_locally(flow, ensure_success=True)
+    [document] = database["samples"].find({"key": item.key}, {"_id": 0})
+    return document, view
+
+
+def test_rounds_are_a_campaigns_own_and_a_frame_of_two_is_one_document(database, explored, encoder):
+    for name, seed in (("a", 0), ("b", 1)):
+        explored(name, run_of("LiCl", 5.13, seed))
+    first, alpha = sample_for("alpha", database)
+    frames_of_first = {d["frame_id"] for d in alpha.own("frames").find()}
+
+    late = database.in_campaign("gamma")
+    same = plan(late)
+    assert (same.todo, [i.key for i in same.items], same.facts["earlier_rounds"]) == ([], [first["key"]], 0)
+    assert late.own("frames").count_documents() == 0
+    same.adopt()
+    assert {d["frame_id"] for d in late.own("frames").find()} == frames_of_first
+    assert plan(late).facts["earlier_rounds"] == 1
+    assert plan(late).facts["already_sampled"] == 2
+
+    explored("c", run_of("LiI", 6.0, 2))
+    second, _ = sample_for("alpha", database)
+    assert second["previous"] == [first["sample_id"]]
+    beta_plan = plan(database.in_campaign("beta"))
+    assert (beta_plan.facts["earlier_rounds"], beta_plan.facts["new_trajectories"]) == (0, 3)
+    third, beta = sample_for("beta", database)
+    assert third["previous"] == []
+    assert third["key"] not in {first["key"], second["key"]}
+    own = list(beta.own("frames").find())
+    assert len(own) == third["funnel"]["selected"]
+    both = [d for d in own if "alpha" in d["campaigns"]]
+    assert len(both) == len(own) - third["new_frames"] > 0
+    assert {d["sample_key"] for d in both} <= {first["key"], second["key"]}
+    assert database["frames"].count_documents({}) == len(database["frames"].distinct("frame_id"))
+    assert plan(alpha).todo == plan(beta).todo == []
