@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -86,6 +87,7 @@ class _Peak:
             torch.cuda.synchronize(self.device)
             self.bytes = torch.cuda.max_memory_allocated(self.device)
             return
+        _trim_heap()
         resettable = True
         try:
             Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM (proc(5)); Linux only
@@ -96,6 +98,12 @@ class _Peak:
             lines = Path("/proc/self/status").read_text().splitlines()
             high = next(line for line in lines if line.startswith("VmHWM"))
             self.bytes = int(high.split()[1]) * 1024
+
+
+def _trim_heap() -> None:
+    """Give freed heap back to the kernel, where the C library can; else a batch that fits into it would seem free."""
+    with contextlib.suppress(AttributeError, OSError):  # malloc_trim(3) is glibc's
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def free_memory(device: torch.device) -> int:

@@ -68,7 +68,9 @@ def query(
     if wanted == "extxyz" and collection not in ("labels", "frames", "candidates"):
         raise InputError(f"{collection} hold no structures; extxyz is for labels, frames and candidates.")
     whole = wanted == "extxyz" or (wanted == "json" and not fields)
-    names = fields.split(",") if fields else list(COLUMNS.get(collection) or (IDENTITIES[collection], *INDEXES[collection]))
+    names = (
+        fields.split(",") if fields else list(COLUMNS.get(collection) or (IDENTITIES[collection], *INDEXES[collection]))
+    )
     projection = {"_id": 0} | ({} if whole else dict.fromkeys(names, 1))
     size = limit or (20 if wanted == "table" else 0)
     slow = unindexed(collection, criteria)

@@ -217,8 +217,12 @@ def test_room_comes_from_the_record_or_from_a_probe(model, tmp_path):
     assert not Room(100, 5.0).fits(10, 5.1)
 
 
-def test_a_probe_measures_real_memory(model):
-    """A model that takes 100 kB an atom is seen to; on the CPU the kernel's high-water mark is read."""
+@pytest.mark.parametrize("freed_mb", [0, 80])
+def test_a_probe_measures_real_memory(model, freed_mb):
+    """A model that takes 100 kB an atom is seen to; on the CPU the kernel's high-water mark is read.
+
+    Freed heap of a long-lived process would take the smaller batch, and not the larger: the answer was twice as much.
+    """
     from aqvolt_flows.dynamics.memory import probe
 
     class Hungry(Wrapped):
@@ -226,10 +230,14 @@ def test_a_probe_measures_real_memory(model):
             held = torch.ones(state.n_atoms * 12_500, dtype=torch.float64)
             return {"energy": held.sum()}
 
+    blocks = [bytearray(100_000) for _ in range(freed_mb * 10)]
+    last = bytearray(100_000)  # above the freed blocks: they stay in the heap
+    del blocks
     measured = probe(Hungry(model), crystal(), by_density=False, probe_atoms=1024)
     if measured is None:
         pytest.skip("this system does not tell a process its peak memory")
     assert measured == pytest.approx(1e5, rel=0.2)
+    del last
 
 
 @pytest.mark.parametrize("n_steps", [100, 104])

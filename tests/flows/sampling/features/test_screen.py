@@ -11,7 +11,7 @@ from ase.build import bulk
 from ase.data import covalent_radii
 from ase.geometry import get_distances
 from ase.neighborlist import neighbor_list
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from aqvolt_flows.frames import Frame, to_table
@@ -79,11 +79,14 @@ def test_overlaps_are_those_of_ases_neighbor_list(seed):
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10**6))
+@example(437)  # a flat cell: its nearest image is eight lattice vectors away
 def test_the_neighborhood_is_that_of_an_explicit_supercell(seed):
     atoms = random_cell(seed)
     closest, loneliest = neighborhood(atoms.positions, atoms.cell[:], 6.0)
     expected = []
-    images = np.array(np.meshgrid(*[range(-6, 7)] * 3)).reshape(3, -1).T @ atoms.cell[:]
+    # all lattice points within 6 Å of a cell: planes of the lattice are 1/|reciprocal vector| apart
+    reach = np.ceil(6 * np.linalg.norm(atoms.cell.reciprocal(), axis=1)).astype(int) + 1
+    images = np.array(np.meshgrid(*[range(-n, n + 1) for n in reach])).reshape(3, -1).T @ atoms.cell[:]
     for i in range(len(atoms)):
         wrapped = atoms.get_positions(wrap=True)
         _, d = get_distances(wrapped[i], (wrapped[:, None] + images).reshape(-1, 3))
