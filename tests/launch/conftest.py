@@ -1,0 +1,24 @@
+"""Fixtures of the tests of workers and submissions, in whatever folder below they are."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from aqvolt_launch import workers
+from aqvolt_launch.repair import lost_runs
+
+
+@pytest.fixture(autouse=True)
+def jobs_importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers that are processes of their own can import the jobs of tests."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits long for the dead."""
+    monkeypatch.setattr(lost_runs, "GRACE_S", 0.5)
+    monkeypatch.setattr(workers, "IDLE_LOOK_S", 0.5)

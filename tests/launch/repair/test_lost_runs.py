@@ -1,0 +1,111 @@
+"""What a killed worker leaves is put right wherever it was killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import trivial_jobs
+from waiting import wait_for
+
+from aqvolt_flows.settings import AqvoltSettings
+from aqvolt_flows.stores import Database
+from aqvolt_flows.work import WorkItem
+from aqvolt_launch.launchpad import get_launchpad
+from aqvolt_launch.repair import lost_runs as recovery
+from aqvolt_launch.repair.reconcile import reconcile
+from aqvolt_launch.submission.submit import submit
+from aqvolt_launch.workers import spawn_worker, work
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+
+def test_worker_killed_in_a_job_is_recovered_and_the_job_completes_once(
+    database: Database, settings: AqvoltSettings
+) -> None:
+    flag, trace = Path.cwd() / "flag", Path.cwd() / "trace"
+    submit([WorkItem("explore", "slow", "slow", lambda: trivial_jobs.slow_once(str(flag), str(trace)))], settings)
+    victim = spawn_worker(settings)
+    wait_for(flag.exists)
+    assert reconcile(settings, dry_run=True).lost == [], "a live worker's run is not lost"
+    assert recovery.recover_dead(settings).total() == 0
+    os.kill(victim.pid, signal.SIGKILL)
+    wait_for(lambda: psutil.Process(victim.pid).status() == psutil.STATUS_ZOMBIE)  # dead, though not reaped
+    assert reconcile(settings, dry_run=True).lost == [1]
+    assert get_launchpad(settings).fireworks.find_one({})["state"] == "RUNNING"
+    report = work(settings, until_empty=True)
+    victim.wait()
+    assert (report.completed, report.recovered) == (1, 1)
+    assert trace.read_text().splitlines() == [str(victim.pid), str(os.getpid())]
+    outputs = list(database["outputs"].find({}))
+    assert [d["output"] for d in outputs] == [7]
+    launchpad = get_launchpad(settings)
+    assert launchpad.workflows.find_one({})["state"] == "COMPLETED"
+    assert sorted(launch["state"] for launch in launchpad.launches.find({})) == ["COMPLETED", "FIZZLED"]
+
+
+WORKER = """
+import os, signal, sys
+from fireworks.core.launchpad import LaunchPad
+from aqvolt_flows.settings import load_settings
+from aqvolt_launch.launchpad import ensure_launchpad
+from aqvolt_launch.workers import work
+
+name, call, when = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+ensure_launchpad(load_settings())
+original = getattr(LaunchPad, name)
+calls = 0
+
+def deadly(self, *args, **kwargs):
+    global calls
+    calls += 1
+    if calls == call and when == "before":
+        os.kill(os.getpid(), signal.SIGKILL)
+    result = original(self, *args, **kwargs)
+    if calls == call and when == "after":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return result
+
+setattr(LaunchPad, name, deadly)
+work(load_settings(), until_empty=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "call", "when"),
+    [
+        ("get_new_launch_id", 1, "before"),  # the Firework is reserved, no launch exists
+        ("_upsert_fws", 1, "before"),  # the launch exists, the Firework does not know it
+        ("_upsert_fws", 1, "after"),  # the Firework runs, the workflow does not know it
+        ("_update_wf", 1, "before"),  # the same, with the workflow locked
+        ("_update_wf", 1, "after"),  # all know, the lock stays
+        ("complete_launch", 1, "before"),  # the job's output is stored, nothing tells of its end
+        ("_refresh_wf", 2, "before"),  # the launch has ended, the Firework says it runs
+        ("_upsert_fws", 3, "after"),  # the Firework is completed, its workflow does not know it, locked
+        ("_update_wf", 2, "after"),  # all is done, the lock stays
+    ],
+)
+def test_worker_killed_between_any_two_writes(
+    database: Database, settings: AqvoltSettings, name: str, call: int, when: str
+) -> None:
+    submit([trivial_jobs.add_item(1)], settings)
+    command = [sys.executable, "-c", WORKER, name, str(call), when]
+    victim = subprocess.run(command, capture_output=True, text=True, timeout=90)
+    assert victim.returncode == -signal.SIGKILL, victim.stderr
+    time.sleep(0.6)  # older than the grace time
+    work(settings, until_empty=True)
+    launchpad = get_launchpad(settings)
+    workflow = launchpad.workflows.find_one({})
+    assert workflow["state"] == "COMPLETED"
+    assert workflow["fw_states"] == {"1": "COMPLETED"}
+    assert "locked" not in workflow
+    assert launchpad.fireworks.find_one({})["state"] == "COMPLETED"
+    assert launchpad.launches.count_documents({"state": {"$in": ["RUNNING", "RESERVED"]}}) == 0
+    assert database["outputs"].count_documents({}) == 1
+    assert recovery.recover_dead(settings).total() == 0
