@@ -50,31 +50,21 @@ def test_worker_killed_in_a_job_is_recovered_and_the_job_completes_once(
     assert sorted(launch["state"] for launch in launchpad.launches.find({})) == ["COMPLETED", "FIZZLED"]
 
 
-WORKER = """
-import os, signal, sys
-from fireworks.core.launchpad import LaunchPad
-from aqvolt_flows.settings import load_settings
-from aqvolt_launch.launchpad import ensure_launchpad
-from aqvolt_launch.workers import work
+KILLED_WORKER = Path(__file__).parents[1] / "killed_worker.py"
+#: Write commands of a worker that runs one Firework; the last test of this file finds a change.
+WRITES = 0
 
-name, call, when = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-ensure_launchpad(load_settings())
-original = getattr(LaunchPad, name)
-calls = 0
 
-def deadly(self, *args, **kwargs):
-    global calls
-    calls += 1
-    if calls == call and when == "before":
-        os.kill(os.getpid(), signal.SIGKILL)
-    result = original(self, *args, **kwargs)
-    if calls == call and when == "after":
-        os.kill(os.getpid(), signal.SIGKILL)
-    return result
+def run_killed_worker(number: int, when: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(KILLED_WORKER), str(number), when]
+    return subprocess.run(command, capture_output=True, text=True, timeout=90)
 
-setattr(LaunchPad, name, deadly)
-work(load_settings(), until_empty=True)
-"""
+
+def test_the_writes_of_one_firework_are_counted(database: Database, settings: AqvoltSettings) -> None:
+    submit([trivial_jobs.add_item(1)], settings)
+    alive = run_killed_worker(WRITES + 1, "before")
+    assert alive.returncode == 0, alive.stderr
+    assert int(alive.stdout) == WRITES, "the spread of the next test has to follow"
 
 
 @pytest.mark.parametrize(

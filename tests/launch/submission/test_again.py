@@ -15,7 +15,7 @@ from aqvolt_flows.campaign import load_campaign
 from aqvolt_flows.labeling.plan import plan_label
 from aqvolt_flows.schemas.hold import HoldDocument
 from aqvolt_flows.schemas.provenance import ArtifactRef
-from aqvolt_flows.settings import AqvoltSettings
+from aqvolt_flows.settings import AqvoltSettings, load_settings
 from aqvolt_flows.stores import Database
 from aqvolt_launch.cli import stages
 from aqvolt_launch.launchpad import get_launchpad
@@ -28,9 +28,15 @@ __all__ = ["store_frames"]
 
 
 @pytest.fixture
-def failed(store_frames: StoreFrames, database: Database, settings: AqvoltSettings, monkeypatch: pytest.MonkeyPatch):
-    """Two frames whose file is away while they are labelled, and what brings it back."""
+def settings(settings: AqvoltSettings, monkeypatch: pytest.MonkeyPatch) -> AqvoltSettings:
+    """The project is the demo's: what its workers write belongs to the campaign that commands look at."""
     monkeypatch.setenv("AQVOLT_CAMPAIGN", "demo")
+    return load_settings()
+
+
+@pytest.fixture
+def failed(store_frames: StoreFrames, database: Database, settings: AqvoltSettings):
+    """Two frames whose file is away while they are labelled, and what brings it back."""
     frame_ids = store_frames([rock_salt(5.10), rock_salt(5.20)])
     path = database.artifacts.local_path(
         ArtifactRef(**database["frames"].find_one({"frame_id": frame_ids[0]})["artifact"])
