@@ -1,7 +1,8 @@
 """A worker that dies at one of its writes: ``killed_worker.py NUMBER before|after``.
 
 It takes one Firework and kills its own process, as SIGKILL does, before or after the write command of that number on
-FireWorks' collections. If there are fewer writes it ends with exit code 0, after it has said how many there were.
+FireWorks' collections. Those of the heartbeat's own thread come when they like and are not counted. If there are fewer
+writes it ends with exit code 0, after it has said how many there were.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 
 from pymongo import monitoring
 
@@ -26,6 +28,8 @@ class Death(monitoring.CommandListener):
     def started(self, event: monitoring.CommandStartedEvent) -> None:
         name = event.command_name
         if not self.armed or name not in WRITES or event.command[name] not in COLLECTIONS:
+            return
+        if threading.current_thread() is not threading.main_thread():
             return
         self.count += 1
         if self.count == self.number:

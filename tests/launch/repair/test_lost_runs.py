@@ -51,8 +51,8 @@ def test_worker_killed_in_a_job_is_recovered_and_the_job_completes_once(
 
 
 KILLED_WORKER = Path(__file__).parents[1] / "killed_worker.py"
-#: Write commands of a worker that runs one Firework; the last test of this file finds a change.
-WRITES = 0
+#: Write commands of a worker that runs one Firework: eight before the job, six after it.
+WRITES = 14
 
 
 def run_killed_worker(number: int, when: str) -> subprocess.CompletedProcess[str]:
@@ -68,25 +68,29 @@ def test_the_writes_of_one_firework_are_counted(database: Database, settings: Aq
 
 
 @pytest.mark.parametrize(
-    ("name", "call", "when"),
+    ("number", "when", "stage", "runs"),
     [
-        ("get_new_launch_id", 1, "before"),  # the Firework is reserved, no launch exists
-        ("_upsert_fws", 1, "before"),  # the launch exists, the Firework does not know it
-        ("_upsert_fws", 1, "after"),  # the Firework runs, the workflow does not know it
-        ("_update_wf", 1, "before"),  # the same, with the workflow locked
-        ("_update_wf", 1, "after"),  # all know, the lock stays
-        ("complete_launch", 1, "before"),  # the job's output is stored, nothing tells of its end
-        ("_refresh_wf", 2, "before"),  # the launch has ended, the Firework says it runs
-        ("_upsert_fws", 3, "after"),  # the Firework is completed, its workflow does not know it, locked
-        ("_update_wf", 2, "after"),  # all is done, the lock stays
+        (1, "after", "label", 1),  # the Firework is reserved, no launch exists
+        (3, "before", "label", 1),  # the same, and a launch number is used up
+        (4, "before", "label", 1),  # the launch exists, the Firework does not know it
+        (5, "before", "label", 1),  # the Firework runs, the workflow does not know it
+        (6, "before", "label", 1),  # the same, with the workflow locked
+        (6, "after", "label", 1),  # all know, the lock stays
+        (8, "after", "label", 1),  # all know, the job is about to start
+        (9, "before", "label", 1),  # the job's output is stored, nothing tells of its end
+        (9, "before", "explore", 2),  # the same; only labels are never repeated, the output is replaced
+        (11, "before", "label", 1),  # the launch has ended, the Firework says it runs
+        (12, "after", "explore", 1),  # the Firework is completed, its workflow does not know it, locked
+        (13, "after", "label", 1),  # all is done, the lock stays
+        (WRITES, "after", "label", 1),  # nothing is left to do
     ],
 )
 def test_worker_killed_between_any_two_writes(
-    database: Database, settings: AqvoltSettings, name: str, call: int, when: str
+    database: Database, settings: AqvoltSettings, number: int, when: str, stage: str, runs: int
 ) -> None:
-    submit([trivial_jobs.add_item(1)], settings)
-    command = [sys.executable, "-c", WORKER, name, str(call), when]
-    victim = subprocess.run(command, capture_output=True, text=True, timeout=90)
+    trace = Path.cwd() / "trace"
+    submit([trivial_jobs.add_item(1, stage=stage, trace=str(trace))], settings)
+    victim = run_killed_worker(number, when)
     assert victim.returncode == -signal.SIGKILL, victim.stderr
     time.sleep(0.6)  # older than the grace time
     work(settings, until_empty=True)
@@ -98,4 +102,5 @@ def test_worker_killed_between_any_two_writes(
     assert launchpad.fireworks.find_one({})["state"] == "COMPLETED"
     assert launchpad.launches.count_documents({"state": {"$in": ["RUNNING", "RESERVED"]}}) == 0
     assert database["outputs"].count_documents({}) == 1
+    assert len(trace.read_text().splitlines()) == runs
     assert recovery.recover_dead(settings).total() == 0
