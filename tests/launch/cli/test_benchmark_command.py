@@ -36,6 +36,7 @@ def salt(database: Database, monkeypatch: pytest.MonkeyPatch) -> Database:
     monkeypatch.setenv("AQVOLT_CAMPAIGN", str(database.settings.root / "small.yaml"))
     licl = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.1), ["Li", "Cl"], [[0] * 3, [0.5] * 3])
     primitive = licl.get_primitive_structure()
+    database = database.in_campaign("small")
     database.upsert(
         "candidates",
         [

@@ -124,7 +124,7 @@ def test_hosts_are_a_list_of_their_own(aqvolt: Command, tmp_path: Path) -> None:
 
 
 def test_plan_says_what_the_campaign_offers_and_the_pool_holds(aqvolt: Command, matpes: Path) -> None:
-    aqvolt("candidates", "import", matpes, "--workers", 1)
+    aqvolt("candidates", "import", matpes, "--workers", 1, "--campaign", "demo")
     plan = json.loads(aqvolt("plan", "candidates", "--campaign", "demo", "--json"))
     assert (plan["offered"], plan["accepted"], plan["rejected"], plan["known"]) == (6, 5, 1, 0)
     assert plan["pool_candidates"] == {"matpes": 2}

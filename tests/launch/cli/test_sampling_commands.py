@@ -89,9 +89,11 @@ def test_coverage_is_that_of_the_selection(aqvolt, sampled):
 
 
 def test_rounds_and_shards_are_listed(aqvolt, sampled):
-    [row] = json.loads(aqvolt("query", "samples", "--format", "json", "--fields", "sample_id,funnel.selected"))
+    [row] = json.loads(
+        aqvolt("query", "samples", "--campaign", "demo", "--format", "json", "--fields", "sample_id,funnel.selected")
+    )
     assert row == {"sample_id": "sample-1", "funnel.selected": 7}
-    assert "shard-1" in aqvolt("query", "features")
+    assert "shard-1" in aqvolt("query", "features", "--campaign", "demo")
 
 
 def test_what_is_not_there_is_one_sentence(aqvolt, database):
