@@ -9,14 +9,16 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from aqvolt_flows.campaign import Campaign
 from aqvolt_flows.errors import InputError
-from aqvolt_flows.stores import Database
 from aqvolt_flows.work import Category, Plan, no_input
 
-Planner = Callable[[Campaign, Database, frozenset[str]], Plan]
+if TYPE_CHECKING:  # the command line reads the names of the stages, and must not wait for pymatgen or jobflow
+    from aqvolt_flows.campaign import Campaign
+    from aqvolt_flows.stores import Database
+
+    Planner = Callable[[Campaign, Database, frozenset[str]], Plan]
 
 
 @dataclass(frozen=True)

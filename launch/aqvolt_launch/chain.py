@@ -14,7 +14,6 @@ from aqvolt_flows.settings import AqvoltSettings
 from aqvolt_flows.stages import stage_named
 from aqvolt_flows.stores import Database
 from aqvolt_flows.work import Plan
-from aqvolt_launch.launchpad import ensure_launchpad
 from aqvolt_launch.open_project import Project
 from aqvolt_launch.submission.adopt import Adopter
 from aqvolt_launch.submission.holds import FailureBudget, enforce, set_budget
@@ -86,7 +85,7 @@ def _name_of(settings: AqvoltSettings, text: str, known: Sequence[str]) -> str:
 
 
 def plan(stage: str, campaign: Campaign, settings: AqvoltSettings, all_campaigns: bool = False) -> Plan:
-    """Return what a stage would do now; changes nothing but missing indexes.
+    """Return what a stage would do now; changes nothing.
 
     Parameters
     ----------
@@ -104,11 +103,10 @@ def plan(stage: str, campaign: Campaign, settings: AqvoltSettings, all_campaigns
     """
     planner = stage_named(stage).load_planner()
     database = database_of(campaign, settings, all_campaigns)
-    database.ensure_indexes()
     if stage == "label":  # no batches there
         return _with_campaigns(planner(campaign, database, frozenset()), database)
     # a round of sampling is a campaign's own, other units are the same for all
-    claimed = claimed_units(ensure_launchpad(settings), _own_rounds(stage, database))
+    claimed = claimed_units(Project(settings).launchpad, _own_rounds(stage, database))
     return _with_campaigns(planner(campaign, database, claimed), database)
 
 
@@ -157,6 +155,7 @@ def submit_stage(
     """
     if budget_core_hours is not None and stage != "label":
         raise InputError(f"A budget of core-hours was given for {stage}; only labels have a forecast, leave it out.")
+    project = Project(settings).prepare()
     found = plan(stage, campaign, settings, all_campaigns)
     if found.missing:
         raise InputError(f"Nothing was submitted for {stage}: {'; '.join(found.missing)}.")
@@ -164,7 +163,6 @@ def submit_stage(
     if stage == "label":
         p = campaign.labeling
         limits = FailureBudget(p.failure_budget_outcomes, p.failure_budget_fraction, p.labeler)
-        project = Project(settings)
         set_budget(project, limits)
         enforce(project)
         if budget_core_hours is not None:

@@ -10,6 +10,7 @@ import time
 import psutil
 import pytest
 
+from aqvolt_launch import processes
 from aqvolt_launch.processes import is_alive, start_mark
 
 
@@ -44,3 +45,13 @@ def test_ended_processes_are_dead_before_they_are_reaped() -> None:
         assert psutil.pid_exists(child.pid)
     with pytest.raises(psutil.NoSuchProcess):
         start_mark(child.pid)
+
+
+def test_launches_of_other_hosts_and_of_reused_pids() -> None:
+    own = processes.worker_name()
+    host, pid, start = processes.host_name(), os.getpid(), start_mark(os.getpid())
+    assert processes.is_dead(own) is False
+    assert processes.is_dead(f"aqvolt-{host}-{pid}-{start - 1000}") is True, "another process had this PID"
+    assert processes.is_dead(f"aqvolt-elsewhere-{pid}-{start - 1000}") is None
+    assert processes.is_dead("my fworker") is None
+    assert processes.is_dead(f"aqvolt-{host}-{2**22 + 1}-{start}") is True, "above Linux' largest PID"

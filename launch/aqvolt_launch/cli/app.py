@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
@@ -29,16 +30,18 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _root(
-    version: bool = typer.Option(  # noqa: ARG001 - its callback prints
-        False, "--version", callback=_version, is_eager=True, help="Print the version and exit."
-    ),
-    log_level: str | None = typer.Option(
-        None,
-        "--log-level",
-        help="Log lines on standard error from here on: debug, info, warning, error. Default: AQVOLT_LOG_LEVEL, or "
-        "warning.",
-        show_default=False,
-    ),
+    version: Annotated[  # noqa: ARG001 - its callback prints
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    log_level: Annotated[
+        str | None,
+        typer.Option(
+            "--log-level",
+            help="Log lines on standard error from here on: debug, info, warning, error. Default: AQVOLT_LOG_LEVEL, or "
+            "warning.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Workflows that make machine-learning datasets and potentials for solid electrolytes."""
     logs.configure(log_level)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from aqvolt_launch.cli import output
+from aqvolt_launch.cli.options import Json
 
 if TYPE_CHECKING:
     from aqvolt_flows.benchmarks.base import Benchmark
@@ -18,54 +19,61 @@ if TYPE_CHECKING:
 _ROUND = 4
 
 
+benchmarks = typer.Typer(help="Measure potentials: E–V scans, errors binned by force.", no_args_is_help=True)
+
+
 def register(app: typer.Typer) -> None:
-    """Add ``benchmark run`` and ``benchmark table``."""
-    group = typer.Typer(help="Measure potentials: E–V scans, errors binned by force.", no_args_is_help=True)
-    app.add_typer(group, name="benchmark")
+    """Add the group."""
+    app.add_typer(benchmarks, name="benchmark")
 
-    @group.command("run", epilog="Example: aqvolt benchmark run ev_scan --model chgnet/r2scan --model 7net-mf-0/R2SCAN")
-    def run(
-        name: str = typer.Argument(
-            help="Which benchmark: ev_scan, force_bins, or a plug-in's; hyphens are read as underscores."
-        ),
-        model: list[str] = typer.Option(help="Model string or model_id; may be given several times."),
-        release: str | None = typer.Option(None, help="Release for force_bins; by default the newest."),
-        as_json: bool = typer.Option(False, "--json", help=output.JSON_HELP),
-    ) -> None:
-        """Compute a benchmark in this process, for each model; what is already computed is only read.
 
-        ev_scan runs over the accepted candidates, force_bins over a split of a release, both with the campaign's
-        parameters. 'aqvolt submit benchmark' does the same on workers.
-        """
-        from aqvolt_flows.benchmark_registry import benchmark_named
-        from aqvolt_flows.stores import Database
+@benchmarks.command(
+    "run", epilog="Example: aqvolt benchmark run ev_scan --model chgnet/r2scan --model 7net-mf-0/R2SCAN"
+)
+def run(
+    name: Annotated[
+        str,
+        typer.Argument(help="Which benchmark: ev_scan, force_bins, or a plug-in's; hyphens are read as underscores."),
+    ],
+    model: Annotated[list[str], typer.Option(help="Model string or model_id; may be given several times.")],
+    release: Annotated[str | None, typer.Option(help="Release for force_bins; by default the newest.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Compute a benchmark in this process, for each model; what is already computed is only read.
 
-        benchmark = benchmark_named(name)
-        database = Database.connect()
-        database.ensure_indexes()
-        with contextlib.redirect_stdout(sys.stderr):  # models announce themselves on standard output
-            documents = [_run(database, benchmark, m, release) for m in model]
-        output.table([_row(d.model_dump()) for d in documents], as_json, title=benchmark.name)
+    ev_scan runs over the accepted candidates, force_bins over a split of a release, both with the campaign's
+    parameters. 'aqvolt submit benchmark' does the same on workers.
+    """
+    from aqvolt_flows.benchmark_registry import benchmark_named
+    from aqvolt_flows.stores import Database
 
-    @group.command("table", epilog="Example: aqvolt benchmark table --json")
-    def table(as_json: bool = typer.Option(False, "--json", help=output.JSON_HELP)) -> None:
-        """Print all benchmarks, and the paper's Table 1 beside the E–V scans."""
-        from aqvolt_flows.benchmark_registry import BENCHMARKS
-        from aqvolt_flows.figures import gather
-        from aqvolt_flows.figures.paper import TABLE_1_NOTE
-        from aqvolt_flows.stores import Database
+    benchmark = benchmark_named(name)
+    database = Database.connect()
+    database.ensure_indexes()
+    with contextlib.redirect_stdout(sys.stderr):  # models announce themselves on standard output
+        documents = [_run(database, benchmark, m, release) for m in model]
+    output.table([_row(d.model_dump()) for d in documents], as_json, title=benchmark.name)
 
-        database = Database.connect()
-        known = [entry.load() for entry in BENCHMARKS.values()]
-        rows = {b.name: [_row(d) for d in gather.benchmarks(database, b.name)] for b in known}
-        if as_json:
-            output.emit([*(row for found in rows.values() for row in found), *_paper_rows()])
-            return
-        for benchmark in known:
-            beside = _paper_rows() if benchmark.name == _PAPERS else []
-            output.table([*rows[benchmark.name], *beside], title=benchmark.title, columns=benchmark.table)
-            if beside:
-                output.say(f"source 'paper': {TABLE_1_NOTE}")
+
+@benchmarks.command("table", epilog="Example: aqvolt benchmark table --json")
+def table(as_json: Json = False) -> None:
+    """Print all benchmarks, and the paper's Table 1 beside the E–V scans."""
+    from aqvolt_flows.benchmark_registry import BENCHMARKS
+    from aqvolt_flows.figures import gather
+    from aqvolt_flows.figures.paper import TABLE_1_NOTE
+    from aqvolt_flows.stores import Database
+
+    database = Database.connect()
+    known = [entry.load() for entry in BENCHMARKS.values()]
+    rows = {b.name: [_row(d) for d in gather.benchmarks(database, b.name)] for b in known}
+    if as_json:
+        output.emit([*(row for found in rows.values() for row in found), *_paper_rows()])
+        return
+    for benchmark in known:
+        beside = _paper_rows() if benchmark.name == _PAPERS else []
+        output.table([*rows[benchmark.name], *beside], title=benchmark.title, columns=benchmark.table)
+        if beside:
+            output.say(f"source 'paper': {TABLE_1_NOTE}")
 
 
 #: The benchmark of the paper's Table 1.

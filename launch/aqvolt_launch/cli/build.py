@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from aqvolt_launch.cli import output
-from aqvolt_launch.cli.stages import AllCampaigns, CampaignOption
+from aqvolt_launch.cli.options import AllCampaigns, CampaignOption, Json
 
 NAMES = ("labels", "benchmarks", "costs")
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(build)
+    app.command(epilog="Example: aqvolt build labels")(build)
 
 
 def build(
-    name: str = typer.Argument(help="labels, benchmarks, costs, or all."),
-    full: bool = typer.Option(False, "--full", help="labels: look at every job again, not only at recent ones."),
-    aimd_stride: int | None = typer.Option(
-        None, "--aimd-stride", min=1, help="labels: keep every n-th ionic step; default: the campaign's."
-    ),
+    name: Annotated[str, typer.Argument(help="labels, benchmarks, costs, or all.")],
+    full: Annotated[
+        bool, typer.Option("--full", help="labels: look at every job again, not only at recent ones.")
+    ] = False,
+    aimd_stride: Annotated[
+        int | None,
+        typer.Option("--aimd-stride", min=1, help="labels: keep every n-th ionic step; default: the campaign's."),
+    ] = None,
     campaign: CampaignOption = None,
     all_campaigns: AllCampaigns = False,
-    as_json: bool = typer.Option(False, "--json", help=output.JSON_HELP),
+    as_json: Json = False,
 ) -> None:
-    """Bring collections that are made of others up to date; what is up to date is not touched.
-
-    Example: aqvolt build labels
-    """
+    """Bring collections that are made of others up to date; what is up to date is not touched."""
     from aqvolt_flows.errors import InputError
 
     if name not in (*NAMES, "all"):

@@ -8,23 +8,22 @@ from typing import Annotated, Any
 import typer
 
 from aqvolt_launch.cli import output
-from aqvolt_launch.cli.stages import AllCampaigns, CampaignOption, Json, OneCampaign
+from aqvolt_launch.cli.options import AllCampaigns, CampaignOption, Json, OneCampaign
 
 candidates = typer.Typer(help="Structures of the pool: select, import, list.", no_args_is_help=True)
 
 
-@candidates.command("select")
-def select(campaign: CampaignOption = None, json: Json = False) -> None:
-    """Submit the selection of the campaign's structures; 'aqvolt work' runs it.
-
-    Example: [bold]aqvolt candidates select --campaign demo[/bold]
-    """
+@candidates.command("select", epilog="Example: aqvolt candidates select --campaign demo")
+def select(campaign: CampaignOption = None, as_json: Json = False) -> None:
+    """Submit the selection of the campaign's structures; 'aqvolt work' runs it."""
     from aqvolt_launch.cli.stages import submit
 
-    submit("candidates", campaign=campaign, json=json)
+    submit("candidates", campaign=campaign, as_json=as_json)
 
 
-@candidates.command("import")
+@candidates.command(
+    "import", epilog="Example: aqvolt candidates import MatPES-R2SCAN-2025.1.json.gz --count-only missing_element"
+)
 def import_files(
     files: Annotated[
         list[Path] | None,
@@ -44,12 +43,9 @@ def import_files(
     ] = None,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes that compare structures.")] = 2,
     campaign: CampaignOption = None,
-    json: Json = False,
+    as_json: Json = False,
 ) -> None:
-    """Add structures, judged and compared with the pool; broken records are set aside, the rest goes in.
-
-    Example: [bold]aqvolt candidates import MatPES-R2SCAN-2025.1.json.gz --count-only missing_element[/bold]
-    """
+    """Add structures, judged and compared with the pool; broken records are set aside, the rest goes in."""
     from aqvolt_flows.errors import InputError
     from aqvolt_flows.settings import load_settings
     from aqvolt_launch.chain import campaign_for, database_of
@@ -67,7 +63,7 @@ def import_files(
     reports = [_import_one(path, kind, database, settings, **options) for path in files or []]
     if live:
         reports.append(_import_one(None, kind, database, settings, **options))
-    _print_reports(reports, json)
+    _print_reports(reports, as_json)
     if not any(r["read"] - r["quarantined"] > 0 for r in reports):
         why = " ".join(sentence for r in reports for sentence in (r["stopped"] or r["broken"])[:1])
         raise InputError(f"No structure was found in {', '.join(r['file'] for r in reports)}; nothing was added. {why}")
@@ -92,15 +88,15 @@ def _import_one(path: Path | None, kind: str | None, database: Any, settings: An
     return {"file": name, **report.as_dict(), "quarantine": str(aside) if report.quarantined else None}
 
 
-def _print_reports(reports: list[dict[str, Any]], json: bool) -> None:
-    if json:
+def _print_reports(reports: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
         output.emit(reports)
         return
     columns = ("file", "read", "new", "accepted", "rejected", "not_kept", "repeated", "quarantined")
     output.imported(reports, columns)
 
 
-@candidates.command("list")
+@candidates.command("list", epilog="Example: aqvolt candidates list --rejected --reason duplicate")
 def list_candidates(
     rejected: Annotated[bool, typer.Option("--rejected", help="Those left out, with the reason.")] = False,
     hosts: Annotated[bool, typer.Option("--hosts", help="Empty hosts instead of candidates.")] = False,
@@ -114,12 +110,9 @@ def list_candidates(
     limit: Annotated[int, typer.Option("--limit", min=0, help="Rows at most; 0: all.")] = 50,
     campaign: OneCampaign = None,
     all_campaigns: AllCampaigns = False,
-    json: Json = False,
+    as_json: Json = False,
 ) -> None:
-    """List accepted candidates, or the rejected ones with the reason, and count both by source and reason.
-
-    Example: [bold]aqvolt candidates list --rejected --reason duplicate[/bold]
-    """
+    """List accepted candidates, or the rejected ones with the reason, and count both by source and reason."""
     from aqvolt_flows.candidates.pool import pool_counts
     from aqvolt_flows.settings import load_settings
     from aqvolt_launch.chain import view_of
@@ -127,7 +120,7 @@ def list_candidates(
     database = view_of(load_settings(), campaign, all_campaigns)
     found = pool_counts(database)
     if counts:
-        output.table(found, as_json=json, title="Pool")
+        output.table(found, as_json=as_json, title="Pool")
         return
     query: dict[str, Any] = {"status": "rejected" if rejected or reason else "accepted"}
     query["role"] = "host" if hosts else {"$ne": "host"}
@@ -135,10 +128,10 @@ def list_candidates(
     total = database.own("candidates").count_documents(query)
     fields = {"_id": 0, "structure": 0}
     cursor = database.own("candidates").find(query, fields).sort([("name", 1), ("candidate_id", 1)])
-    rows = [_row(d) for d in (cursor if json or not limit else cursor.limit(limit))]
+    rows = [_row(d) for d in (cursor if as_json or not limit else cursor.limit(limit))]
     title = ("Rejected " if rejected or reason else "") + ("hosts" if hosts else "candidates")
-    output.table(rows, as_json=json, title=title.capitalize())
-    if json:
+    output.table(rows, as_json=as_json, title=title.capitalize())
+    if as_json:
         return
     if len(rows) < total:
         output.say(f"{len(rows)} of {total}; --limit 0 lists all.")

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from aqvolt_launch.cli import output
-from aqvolt_launch.cli.stages import CampaignOption, Json
+from aqvolt_launch.cli.options import CampaignOption, Json
 
 SETS = "encoded, chosen, labels:SOURCE, release:NAME or a Parquet file with atomic_numbers, positions and cell"
 
@@ -16,12 +16,9 @@ def coverage(
     covered: Annotated[str, typer.Argument(help=f"What should be covered: {SETS}; not chosen.", show_default=False)],
     by: Annotated[str, typer.Argument(help="By what; the same names, and chosen.")] = "chosen",
     campaign: CampaignOption = None,
-    json: Json = False,
+    as_json: Json = False,
 ) -> None:
-    """Compare two sets in the space of the newest round of sampling; encodes files and labels once, here.
-
-    Example: [bold]aqvolt coverage encoded release:aqvolt[/bold]
-    """
+    """Compare two sets in the space of the newest round of sampling; encodes files and labels once, here."""
     from aqvolt_flows.sampling.compare import compare_sets
     from aqvolt_flows.sampling.plan import with_local_encoder
     from aqvolt_flows.settings import load_settings
@@ -32,7 +29,7 @@ def coverage(
     database = chain.database_of(chosen, settings)
     parameters = with_local_encoder(chosen.sampling, database)
     found = compare_sets(database, parameters, covered, by)
-    if json:
+    if as_json:
         output.emit(found)
         return
     output.table(
@@ -42,4 +39,4 @@ def coverage(
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(coverage)
+    app.command(epilog="Example: aqvolt coverage encoded release:aqvolt")(coverage)

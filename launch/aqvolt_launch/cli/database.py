@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from aqvolt_launch.cli import output
+from aqvolt_launch.cli.options import Json
 
 db = typer.Typer(no_args_is_help=True, help="Start, stop, look at and migrate the database of this folder.")
 
@@ -16,8 +19,10 @@ def register(app: typer.Typer) -> None:
 
 @db.command(epilog="Example: aqvolt db start --port 27117")
 def start(
-    port: int | None = typer.Option(None, help="TCP port on 127.0.0.1; by default the last one, or a free one."),
-    as_json: bool = typer.Option(False, "--json", help=output.JSON_HELP),
+    port: Annotated[
+        int | None, typer.Option(help="TCP port on 127.0.0.1; by default the last one, or a free one.")
+    ] = None,
+    as_json: Json = False,
 ) -> None:
     """Start the embedded database, or say that it runs already. It keeps running after this command ends."""
     from aqvolt_flows.settings import load_settings
@@ -34,7 +39,7 @@ def start(
 
 
 @db.command(epilog="Example: aqvolt db stop")
-def stop(as_json: bool = typer.Option(False, "--json", help=output.JSON_HELP)) -> None:
+def stop(as_json: Json = False) -> None:
     """Stop the embedded database; its data stays."""
     from aqvolt_flows.settings import load_settings
     from aqvolt_launch.embedded import server as embedded
@@ -49,7 +54,7 @@ def stop(as_json: bool = typer.Option(False, "--json", help=output.JSON_HELP)) -
 
 
 @db.command(epilog="Example: aqvolt db status --json")
-def status(as_json: bool = typer.Option(False, "--json", help=output.JSON_HELP)) -> None:
+def status(as_json: Json = False) -> None:
     """Say whether the embedded database runs and answers; exit code 1 if it does not."""
     from aqvolt_flows.settings import load_settings
     from aqvolt_launch.embedded import server as embedded
@@ -69,7 +74,7 @@ def status(as_json: bool = typer.Option(False, "--json", help=output.JSON_HELP))
 
 
 @db.command(epilog="Example: aqvolt db migrate")
-def migrate(as_json: bool = typer.Option(False, "--json", help=output.JSON_HELP)) -> None:
+def migrate(as_json: Json = False) -> None:
     """Give documents that belong to no campaign yet to the campaign of aqvolt.yaml.
 
     Run it once, before a second campaign uses the database. It can be interrupted and run again; a second run changes

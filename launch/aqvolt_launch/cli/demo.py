@@ -24,13 +24,11 @@ def demo(
     workdir: Annotated[Path, typer.Option("--workdir", help="Where everything goes.")] = Path("aqvolt-demo"),
     campaign: Annotated[str, typer.Option("--campaign", help="Campaign file or shipped name.")] = "demo",
     labeler: Annotated[str, typer.Option("--labeler", help="surrogate, vasp (needs VASP_CMD) or gpaw.")] = "surrogate",
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end and nothing else.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end and nothing else.")] = False,
 ) -> None:
     """Run the whole chain in miniature: candidates, ML-MD, 2DIRECT, labels, release, training, benchmarks, report.
 
     A second run in the same folder recomputes nothing; one that was killed continues.
-
-    Example: [bold]aqvolt demo --workdir /tmp/demo[/bold]
     """
     from aqvolt_flows.labeling.labelers import check_labeler
     from aqvolt_flows.potentials import check_model
@@ -58,9 +56,9 @@ def demo(
     folder = engine.check_workdir(workdir)
     init_project(folder, campaign=campaign)
     settings = load_settings(folder / CONFIG_NAME)
-    with _progress(quiet=json) as watch:
+    with _progress(quiet=as_json) as watch:
         result = engine.run(settings, chosen, watch)
-    if json:
+    if as_json:
         output.emit(result.as_dict())
     else:
         _conclude(result, folder, embedded=settings.mongo_uri is None, labels=chosen.labeling.labeler)
@@ -135,4 +133,4 @@ def _conclude(result: DemoResult, folder: Path, embedded: bool, labels: str) -> 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(demo)
+    app.command(epilog="Example: aqvolt demo --workdir /tmp/demo")(demo)

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from aqvolt_launch.cli import output
+from aqvolt_launch.cli.options import Json
 
-app = typer.Typer(help="What is held back: chemical systems over their failure budget, frames and runs to look at.")
-
-
-def register(root: typer.Typer) -> None:
-    """Add the commands."""
-    app.registered_commands.clear()
-    app.command("list", epilog="Example: aqvolt hold list --json")(list_holds)
-    app.command("lift", epilog="Example: aqvolt hold lift Cl-Li-Y")(lift)
-    root.add_typer(app, name="hold", no_args_is_help=True)
+held = typer.Typer(
+    help="What is held back: chemical systems over their failure budget, frames and runs to look at.",
+    no_args_is_help=True,
+)
 
 
-def list_holds(as_json: bool = typer.Option(False, "--json", help=output.JSON_HELP)) -> None:
+def register(app: typer.Typer) -> None:
+    """Add the group."""
+    app.add_typer(held, name="hold")
+
+
+@held.command("list", epilog="Example: aqvolt hold list --json")
+def list_holds(as_json: Json = False) -> None:
     """Show what is held, since when and why."""
     from aqvolt_flows.settings import load_settings
     from aqvolt_flows.stores import Database
@@ -26,9 +30,10 @@ def list_holds(as_json: bool = typer.Option(False, "--json", help=output.JSON_HE
     output.table(held_now(Database.connect(load_settings())), as_json, title="Held")
 
 
+@held.command("lift", epilog="Example: aqvolt hold lift Cl-Li-Y")
 def lift(
-    what: str = typer.Argument(help="A chemical system, frame_id, Firework number, job uuid or hold_id."),
-    as_json: bool = typer.Option(False, "--json", help=output.JSON_HELP),
+    what: Annotated[str, typer.Argument(help="A chemical system, frame_id, Firework number, job uuid or hold_id.")],
+    as_json: Json = False,
 ) -> None:
     """Lift a hold: a chemical system resumes and its failure count is reset."""
     from aqvolt_launch.open_project import Project

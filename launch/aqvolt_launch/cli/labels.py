@@ -8,13 +8,12 @@ from typing import Annotated, Any
 import typer
 
 from aqvolt_launch.cli import output
-from aqvolt_launch.cli.stages import AllCampaigns, CampaignOption, OneCampaign
+from aqvolt_launch.cli.options import AllCampaigns, CampaignOption, Json, OneCampaign
 
 labels = typer.Typer(help="Labels: import published ones, sweep a filter, count.", no_args_is_help=True)
-Json = Annotated[bool, typer.Option("--json", help=output.JSON_HELP)]
 
 
-@labels.command("import")
+@labels.command("import", epilog="Example: aqvolt labels import MatPES-R2SCAN-2025.1.json.gz --source matpes")
 def import_files(
     files: Annotated[list[Path], typer.Argument(help="JSON(.gz), JSON lines, Parquet or extended XYZ.")],
     source: Annotated[str, typer.Option("--source", help="matpes, mp-aloe, mp (task documents), aqvolt26 or extxyz.")],
@@ -38,12 +37,9 @@ def import_files(
         str, typer.Option("--stress-unit", help="extxyz: eV/A^3 or GPa (tension positive), kbar (VASP's sign).")
     ] = "eV/A^3",
     campaign: CampaignOption = None,
-    json: Json = False,
+    as_json: Json = False,
 ) -> None:
-    """Add published labels, each under its own protocol; broken records are set aside, the rest goes in.
-
-    Example: [bold]aqvolt labels import MatPES-R2SCAN-2025.1.json.gz --source matpes[/bold]
-    """
+    """Add published labels, each under its own protocol; broken records are set aside, the rest goes in."""
     from aqvolt_flows.settings import load_settings
     from aqvolt_flows.stores import Database
     from aqvolt_launch.chain import campaign_for, database_of
@@ -64,7 +60,7 @@ def import_files(
     )
     database.ensure_indexes()
     reports = [_import_one(path, options, database, settings) for path in files]
-    if json:
+    if as_json:
         output.emit(reports)
     else:
         output.imported(reports, ("file", "read", "labels", "new", "skipped", "quarantined", "protocols"))
@@ -110,7 +106,11 @@ def _refuse_nothing(reports: list[dict[str, Any]]) -> None:
     raise InputError(f"No label was found in {', '.join(r['file'] for r in reports)}; nothing was added. {why}")
 
 
-@labels.command("sweep", context_settings={"ignore_unknown_options": True})
+@labels.command(
+    "sweep",
+    context_settings={"ignore_unknown_options": True},
+    epilog="Example: aqvolt labels sweep max_force 5 50 100 400 800",
+)
 def sweep(
     filter: Annotated[str, typer.Argument(help="max_force, cohesive_energy, duplicate or incomplete.")],
     values: Annotated[
@@ -119,12 +119,9 @@ def sweep(
     query: Annotated[str, typer.Option("--query", help="Only labels that match this MongoDB query (JSON).")] = "{}",
     campaign: OneCampaign = None,
     all_campaigns: AllCampaigns = False,
-    json: Json = False,
+    as_json: Json = False,
 ) -> None:
-    """Count what a release's filter would keep and drop at each of several thresholds; changes nothing.
-
-    Example: [bold]aqvolt labels sweep max_force 5 50 100 400 800[/bold]
-    """
+    """Count what a release's filter would keep and drop at each of several thresholds; changes nothing."""
     from aqvolt_flows.datasets.filters import make_filters
     from aqvolt_flows.datasets.sweep import sweep_labels
     from aqvolt_flows.settings import load_settings
@@ -133,7 +130,7 @@ def sweep(
 
     filters = make_filters(filter, values or [])
     rows = sweep_labels(view_of(load_settings(), campaign, all_campaigns), filters, parse_filter(query))
-    output.table(rows, as_json=json, title=f"Sweep of {filter}")
+    output.table(rows, as_json=as_json, title=f"Sweep of {filter}")
 
 
 def register(app: typer.Typer) -> None:

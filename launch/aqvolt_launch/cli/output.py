@@ -10,7 +10,6 @@ from typing import Any
 
 #: Columns of a table that goes to a file or a pipe; a terminal decides for itself.
 _WIDTH_IN_FILES = 132
-JSON_HELP = "Print JSON instead of a table."
 
 
 def say(text: str) -> None:

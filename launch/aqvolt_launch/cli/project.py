@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from aqvolt_launch.cli import output
-from aqvolt_launch.cli.stages import AllCampaigns, CampaignOption
+from aqvolt_launch.cli.options import AllCampaigns, CampaignOption, Json
 
 
 def register(app: typer.Typer) -> None:
@@ -17,10 +18,12 @@ def register(app: typer.Typer) -> None:
 
 
 def init(
-    folder: Path = typer.Argument(Path(), metavar="[DIR]", help="The project folder; made if it is not there."),
-    campaign: str | None = typer.Option(None, help="Campaign file, or the name of a shipped one."),
-    force: bool = typer.Option(False, "--force", help="Replace files that differ."),
-    as_json: bool = typer.Option(False, "--json", help=output.JSON_HELP),
+    folder: Annotated[
+        Path, typer.Argument(metavar="[DIR]", help="The project folder; made if it is not there.")
+    ] = Path(),
+    campaign: Annotated[str | None, typer.Option(help="Campaign file, or the name of a shipped one.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that differ.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Write aqvolt.yaml, and the files with which lpad, rlaunch, qlaunch (SLURM), jobflow and atomate2 join in.
 
@@ -37,7 +40,7 @@ def init(
 def doctor(
     campaign: CampaignOption = None,
     all_campaigns: AllCampaigns = False,
-    as_json: bool = typer.Option(False, "--json", help=output.JSON_HELP),
+    as_json: Json = False,
 ) -> None:
     """Check database, artifact store, potentials, VASP and its POTCARs, GPAW and GPU.
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 from aqvolt_launch.cli import output
+from aqvolt_launch.cli.options import CampaignOption, Json, Labeler
 
 
 def register(app: typer.Typer) -> None:
@@ -15,9 +16,9 @@ def register(app: typer.Typer) -> None:
 
 
 def protocol(
-    campaign: Annotated[str | None, typer.Option(help="A campaign file, or the name of a shipped one.")] = None,
-    labeler: Annotated[str | None, typer.Option(help="vasp, gpaw, surrogate, or a plug-in's.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help=output.JSON_HELP)] = False,
+    campaign: CampaignOption = None,
+    labeler: Labeler = None,
+    as_json: Json = False,
 ) -> None:
     """Show the theory level of a campaign's labels: name, settings, POTCARs.
 

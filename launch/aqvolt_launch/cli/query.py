@@ -6,12 +6,12 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 from itertools import batched
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from aqvolt_launch.cli import output
-from aqvolt_launch.cli.stages import AllCampaigns, OneCampaign
+from aqvolt_launch.cli.options import AllCampaigns, Json, OneCampaign
 
 #: What a table shows of each collection when nothing else is asked for; of others, identity and indexed fields.
 COLUMNS = {
@@ -36,24 +36,26 @@ _COUNTED = 10_000
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command()(query)
-    app.command()(why)
+    app.command(
+        epilog="""Example: aqvolt query labels '{"chemsys": "Cl-Li-Y", "max_force": {"$lt": 5}}' """
+        "--format extxyz > frames.xyz"
+    )(query)
+    app.command(epilog="Example: aqvolt why frame-0f3a5c7e9b1d2f4a6c8e0a1b")(why)
 
 
 def query(
-    collection: str = typer.Argument(help=f"One of {', '.join(COLUMNS)}."),
-    filter: str = typer.Argument("{}", help="MongoDB query as JSON."),
-    fields: str | None = typer.Option(None, help="Comma-separated fields, dots for nested ones."),
-    limit: int = typer.Option(0, min=0, help="Maximum number of documents; 0: 20 for tables, else all."),
+    collection: Annotated[str, typer.Argument(help=f"One of {', '.join(COLUMNS)}.")],
+    filter: Annotated[str, typer.Argument(help="MongoDB query as JSON.")] = "{}",
+    fields: Annotated[str | None, typer.Option(help="Comma-separated fields, dots for nested ones.")] = None,
+    limit: Annotated[int, typer.Option(min=0, help="Maximum number of documents; 0: 20 for tables, else all.")] = 0,
     campaign: OneCampaign = None,
     all_campaigns: AllCampaigns = False,
-    format: str = typer.Option("table", "--format", help="table, json, csv, or extxyz (labels, frames, candidates)."),
-    as_json: bool = typer.Option(False, "--json", help=output.JSON_HELP),
+    format: Annotated[
+        str, typer.Option("--format", help="table, json, csv, or extxyz (labels, frames, candidates).")
+    ] = "table",
+    as_json: Json = False,
 ) -> None:
-    """Print documents of a collection.
-
-    Example: aqvolt query labels '{"chemsys": "Cl-Li-Y", "max_force": {"$lt": 5}}' --format extxyz > frames.xyz
-    """
+    """Print documents of a collection."""
     from aqvolt_flows.errors import InputError
     from aqvolt_flows.settings import load_settings
     from aqvolt_flows.stores import IDENTITIES, INDEXES
@@ -234,13 +236,10 @@ def _atoms(database: Any, collection: str, document: dict[str, Any]) -> Any:
 
 
 def why(
-    frame_id: str = typer.Argument(help="Identity of a frame or a label, e.g. from a Parquet's columns."),
-    as_json: bool = typer.Option(False, "--json", help=output.JSON_HELP),
+    frame_id: Annotated[str, typer.Argument(help="Identity of a frame or a label, e.g. from a Parquet's columns.")],
+    as_json: Json = False,
 ) -> None:
-    """Print a frame's lineage: candidate, trajectory, frame, labels, releases, models, benchmarks.
-
-    Example: aqvolt why frame-0f3a5c7e9b1d2f4a6c8e0a1b
-    """
+    """Print a frame's lineage: candidate, trajectory, frame, labels, releases, models, benchmarks."""
     from aqvolt_flows.stores import Database
 
     steps = lineage(Database.connect(), frame_id)

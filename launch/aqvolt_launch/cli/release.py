@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from aqvolt_launch.cli import output
-from aqvolt_launch.cli.stages import AllCampaigns, OneCampaign
+from aqvolt_launch.cli.options import AllCampaigns, Json, OneCampaign
 
 if TYPE_CHECKING:
     from aqvolt_flows.schemas.parameters import ReleaseParameters
@@ -20,36 +20,43 @@ FILTERS = {
     "protocol": "protocol",
     "mixed": "allow_mixed_protocols",
 }
-PLACE = "Folder of a release, its release_id, or a name (the newest of it)."
+_CREATE = """Example: aqvolt release create aqvolt26 --split 90/5/5:candidate --filter max_force=50 --export aselmdb
+
+Example: aqvolt release create aqvolt26 --hold-out 'gnome={"candidate.provenance.database": "gnome"}'
+"""
+Place = Annotated[str, typer.Argument(help="Folder of a release, its release_id, or a name (the newest of it).")]
+
+
+releases = typer.Typer(help="Versioned training sets.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
     """Add the group."""
-    group = typer.Typer(help="Versioned training sets.", no_args_is_help=True)
-    for command in (create, verify, diff, export, card):
-        group.command()(command)
-    app.add_typer(group, name="release")
+    app.add_typer(releases, name="release")
 
 
+@releases.command(epilog=_CREATE)
 def create(
-    name: str = typer.Argument(help="Name of the release, e.g. aqvolt26."),
-    campaign: str | None = typer.Option(None, "--from", help="Campaign whose release parameters are used."),
-    split: str | None = typer.Option(None, help="Shares and group: 90/5/5, formula, or 80/10/10:candidate."),
-    filters: list[str] = typer.Option([], "--filter", help=f"NAME=VALUE; names: {', '.join(FILTERS)}."),
-    query: str | None = typer.Option(None, help="MongoDB query in JSON; only labels that match it enter."),
-    hold_out: list[str] = typer.Option([], "--hold-out", help="NAME=QUERY; matching labels are a set of their own."),
-    exports: list[str] = typer.Option([], "--export", help="aselmdb, extxyz or matpes-json, written into the release."),
+    name: Annotated[str, typer.Argument(help="Name of the release, e.g. aqvolt26.")],
+    campaign: Annotated[str | None, typer.Option("--from", help="Campaign whose release parameters are used.")] = None,
+    split: Annotated[str | None, typer.Option(help="Shares and group: 90/5/5, formula, or 80/10/10:candidate.")] = None,
+    filters: Annotated[
+        list[str] | None, typer.Option("--filter", help=f"NAME=VALUE; names: {', '.join(FILTERS)}.")
+    ] = None,
+    query: Annotated[str | None, typer.Option(help="MongoDB query in JSON; only labels that match it enter.")] = None,
+    hold_out: Annotated[
+        list[str] | None, typer.Option("--hold-out", help="NAME=QUERY; matching labels are a set of their own.")
+    ] = None,
+    exports: Annotated[
+        list[str] | None, typer.Option("--export", help="aselmdb, extxyz or matpes-json, written into the release.")
+    ] = None,
     labels_of: OneCampaign = None,
     all_campaigns: AllCampaigns = False,
-    as_json: bool = typer.Option(False, "--json", help=output.JSON_HELP),
+    as_json: Json = False,
 ) -> None:
     """Write a release of the campaign's labels; the same labels give the same release.
 
     A hold-out's query may ask the candidate that a label comes from, by fields that begin with 'candidate.'.
-
-    Example: aqvolt release create aqvolt26 --split 90/5/5:candidate --filter max_force=50 --export aselmdb
-
-    Example: aqvolt release create aqvolt26 --hold-out 'gnome={"candidate.provenance.database": "gnome"}'
     """
     from aqvolt_flows.datasets.release import create_release
     from aqvolt_flows.settings import load_settings
@@ -58,7 +65,7 @@ def create(
     settings = load_settings()
     database = view_of(settings, labels_of, all_campaigns)
     base = campaign_for(settings, campaign or (None if labels_of == database.default_campaign else labels_of)).release
-    parameters = _parameters(base, name, split, filters, exports, query, hold_out)
+    parameters = _parameters(base, name, split, filters or [], exports or [], query, hold_out or [])
     root = settings.path(settings.release_root)
     document = create_release(database, parameters, root)
     new = database.upsert("releases", [document])
@@ -80,13 +87,9 @@ def create(
     output.say(f"{'written' if new else 'unchanged'}: {root / document.path}")
 
 
-def verify(
-    release: str = typer.Argument(help=PLACE), as_json: bool = typer.Option(False, "--json", help=output.JSON_HELP)
-) -> None:
-    """Rehash every file and recompute the content hash and counts from the data.
-
-    Example: aqvolt release verify releases/aqvolt26-0f3a5c7e9b1d
-    """
+@releases.command(epilog="Example: aqvolt release verify releases/aqvolt26-0f3a5c7e9b1d")
+def verify(release: Place, as_json: Json = False) -> None:
+    """Rehash every file and recompute the content hash and counts from the data."""
     from aqvolt_flows.datasets.folder import verify as verify_folder
 
     found = verify_folder(find_release(release))
@@ -99,15 +102,13 @@ def verify(
         )
 
 
+@releases.command(epilog="Example: aqvolt release diff aqvolt26@0f3a5c7e9b1d aqvolt26")
 def diff(
-    a: str = typer.Argument(help=PLACE),
-    b: str = typer.Argument(help=PLACE),
-    as_json: bool = typer.Option(False, "--json", help=output.JSON_HELP),
+    a: Place,
+    b: Place,
+    as_json: Json = False,
 ) -> None:
-    """List frames added, removed, relabelled or moved between splits, and protocols and filters that differ.
-
-    Example: aqvolt release diff aqvolt26@0f3a5c7e9b1d aqvolt26
-    """
+    """List frames added, removed, relabelled or moved between splits, and protocols and filters that differ."""
     from aqvolt_flows.datasets.folder import diff as diff_folders
 
     found = diff_folders(find_release(a), find_release(b))
@@ -129,27 +130,23 @@ def diff(
     output.table(rows, title=f"{found['a']} → {found['b']}{': same content' if found['same'] else ''}")
 
 
+@releases.command(epilog="Example: aqvolt release export aqvolt26 --format aselmdb --out train_data")
 def export(
-    release: str = typer.Argument(help=PLACE),
-    format: str = typer.Option(..., "--format", help="aselmdb, extxyz, matpes-json or parquet."),
-    out: Path = typer.Option(..., "--out", help="A new folder."),
-    as_json: bool = typer.Option(False, "--json", help=output.JSON_HELP),
+    release: Place,
+    format: Annotated[str, typer.Option("--format", help="aselmdb, extxyz, matpes-json or parquet.")],
+    out: Annotated[Path, typer.Option("--out", help="A new folder.")],
+    as_json: Json = False,
 ) -> None:
-    """Write a release in another format.
-
-    Example: aqvolt release export aqvolt26 --format aselmdb --out train_data
-    """
+    """Write a release in another format."""
     from aqvolt_flows.datasets.folder import export as export_folder
 
     written = export_folder(find_release(release), format, out)
     output.table([{"split": s, "frames": n} for s, n in written.items()], as_json, title=f"{out} ({format})")
 
 
-def card(release: str = typer.Argument(help=PLACE)) -> None:
-    """Print the dataset card, computed again from the data.
-
-    Example: aqvolt release card aqvolt26
-    """
+@releases.command(epilog="Example: aqvolt release card aqvolt26")
+def card(release: Place) -> None:
+    """Print the dataset card, computed again from the data."""
     from aqvolt_flows.datasets.card import render
     from aqvolt_flows.datasets.folder import read_manifest, split_paths
     from aqvolt_flows.datasets.stats import statistics

@@ -6,33 +6,20 @@ from typing import Annotated, Any
 
 import typer
 
+from aqvolt_flows.stages import STAGES
 from aqvolt_launch.cli import output
+from aqvolt_launch.cli.options import AllCampaigns, CampaignOption, Json, Labeler, Limit, RerunFailed
 
-STAGES = "explore, sample, label, aimd, train or benchmark"
+#: The names of :data:`aqvolt_flows.stages.STAGES`, in the order of a campaign.
+NAMES = [stage.name for stage in STAGES]
 Stage = Annotated[
     str,
     typer.Argument(
-        help=f"One of {STAGES}; also candidates, lithiate, substitute, build, release, report.", show_default=False
+        help="; ".join(f"{stage.name}: {stage.help}" for stage in STAGES) + ".",
+        show_default=False,
+        autocompletion=lambda: NAMES,
     ),
 ]
-CampaignOption = Annotated[
-    str | None,
-    typer.Option("--campaign", help="Campaign file or shipped name; default: aqvolt.yaml's.", show_default=False),
-]
-AllCampaigns = Annotated[
-    bool, typer.Option("--all-campaigns", help="Look at the documents of all campaigns in the database.")
-]
-OneCampaign = Annotated[
-    str | None,
-    typer.Option("--campaign", help="Name or file of a campaign; default: aqvolt.yaml's.", show_default=False),
-]
-Labeler = Annotated[
-    str | None,
-    typer.Option(
-        "--labeler", help="vasp, gpaw, surrogate, or a plug-in's; default: the campaign's.", show_default=False
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help=output.JSON_HELP)]
 
 
 def plan(
@@ -40,12 +27,9 @@ def plan(
     campaign: CampaignOption = None,
     labeler: Labeler = None,
     all_campaigns: AllCampaigns = False,
-    json: Json = False,
+    as_json: Json = False,
 ) -> None:
-    """Show what a stage would do now: counts, duplicates skipped, what is missing. Changes nothing.
-
-    Example: [bold]aqvolt plan label --labeler vasp[/bold]
-    """
+    """Show what a stage would do now: counts, duplicates skipped, what is missing. Changes nothing."""
     from aqvolt_flows.errors import AqvoltError
     from aqvolt_flows.labelers import LABELERS
     from aqvolt_flows.labeling.labelers import check_labeler
@@ -75,7 +59,7 @@ def plan(
         todo = len(found.todo)
         rows |= {"units": len(found.items), "done": len(found.items) - todo, "to_submit": todo}
         rows |= {**found.facts, "missing": missing}
-    if json:
+    if as_json:
         output.emit(rows)
         return
     output.table(
@@ -89,9 +73,7 @@ def submit(
     stage: Stage,
     campaign: CampaignOption = None,
     labeler: Labeler = None,
-    limit: Annotated[
-        int | None, typer.Option("--limit", help="Maximum number of units to submit.", show_default=False)
-    ] = None,
+    limit: Limit = None,
     budget_core_hours: Annotated[
         float | None,
         typer.Option(
@@ -106,18 +88,13 @@ def submit(
             show_default=False,
         ),
     ] = None,
-    rerun_failed: Annotated[
-        bool, typer.Option("--rerun-failed", help="Rerun failed jobs, except labels whose failure is final.")
-    ] = False,
+    rerun_failed: RerunFailed = False,
     all_campaigns: AllCampaigns = False,
-    json: Json = False,
+    as_json: Json = False,
 ) -> None:
     """Submit a stage's work to the LaunchPad. Submitting twice is submitting once.
 
     With a limit or a budget the most informative frames go first.
-
-    Example: [bold]aqvolt submit explore[/bold], then [bold]aqvolt work[/bold];
-    [bold]aqvolt submit label --budget-core-hours 5000[/bold]
     """
     from aqvolt_flows.labeling.labelers import check_labeler
     from aqvolt_flows.settings import load_settings
@@ -138,7 +115,7 @@ def submit(
         all_campaigns=all_campaigns,
     )
     row = {"stage": stage, **report.as_dict()}
-    if json:
+    if as_json:
         output.emit(row)
         return
     output.table([row], title="Submitted")
@@ -152,5 +129,7 @@ def submit(
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command()(plan)
-    app.command()(submit)
+    app.command(epilog="Example: aqvolt plan label --labeler vasp")(plan)
+    app.command(
+        epilog="Example: aqvolt submit explore, then aqvolt work; aqvolt submit label --budget-core-hours 5000"
+    )(submit)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from aqvolt_launch.cli import output
-from aqvolt_launch.cli.stages import AllCampaigns, OneCampaign
+from aqvolt_launch.cli.options import AllCampaigns, Json, OneCampaign
 
 _HELD = ("kind", "what", "reason", "message", "since")
 
@@ -20,13 +20,16 @@ def register(app: typer.Typer) -> None:
 
 
 def work(
-    category: str | None = typer.Option(None, help="Run only Fireworks of this category: cpu, gpu or vasp."),
-    until_empty: bool = typer.Option(False, "--until-empty", help="Stop when nothing is left to run."),
-    max_launches: int | None = typer.Option(None, min=1, help="Stop after this many Fireworks."),
-    exit_with_parent: bool = typer.Option(
-        False, "--exit-with-parent", help="End, children included, when the process that started this worker ends."
-    ),
-    as_json: bool = typer.Option(False, "--json", help=output.JSON_HELP),
+    category: Annotated[str | None, typer.Option(help="Run only Fireworks of this category: cpu, gpu or vasp.")] = None,
+    until_empty: Annotated[bool, typer.Option("--until-empty", help="Stop when nothing is left to run.")] = False,
+    max_launches: Annotated[int | None, typer.Option(min=1, help="Stop after this many Fireworks.")] = None,
+    exit_with_parent: Annotated[
+        bool,
+        typer.Option(
+            "--exit-with-parent", help="End, children included, when the process that started this worker ends."
+        ),
+    ] = False,
+    as_json: Json = False,
 ) -> None:
     """Run queued jobs on this machine; first recover jobs whose worker was killed here.
 
@@ -49,11 +52,11 @@ def work(
 
 
 def status(
-    watch: bool = typer.Option(False, "--watch", help="Show it again every few seconds until interrupted."),
-    interval: float = typer.Option(5.0, min=0.5, help="Seconds between two looks of --watch."),
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again every few seconds until interrupted.")] = False,
+    interval: Annotated[float, typer.Option(min=0.5, help="Seconds between two looks of --watch.")] = 5.0,
     campaign: OneCampaign = None,
     all_campaigns: AllCampaigns = False,
-    as_json: bool = typer.Option(False, "--json", help=output.JSON_HELP),
+    as_json: Json = False,
 ) -> None:
     """Show Fireworks per stage and state, documents per collection, and failures with their reasons."""
     import time
@@ -90,9 +93,11 @@ def _show(found: dict[str, Any]) -> None:
 
 
 def reconcile(
-    dry_run: bool = typer.Option(False, "--dry-run", help="Only say what would be done."),
-    check_files: bool = typer.Option(True, help="Ask the artifact store for every file that documents name."),
-    as_json: bool = typer.Option(False, "--json", help=output.JSON_HELP),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    check_files: Annotated[
+        bool, typer.Option(help="Ask the artifact store for every file that documents name.")
+    ] = True,
+    as_json: Json = False,
 ) -> None:
     """Compare LaunchPad, launch folders and store; repair what is certain, hold the rest. Look with --dry-run first."""
     from aqvolt_flows.settings import load_settings

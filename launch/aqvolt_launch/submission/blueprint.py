@@ -3,7 +3,7 @@
 jobflow and FireWorks take a millisecond to make, convert and serialise a job, nearly all of it for parts in which
 the jobs of one stage do not differ. A :class:`Blueprint` lets them do it once, for a job whose arguments, key, name,
 tags and priority are marks, and then copies only the branches of the documents that hold a mark. A copy equals what
-``flow_to_workflow`` and ``to_db_dict`` give for that unit (``tests/launch/test_blueprint.py``).
+``flow_to_workflow`` and ``to_db_dict`` give for that unit (``tests/launch/submission/test_blueprint.py``).
 """
 
 from __future__ import annotations

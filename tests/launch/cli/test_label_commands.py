@@ -51,7 +51,7 @@ def finished(database: Database, hours: float, n: int, code: str) -> None:
 
 
 def test_plan_submit_plan(invoke, database: Database, settings: AqvoltSettings) -> None:
-    database.upsert("frames", [label_factory.frame(n) for n in range(6)])
+    database.in_campaign("demo").upsert("frames", [label_factory.frame(n) for n in range(6)])
     plan = invoke("plan", "label")
     assert {k: plan[k] for k in ("frames", "to_run", "labelled", "in_queue", "held", "missing")} == {
         "frames": 6,
@@ -83,7 +83,7 @@ def test_plan_submit_plan(invoke, database: Database, settings: AqvoltSettings) 
 def test_vasp_preflight_names_every_potcar_and_what_is_missing(
     invoke, stand_in, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    database.upsert("frames", [label_factory.frame(0), label_factory.frame(1, "LiF")])
+    database.in_campaign("demo").upsert("frames", [label_factory.frame(0), label_factory.frame(1, "LiF")])
     plan = invoke("plan", "label", "--labeler", "vasp")
     assert plan["missing"] == []
     assert sorted(plan["potcars"]) == ["Cl", "F", "Li"]
@@ -96,4 +96,4 @@ def test_vasp_preflight_names_every_potcar_and_what_is_missing(
     missing = " ".join(invoke("plan", "label", "--labeler", "vasp")["missing"])
     for part in ("VASP_CMD is not set", "VASP: POTCAR Lu: missing", "scratch space: 1.0 GiB free"):
         assert part in missing
-    assert preflight.frame_elements(database) == ["Cl", "Li", "Lu"]
+    assert preflight.frame_elements(database.in_campaign("demo")) == ["Cl", "Li", "Lu"]

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from datetime import timedelta
 
 import pytest
 import trivial_jobs
-import typer
-from typer.testing import CliRunner
 
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.settings import AqvoltSettings
 from aqvolt_flows.stores import Database
 from aqvolt_flows.work import Stream
-from aqvolt_launch.cli import holds as commands
 from aqvolt_launch.launchpad import get_launchpad
 from aqvolt_launch.open_project import Project
 from aqvolt_launch.project.status import collect_status
@@ -84,14 +80,3 @@ def test_one_process_a_minute_looks(database: Database, settings: AqvoltSettings
     assert holds.enforce(Project(settings), at_most_every=timedelta(minutes=1)) == []
     queue.end_lease(get_launchpad(settings), "failure-budget")
     assert holds.enforce(Project(settings), at_most_every=timedelta(minutes=1)) == ["Cl-Li"]
-
-
-def test_commands(database: Database, settings: AqvoltSettings) -> None:
-    app = typer.Typer()
-    commands.register(app)
-    runner = CliRunner()
-    holds.hold(database, "frame", "frame-1", "missing_artifact", "Its file is gone.")
-    (row,) = json.loads(runner.invoke(app, ["hold", "list", "--json"]).stdout)
-    assert (row["kind"], row["what"], row["reason"]) == ("frame", "frame-1", "missing_artifact")
-    assert "no longer held" in runner.invoke(app, ["hold", "lift", "frame-1"]).stdout
-    assert "none" in runner.invoke(app, ["hold", "list"]).stdout

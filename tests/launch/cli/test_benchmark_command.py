@@ -40,6 +40,7 @@ def salt(database: Database) -> Database:
     """A database with lithium chloride, and a campaign that scans five points."""
     licl = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.1), ["Li", "Cl"], [[0] * 3, [0.5] * 3])
     primitive = licl.get_primitive_structure()
+    database = database.in_campaign("small")
     database.upsert(
         "candidates",
         [

@@ -21,11 +21,6 @@ from aqvolt_launch.submission.submit import SubmitReport, submit
 from aqvolt_launch.workers import work
 
 
-@pytest.fixture(autouse=True)
-def jobs_importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
-
-
 def run_python(code: str) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

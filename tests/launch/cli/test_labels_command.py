@@ -21,7 +21,7 @@ from aqvolt_flows.errors import InputError
 from aqvolt_flows.schemas.parameters import ReleaseParameters
 from aqvolt_launch.cli import labels, query
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 ELEMENTS = ROOT / "tests" / "flows" / "datasets" / "data" / "matpes_r2scan_elements.json.gz"
 
 

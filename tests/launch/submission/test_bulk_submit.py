@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -15,18 +13,10 @@ import trivial_jobs
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.settings import AqvoltSettings
 from aqvolt_flows.stores import Database
-from aqvolt_launch import processes
 from aqvolt_launch.launchpad import ensure_launchpad, get_launchpad
-from aqvolt_launch.repair import lost_runs as recovery
-from aqvolt_launch.submission import announced
 from aqvolt_launch.submission import window as queue
 from aqvolt_launch.submission.submit import CoreHours, SubmitReport, submit
 from aqvolt_launch.workers import work
-
-
-@pytest.fixture(autouse=True)
-def jobs_importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
 
 
 def states(settings: AqvoltSettings) -> dict[str, int]:
@@ -71,34 +61,6 @@ def test_held_units_are_left_out(database: Database, settings: AqvoltSettings) -
     assert submit(trivial_jobs.bulk(3), settings).submitted == 3
 
 
-def test_window_keeps_so_many_ready_and_workers_top_up(database: Database, settings: AqvoltSettings) -> None:
-    trace = str(Path.cwd() / "trace")
-    report = submit(trivial_jobs.bulk(12, trace=trace), settings, window=4)
-    assert report.submitted == 12
-    assert states(settings) == {"READY": 4, "PAUSED": 8}
-    launchpad = get_launchpad(settings)
-    ready = [f["spec"]["_priority"] for f in launchpad.fireworks.find({"state": "READY"})]
-    assert sorted(ready) == [80, 90, 100, 110], "the most important first"
-    ids = [f["fw_id"] for f in launchpad.fireworks.find({"state": "READY"})]
-    assert all(launchpad.workflows.find_one({"nodes": i})["state"] == "READY" for i in ids)
-    assert queue.top_up(launchpad) == 0, "enough are ready"
-    launchpad.resume_fw(1)  # by hand, as lpad does; it was behind the window
-    assert work(settings, until_empty=True).completed == 12
-    assert len(Path(trace).read_text().split()) == 12
-    assert queue.behind_window(launchpad) is False
-    assert {w["state"] for w in launchpad.workflows.find({})} == {"COMPLETED"}
-    assert launchpad.fireworks.count_documents({queue.HELD_FIELD: {"$exists": True}}) == 0
-
-
-def test_default_window_is_of_the_embedded_database(database: Database, settings: AqvoltSettings, monkeypatch) -> None:
-    monkeypatch.setattr(queue, "EMBEDDED_WINDOW", 3)
-    submit(trivial_jobs.bulk(5), settings)
-    embedded = queue.is_embedded(get_launchpad(settings))
-    assert states(settings) == ({"READY": 3, "PAUSED": 2} if embedded else {"READY": 5})
-    submit(trivial_jobs.bulk(5), settings, window=0)
-    assert states(settings) == {"READY": 5}, "the window was taken away"
-
-
 KILL = """
 import os, signal
 from aqvolt_launch.submission import submit as module
@@ -134,23 +96,6 @@ def test_killed_submission_is_completed_by_the_next(
     assert launchpad.db[queue.COLLECTION].count_documents({"_id": {"$regex": "^batch:"}}) == 0
     assert work(settings, until_empty=True).completed == 5
     assert database["outputs"].count_documents({}) == 5
-
-
-def test_announcements_of_the_living_and_of_other_hosts_are_left_alone(
-    database: Database, settings: AqvoltSettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    launchpad = ensure_launchpad(settings)
-    submit(trivial_jobs.bulk(2), settings, window=0)
-    launchpad.fireworks.delete_many({})
-    now = datetime.now(UTC)
-    first = {"first": 1, "last": 2, "at": now}
-    for number, by in enumerate([processes.worker_name(), "aqvolt-elsewhere-1-1"]):
-        launchpad.db[queue.COLLECTION].insert_one({"_id": f"batch:{number}", "by": by} | first)
-    assert announced.undo_killed_batches(launchpad) == 0
-    launchpad.db[queue.COLLECTION].update_many({}, {"$set": {"at": now - 2 * announced.ANNOUNCED}})
-    assert recovery.recover_dead(settings).undone == 2
-    assert launchpad.workflows.count_documents({}) == 0
-    assert [d["_id"] for d in launchpad.db[queue.COLLECTION].find({"_id": {"$regex": "^batch"}})] == ["batch:0"]
 
 
 def test_concurrent_submitters(database: Database, settings: AqvoltSettings) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -34,10 +33,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
-def test_work_status_reconcile(
-    database: Database, settings: AqvoltSettings, app: typer.Typer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+def test_work_status_reconcile(database: Database, settings: AqvoltSettings, app: typer.Typer) -> None:
     submit([trivial_jobs.add_item(n) for n in range(2)], settings)
     worked = run("work", "--until-empty", "--json", "--max-launches", "1")
     assert worked.returncode == 0, worked.stderr

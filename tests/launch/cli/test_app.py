@@ -1,0 +1,41 @@
+"""The root of the command line: its options, its errors, and how long it takes to say what there is."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "aqvolt_launch", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def test_a_log_level_that_is_none_is_one_sentence(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = run("--log-level", "nonsense", "db", "status")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "aqvolt: --log-level is 'nonsense'; expected debug, info, warning, error.\n"
+    monkeypatch.setenv("AQVOLT_LOG_LEVEL", "loud")
+    done = run("db", "status")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "aqvolt: AQVOLT_LOG_LEVEL is 'loud'; expected debug, info, warning, error.\n"
+
+
+def test_help_imports_nothing_of_weight(project: Path) -> None:
+    code = """
+import sys
+from aqvolt_launch.cli import app, commands
+commands.register(app)
+try:
+    app(["plan", "--help"])
+except SystemExit:
+    pass
+heavy = ("numpy", "pymatgen", "jobflow", "fireworks", "pymongo", "sklearn", "torch", "ase")
+print("heavy:", [name for name in heavy if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "heavy: []", done.stderr
+    assert "substitute" in done.stdout

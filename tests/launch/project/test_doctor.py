@@ -1,0 +1,78 @@
+"""``aqvolt doctor``: what would stop this project, and what to do about it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from aqvolt_flows.settings import AqvoltSettings, load_settings
+from aqvolt_flows.stores import Database
+from aqvolt_launch.project.doctor import Check, campaign_elements, examine
+
+
+def rows(checks: list[Check]) -> dict[str, Check]:
+    return {check.check: check for check in checks}
+
+
+def test_doctor_on_a_working_database(
+    database: Database, settings: AqvoltSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("VASP_CMD", raising=False)
+    monkeypatch.delenv("PMG_VASP_PSP_DIR", raising=False)
+    before = sorted(database.mongo.list_collection_names())
+    found = rows(examine(settings))
+    assert found["database"].status == "ok"
+    assert database.mongo.name in found["database"].detail
+    assert found["artifact store"].status == "ok"
+    assert not Path(settings.artifact_url).exists(), "what was not there before is not left"
+    assert sorted(database.mongo.list_collection_names()) == before
+    assert found["model: exploration"].status == "ok"
+    assert "81791329b37d" in found["model: exploration"].detail  # SHA-256 of sevenn 0.13.0's weights
+    assert found["VASP: command"].status == "fail", "the campaign labels with VASP"
+    assert "VASP_CMD is not set" in found["VASP: command"].detail
+    assert found["VASP: command"].todo
+
+
+def test_doctor_names_every_potcar_of_the_candidates(
+    database: Database, settings: AqvoltSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from pymatgen.core import SETTINGS
+
+    from aqvolt_flows.campaign import load_campaign
+
+    potcars = tmp_path / "potcars"
+    potcars.mkdir()
+    monkeypatch.setitem(SETTINGS, "PMG_VASP_PSP_DIR", str(potcars))
+    database["candidates"].insert_many(
+        [
+            {"candidate_id": "a", "key": "a", "status": "accepted", "elements": ["Li", "Cl"]},
+            {"candidate_id": "b", "key": "b", "status": "accepted", "elements": ["Li", "Y", "Cl"]},
+            {"candidate_id": "c", "key": "c", "status": "rejected", "elements": ["Li", "Ar"]},
+        ]
+    )
+    assert campaign_elements(settings, load_campaign("aqvolt26")) == ["Cl", "Li", "Y"]
+    found = rows(examine(settings))
+    named = sorted(name for name in found if name.startswith("VASP: POTCAR "))
+    assert named == ["VASP: POTCAR Cl", "VASP: POTCAR Li", "VASP: POTCAR Y", "VASP: POTCAR folder"]
+    assert found["VASP: POTCAR folder"].status == "ok"
+    assert found["VASP: POTCAR Y"].status == "fail"
+    assert "PBE_64" in found["VASP: POTCAR Y"].detail
+    assert "Y_sv" in found["VASP: POTCAR Y"].detail  # MatPES' choice for Y
+
+
+def test_doctor_says_what_is_wrong_and_goes_on(project: Path) -> None:
+    (project / "artifacts").write_text("a file in the way")
+    found = rows(examine(load_settings(campaign="missing.yaml", device="cuda:7")))
+    assert found["database"].status == "fail"
+    assert "aqvolt db start" in found["database"].todo
+    assert found["artifact store"].status == "fail"
+    assert found["campaign"].status == "fail"
+    assert found["GPU"].status in {"fail", "ok"}
+
+
+def test_doctor_unreachable_database(project: Path) -> None:
+    settings = load_settings(mongo_uri="mongodb://127.0.0.1:9/aqvolt", timeout_s=0.3)
+    found = rows(examine(settings))
+    assert found["database"].status == "fail"
+    assert "No MongoDB answers at mongodb://127.0.0.1:9/aqvolt" in found["database"].detail
