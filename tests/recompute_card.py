@@ -52,7 +52,7 @@ def forces(frame: pd.DataFrame) -> np.ndarray:
 
 
 def minimum_distances(row: Any) -> np.ndarray:
-    """Return the elements' mean distances to their 12 nearest atoms, by ASE's neighbour list, Å."""
+    """Return the elements' mean distances to their 12 nearest atoms, by ASE's neighbor list, Å."""
     atoms = Atoms(numbers=row.atomic_numbers, positions=np.stack(row.positions), cell=np.stack(row.cell), pbc=True)
     cutoff = 4.0
     while True:

@@ -3,7 +3,7 @@
 Definition, from MLIP Arena's ``wbm_ev`` benchmark (Chiang et al., arXiv:2509.20630) as the paper uses it
 in section 3.2.3: 21 single points at linear strains −20 % … +20 % of all lattice parameters around the
 structure as given. Points are sorted by volume and split at the fixed middle index (10), not at the
-minimum. Then, with Spearman's ρ and ΔE between neighbours at their mean volume V_mid:
+minimum. Then, with Spearman's ρ and ΔE between neighbors at their mean volume V_mid:
 
 ==========================  ==========================  =====
 name                        definition                  ideal

@@ -121,7 +121,7 @@ def _leakage(stats: Mapping[str, Any]) -> str:
         header = ["split", "frames compared", *(f"within {limit:g} Å" for limit in WITHIN), "median (Å)"]
         text += (
             "Frames of a set whose nearest training frame of the same formula lies within a distance: the largest "
-            "difference of the elements' average minimum distances to 12 neighbours (doi:10.46793/match.87-3.529W), "
+            "difference of the elements' average minimum distances to 12 neighbors (doi:10.46793/match.87-3.529W), "
             "which is at most 2 ε when every atom is moved by at most ε.\n\n" + _table(header, near)
         )
     return text

@@ -68,7 +68,7 @@ def leakage(paths: Mapping[str, Path]) -> dict[str, Any]:
     return {
         name: {
             "shared": {field: _shared(identities[name][field], train[field]) for field in ANCESTORS},
-            "neighbours": _neighbours(
+            "neighbours": _nearest_in_train(
                 _by_formula(paths[name], identities[name], wanted[name]), described, len(identities[name]["formula"])
             ),
         }
@@ -112,7 +112,7 @@ def _frames(path: Path) -> Iterator[Frame]:
             yield from zip(*(arrays_of(column) for column in batch.columns), strict=True)
 
 
-def _neighbours(own: Mapping[str, Array], train: Mapping[str, Array], frames: int) -> dict[str, Any]:
+def _nearest_in_train(own: Mapping[str, Array], train: Mapping[str, Array], frames: int) -> dict[str, Any]:
     nearest: list[Array] = []
     left = MAX_PAIRS
     pairs_with = 0
@@ -161,7 +161,7 @@ def _describe_block(frames: Sequence[Frame]) -> list[Array]:
     cells = np.array([cell for _, _, cell in frames], dtype=float).reshape(-1, 3, 3)
     sizes = np.array([len(numbers) for numbers, _, _ in frames])
     heights = 1 / np.linalg.norm(np.linalg.inv(cells), axis=1)
-    # The sphere that holds the neighbours at the mean density, half as wide again; checked afterwards.
+    # The sphere that holds the neighbors at the mean density, half as wide again; checked afterwards.
     radius = 1.5 * np.cbrt(3 * NEIGHBOURS * np.abs(np.linalg.det(cells)) / np.maximum(sizes, 1) / (4 * np.pi))
     images = np.maximum(np.ceil(radius[:, None] / heights).astype(int), 1)
     waiting = list(range(len(frames)))

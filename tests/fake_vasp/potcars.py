@@ -9,7 +9,7 @@ from pymatgen.core import Element
 from aqvolt_flows.chemistry import atomic_energies
 from aqvolt_flows.vasp.settings import potcar_symbol
 
-#: Radii (Å) whose sum is roughly the distance of neighbours in the halide; Shannon's (Acta Cryst. A32, 751 (1976)).
+#: Radii (Å) whose sum is roughly the distance of neighbors in the halide; Shannon's (Acta Cryst. A32, 751 (1976)).
 RADII = {"Li": 0.76, "Na": 1.02, "K": 1.38, "F": 1.33, "Cl": 1.81, "Br": 1.96, "I": 2.20, "Y": 0.90, "Al": 0.54}
 VALENCES = {"Li": 3, "Na": 7, "K": 9, "F": 7, "Cl": 7, "Br": 7, "I": 7, "Y": 11, "Al": 3}
 

@@ -44,8 +44,21 @@ def examine(settings: AqvoltSettings, campaign_name: str | None = None, all_camp
     if campaign is not None:
         checks += _potentials(campaign)
         checks += labeler_checks(settings, campaign, campaign_elements(settings, campaign, all_campaigns))
-    checks.append(_gpu(settings))
+    checks += [_gpu(settings), *_plugins()]
     return checks
+
+
+def _plugins() -> Iterator[Check]:
+    """Yield a warning for each entry of another package that was left out of its registry."""
+    from aqvolt_flows.benchmark_registry import BENCHMARKS
+    from aqvolt_flows.labelers import LABELERS
+    from aqvolt_flows.potentials.registry import FAMILIES
+    from aqvolt_flows.sampling.encoders.registry import ENCODERS
+
+    todo = "Correct or remove the package that offers it; everything else works."
+    for registry in (FAMILIES, LABELERS, BENCHMARKS, ENCODERS):
+        for sentence in registry.problems:
+            yield Check("plug-in", "warn", sentence, todo)
 
 
 def _database(settings: AqvoltSettings) -> Check:

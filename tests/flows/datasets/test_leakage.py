@@ -1,4 +1,4 @@
-"""Average minimum distances against analytic crystals and ASE's neighbour list, and what the report counts."""
+"""Average minimum distances against analytic crystals and ASE's neighbor list, and what the report counts."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def crystal(seed, n=5):
 
 
 def test_rock_salt():
-    # Every atom of rock salt has 6 neighbours at a/2 and 12 at a/√2.
+    # Every atom of rock salt has 6 neighbors at a/2 and 12 at a/√2.
     a = 5.13
     found = amd(bulk("LiCl", "rocksalt", a=a)).reshape(2, 12)
     np.testing.assert_allclose(found, np.array([[a / 2] * 6 + [a / 2**0.5] * 6] * 2), rtol=1e-9)
 
 
 def test_one_atom_in_a_flat_cell():
-    # Simple tetragonal with c far below a: neighbours at c, c, 2c, 2c … along the axis up to 6 c < a.
+    # Simple tetragonal with c far below a: neighbors at c, c, 2c, 2c … along the axis up to 6 c < a.
     found = amd(Atoms("Li", cell=[40.0, 40.0, 1.5], pbc=True))
     np.testing.assert_allclose(found, 1.5 * np.repeat([1, 2, 3, 4, 5, 6], 2), rtol=1e-9)
 

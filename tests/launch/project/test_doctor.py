@@ -76,3 +76,26 @@ def test_doctor_unreachable_database(project: Path) -> None:
     found = rows(examine(settings))
     assert found["database"].status == "fail"
     assert "No MongoDB answers at mongodb://127.0.0.1:9/aqvolt" in found["database"].detail
+
+
+def test_doctor_names_a_plugin_that_was_left_out(tmp_path: Path) -> None:
+    """An entry that does not load, and one whose name is taken; a new Python sees them as installed packages."""
+    from plugins import install, run
+
+    install(tmp_path, "torn_package", "raise OSError('no library')", "aqvolt.labelers", {"torn": "torn_package:ANY"})
+    code = (
+        "from aqvolt_flows.benchmark_registry import BenchmarkEntry\nTAKEN = BenchmarkEntry('ev_scan', 'mine', 'a:B')"
+    )
+    install(tmp_path, "second_scan", code, "aqvolt.benchmarks", {"scan": "second_scan:TAKEN"})
+    said = run(
+        tmp_path,
+        "from aqvolt_flows.settings import load_settings\n"
+        "from aqvolt_launch.project.doctor import examine\n"
+        "for c in examine(load_settings()):\n"
+        "    if c.check == 'plug-in': print('left out', c.status, c.detail)\n",
+    )
+    torn, taken = [line for line in said.splitlines() if line.startswith("left out")]
+    assert torn.startswith("left out warn The labeler 'torn' of torn-package")
+    assert "no library" in torn
+    assert taken.startswith("left out warn The benchmark 'scan' of second-scan")
+    assert "there is a benchmark 'ev_scan' already" in taken
