@@ -49,14 +49,13 @@ def examine(settings: AqvoltSettings, campaign_name: str | None = None, all_camp
 
 
 def _plugins() -> Iterator[Check]:
-    """Yield a warning for each entry of another package that was left out of its registry."""
+    """Yield a warning for each entry of another package that was left out; labelers are in the preflight's rows."""
     from aqvolt_flows.benchmark_registry import BENCHMARKS
-    from aqvolt_flows.labelers import LABELERS
     from aqvolt_flows.potentials.registry import FAMILIES
     from aqvolt_flows.sampling.encoders.registry import ENCODERS
 
-    todo = "Correct or remove the package that offers it; everything else works."
-    for registry in (FAMILIES, LABELERS, BENCHMARKS, ENCODERS):
+    todo = "Mend or uninstall it; everything else works."
+    for registry in (FAMILIES, BENCHMARKS, ENCODERS):
         for sentence in registry.problems:
             yield Check("plug-in", "warn", sentence, todo)
 

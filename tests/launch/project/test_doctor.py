@@ -82,11 +82,11 @@ def test_doctor_names_a_plugin_that_was_left_out(tmp_path: Path) -> None:
     """An entry that does not load, and one whose name is taken; a new Python sees them as installed packages."""
     from plugins import install, run
 
-    install(tmp_path, "torn_package", "raise OSError('no library')", "aqvolt.labelers", {"torn": "torn_package:ANY"})
+    install(tmp_path, "torn_package", "raise OSError('no library')", "aqvolt.labelers", {"torn": "ANY"})
     code = (
         "from aqvolt_flows.benchmark_registry import BenchmarkEntry\nTAKEN = BenchmarkEntry('ev_scan', 'mine', 'a:B')"
     )
-    install(tmp_path, "second_scan", code, "aqvolt.benchmarks", {"scan": "second_scan:TAKEN"})
+    install(tmp_path, "second_scan", code, "aqvolt.benchmarks", {"scan": "TAKEN"})
     said = run(
         tmp_path,
         "from aqvolt_flows.settings import load_settings\n"
