@@ -20,7 +20,7 @@ from aqvolt_flows.labeling.static_maker import Asked, JobFolder, StaticMaker
 from aqvolt_flows.labeling.validate import computed
 from aqvolt_flows.schemas.label import LabelOutcome
 from aqvolt_flows.schemas.parameters import LabelingParameters
-from aqvolt_flows.schemas.provenance import Failure, Protocol
+from aqvolt_flows.schemas.provenance import Protocol, failed_because
 from aqvolt_flows.vasp.settings import element_moment
 
 
@@ -106,7 +106,7 @@ def evaluate_configuration(
         forces = np.asarray(atoms.get_forces(), dtype=np.float64)
         stress = np.asarray(atoms.get_stress(voigt=True), dtype=np.float64)
     except KohnShamConvergenceError as error:
-        failure = Failure(reason="electronic", message=str(error)[:500] or "GPAW's SCF did not converge.")
+        failure = failed_because("electronic", str(error)[:500] or "GPAW's SCF did not converge.")
         asked: dict[str, Any] = {"frame_id": frame_id, "key": key, "protocol": protocol}
         cost = {"cost_core_hours": _hours(started, world.size), "details": _cost(started, world.size)}
         return LabelOutcome.model_validate(

@@ -15,7 +15,7 @@ from aqvolt_flows.labeling.protocols import label_key
 from aqvolt_flows.labeling.reasons import REASONS
 from aqvolt_flows.labeling.validate import structure_fault
 from aqvolt_flows.schemas.label import LabelOutcome
-from aqvolt_flows.schemas.provenance import ArtifactRef, Failure, Protocol
+from aqvolt_flows.schemas.provenance import ArtifactRef, Failure, LabelReason, Protocol, failed_because
 from aqvolt_flows.stores import Database
 
 #: Details are small facts; more than this is a defect of a code's report, and is replaced by a word.
@@ -26,7 +26,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT}
 class LabelError(AqvoltError):
     """A label that cannot be computed, with the machine-readable reason for its outcome."""
 
-    def __init__(self, reason: str, message: str) -> None:
+    def __init__(self, reason: LabelReason, message: str) -> None:
         super().__init__(message)
         self.reason = reason
 
@@ -105,28 +105,28 @@ def attempt(
         loaded = load()
         fault = structure_fault(loaded)
         if fault is not None:
-            raise LabelError(fault.reason, fault.message)
+            raise LabelError("bad_structure", fault.message)
         return evaluate(loaded)
     except DatabaseError:
         raise
     except LabelError as error:
-        failure = Failure(reason=error.reason, message=str(error))
+        failure = failed_because(error.reason, str(error))
     except InputError as error:
-        failure = Failure(reason="bad_input", message=str(error))
+        failure = failed_because("bad_input", str(error))
     except AqvoltError as error:
-        failure = Failure(reason="missing_resource", message=str(error))
+        failure = failed_because("missing_resource", str(error))
     except OSError as error:
         failure = _of_os_error(error)
     except Exception as error:  # noqa: BLE001 - any code may fail in any way on a strange frame; that is an outcome
-        failure = Failure(reason="evaluation_failed", message=f"{type(error).__name__}: {error}"[:1000])
+        failure = failed_because("evaluation_failed", f"{type(error).__name__}: {error}"[:1000])
     return failed(frame_id, key, protocol, failure, loaded)
 
 
 def _of_os_error(error: OSError) -> Failure:
     """Return the failure of an operating system's error: a full disk, or something that no one foresaw."""
     if error.errno in _FULL:
-        return Failure(reason="no_space_left", message=f"{error} while the job wrote its files.")
-    return Failure(reason="evaluation_failed", message=f"{type(error).__name__}: {error}"[:1000])
+        return failed_because("no_space_left", f"{error} while the job wrote its files.")
+    return failed_because("evaluation_failed", f"{type(error).__name__}: {error}"[:1000])
 
 
 def bounded(outcome: LabelOutcome) -> LabelOutcome:

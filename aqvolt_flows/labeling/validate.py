@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from aqvolt_flows.labeling.configuration import Configuration
 from aqvolt_flows.schemas.label import LabelOutcome
-from aqvolt_flows.schemas.provenance import Failure, Protocol
+from aqvolt_flows.schemas.provenance import Failure, Protocol, failed_because
 
 Array = NDArray[np.float64]
 
@@ -31,7 +31,7 @@ def structure_fault(frame: Configuration) -> Failure | None:
     VASP stops at coincident atoms and left-handed cells, and computes vacuum for hours.
     """
     message = _cell_fault(frame) or _distance_fault(frame)
-    return Failure(reason="bad_structure", message=message) if message else None
+    return failed_because("bad_structure", message) if message else None
 
 
 def _cell_fault(frame: Configuration) -> str | None:
@@ -89,19 +89,19 @@ def check_result(energy: float, forces: Array, stress: Array, n_atoms: int) -> F
     """
     forces, stress = np.asarray(forces, dtype=float), np.asarray(stress, dtype=float)
     if forces.shape != (n_atoms, 3) or stress.shape != (6,):
-        return Failure(
-            reason="wrong_shape",
-            message=f"Forces have shape {forces.shape} and stress {stress.shape}; expected ({n_atoms}, 3) and (6,).",
+        return failed_because(
+            "wrong_shape",
+            f"Forces have shape {forces.shape} and stress {stress.shape}; expected ({n_atoms}, 3) and (6,).",
         )
     for name, value in (("energy", energy), ("forces", forces), ("stress", stress)):
         if not np.all(np.isfinite(value)):
-            return Failure(reason="not_finite", message=f"The {name} of the result holds numbers that are not finite.")
+            return failed_because("not_finite", f"The {name} of the result holds numbers that are not finite.")
     limit = max(MAX_DRIFT_EV_PER_A, MAX_RELATIVE_DRIFT * float(np.linalg.norm(forces, axis=1).max()))
     seen = drift(forces)
     if seen > limit:
-        return Failure(
-            reason="force_drift",
-            message=f"The mean force is {seen:.3g} eV/Å; expected at most {limit:.3g}, the sum of forces must vanish.",
+        return failed_because(
+            "force_drift",
+            f"The mean force is {seen:.3g} eV/Å; expected at most {limit:.3g}, the sum of forces must vanish.",
         )
     return None
 

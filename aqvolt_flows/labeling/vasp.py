@@ -18,7 +18,7 @@ from aqvolt_flows.labeling.reasons import restarted_here
 from aqvolt_flows.labeling.static_maker import Asked, JobFolder, StaticMaker
 from aqvolt_flows.labeling.validate import computed
 from aqvolt_flows.schemas.label import LabelOutcome
-from aqvolt_flows.schemas.provenance import Failure, Protocol
+from aqvolt_flows.schemas.provenance import LabelReason, Protocol, failed_because
 from aqvolt_flows.vasp.outputs import Calculation, locate, potcars_in, read_calculation
 from aqvolt_flows.vasp.settings import changes, r2scan_protocol, static_incar, theory
 
@@ -61,8 +61,8 @@ def outcome_from_directory(
     if frame is not None:
         fields |= frame.fields()
 
-    def refused(status: str, reason: str, message: str) -> LabelOutcome:
-        failure = Failure(reason=reason, message=message)
+    def refused(status: str, reason: LabelReason, message: str) -> LabelOutcome:
+        failure = failed_because(reason, message)
         return LabelOutcome.model_validate(fields | {"status": status, "failure": failure})
 
     if found.failure is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from aqvolt_flows.identity import content_hash
@@ -47,8 +49,45 @@ class Protocol(Parameters):
         return content_hash({"code": self.code, "functional": self.functional, "settings": self.settings_hash})[:24]
 
 
+#: Why a frame has no label, in one word; `labeling.reasons` says what each means.
+LabelReason = Literal[
+    "electronic",
+    "wall_time",
+    "out_of_memory",
+    "no_space_left",
+    "signal",
+    "interrupted",
+    "truncated_vasprun",
+    "wrong_structure",
+    "wrong_shape",
+    "not_finite",
+    "force_drift",
+    "vasp_error",
+    "vasp_not_started",
+    "protocol_changed",
+    "protocol_drift",
+    "missing_vasp",
+    "missing_potcar",
+    "wrong_potcar",
+    "missing_gpaw",
+    "missing_setup",
+    "bad_structure",
+    "bad_input",
+    "missing_frame",
+    "missing_artifact",
+    "key_mismatch",
+    "missing_resource",
+    "evaluation_failed",
+]
+
+
 class Failure(Parameters):
     """Why a unit of work has no result; failures are documents, not log lines."""
 
     reason: str = Field(description="A short machine-readable word, e.g. unconverged, lost_atoms, missing_potcar.")
     message: str = Field(default="", description="One sentence for people.")
+
+
+def failed_because(reason: LabelReason, message: str) -> Failure:
+    """Return the failure of a calculation; a type checker refuses a word that the table of reasons does not have."""
+    return Failure(reason=reason, message=message)

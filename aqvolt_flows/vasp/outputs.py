@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aqvolt_flows.errors import InputError
-from aqvolt_flows.schemas.provenance import Failure
+from aqvolt_flows.schemas.provenance import Failure, LabelReason, failed_because
 from aqvolt_flows.units import matrix_to_voigt, vasp_stress_to_ase
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ _TAIL_BYTES = 60_000
 #: OSZICAR's line of one MD step begins with its number and temperature.
 _TEMPERATURE = re.compile(r"^\s*\d+ T=\s*([-+.\dEe]+)", re.MULTILINE)
 #: What schedulers, kernels and VASP say when a run is ended from outside → reason. The first match wins.
-_KILL_SIGNS: tuple[tuple[str, str], ...] = (
+_KILL_SIGNS: tuple[tuple[LabelReason, str], ...] = (
     ("no_space_left", r"No space left on device|ENOSPC|Disk quota exceeded"),
     ("out_of_memory", r"oom[-_ ]?kill|Out of memory|Cannot allocate memory|insufficient virtual memory|std::bad_alloc"),
     ("wall_time", r"DUE TO TIME LIMIT|walltime|wall time limit|hard stop encountered|soft stop encountered"),
@@ -227,7 +227,7 @@ def _unread(finished: bool, outcar: str, said: str, error: Exception) -> dict[st
     """Return ending and failure of a run whose vasprun.xml cannot be read."""
     if finished:
         message = f"VASP ended, but vasprun.xml cannot be read ({type(error).__name__}: {error})"
-        return {"ending": "bad_output", "failure": Failure(reason="truncated_vasprun", message=message[:500])}
+        return {"ending": "bad_output", "failure": failed_because("truncated_vasprun", message[:500])}
     return _ended(said) if outcar else _ended(said, "VASP wrote no OUTCAR", outcar=False)
 
 
@@ -238,14 +238,14 @@ def _ended(
     for reason, pattern in _KILL_SIGNS:
         found = re.search(pattern, said, re.IGNORECASE)
         if found:
-            return {"ending": "killed", "failure": Failure(reason=reason, message=_line_of(said, found))}
+            return {"ending": "killed", "failure": failed_because(reason, _line_of(said, found))}
     complaint = re.search(_COMPLAINTS, said)
     if complaint:
-        return {"ending": "failed", "failure": Failure(reason="vasp_error", message=_line_of(said, complaint))}
+        return {"ending": "failed", "failure": failed_because("vasp_error", _line_of(said, complaint))}
     if not outcar and said.strip():
         last = said.strip().splitlines()[-1].strip()[:300]
-        return {"ending": "failed", "failure": Failure(reason="vasp_not_started", message=f"{otherwise}: {last}")}
-    return {"ending": "killed", "failure": Failure(reason="interrupted", message=otherwise)}
+        return {"ending": "failed", "failure": failed_because("vasp_not_started", f"{otherwise}: {last}")}
+    return {"ending": "killed", "failure": failed_because("interrupted", otherwise)}
 
 
 def _line_of(said: str, found: re.Match[str]) -> str:
