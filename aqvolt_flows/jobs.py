@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from aqvolt_flows.errors import AqvoltError, DatabaseError
+from aqvolt_flows.errors import AqvoltError, DatabaseError, InputError
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -78,6 +78,8 @@ def science_job(
                 earlier.output_schema = None
                 return earlier
             if check is not None:
+                if args and args[0] is None:
+                    raise InputError(f"{maker.name}: the first argument of make is None; give what the docs name.")
                 check(maker, *(_known(a) for a in args), **{k: _known(v) for k, v in kwargs.items()})
             return make_job(maker, *(_sendable(a) for a in args), **{k: _sendable(v) for k, v in kwargs.items()})
 
@@ -134,8 +136,6 @@ def typed(value: Any, kind: type[Any]) -> Any:
     """
     from pydantic import ValidationError
 
-    from aqvolt_flows.errors import InputError
-
     if isinstance(value, kind):
         return value
     if not isinstance(value, Mapping):
@@ -166,12 +166,16 @@ def _sendable(value: Any) -> Any:
     return value
 
 
-def _known(value: Any) -> Any:
-    """Return an argument without references to outputs of jobs that have not run yet."""
+def _is_reference(value: Any) -> bool:
     from jobflow import OutputReference
 
-    if isinstance(value, OutputReference) or (hasattr(value, "output") and hasattr(value, "uuid")):
+    return isinstance(value, OutputReference) or (hasattr(value, "output") and hasattr(value, "uuid"))
+
+
+def _known(value: Any) -> Any:
+    """Return an argument without references to outputs of jobs that have not run yet; None if it holds nothing else."""
+    if _is_reference(value):
         return None
-    if isinstance(value, list | tuple):
-        return None if any(_known(v) is None for v in value if v is not None) else value
+    if isinstance(value, list | tuple) and any(_is_reference(v) for v in value):
+        return [v for v in value if not _is_reference(v)] or None
     return value

@@ -18,11 +18,14 @@ Other packages add theirs through the entry-point group ``aqvolt.labelers`` (doc
 from __future__ import annotations
 
 import importlib
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aqvolt_flows.checks import Check, Status, problem
+from aqvolt_flows.errors import AqvoltError, DatabaseError, ResourceError
 from aqvolt_flows.registries import Registry
 from aqvolt_flows.schemas.label import LabelOutcome
 from aqvolt_flows.schemas.parameters import LabelingParameters
@@ -30,8 +33,9 @@ from aqvolt_flows.schemas.provenance import Protocol
 from aqvolt_flows.work import Category
 
 if TYPE_CHECKING:
-    from aqvolt_flows.checks import Check
     from aqvolt_flows.stores import Database
+
+logger = logging.getLogger(__name__)
 
 #: Labels of published datasets carry this code; no labeler computes them.
 EXTERNAL = "external"
@@ -70,7 +74,13 @@ class Labeler:
     scratch_gib: float = 0.0
 
     def _function(self, name: str) -> Callable[..., Any] | None:
-        found: Callable[..., Any] | None = getattr(importlib.import_module(self.module), name, None)
+        try:
+            found: Callable[..., Any] | None = getattr(importlib.import_module(self.module), name, None)
+        except Exception as error:  # a foreign module may fail in any way; the labeler is named
+            raise ResourceError(
+                f"The labeler {self.name!r} cannot be used, its module {self.module} does not import "
+                f"({type(error).__name__}: {error}); mend or uninstall its package, or choose another labeler."
+            ) from error
         return found
 
     def protocol(self, parameters: LabelingParameters) -> Protocol:
@@ -81,7 +91,13 @@ class Labeler:
 
     def maker(self, parameters: LabelingParameters) -> Any:
         """Return the maker of its statics."""
-        return importlib.import_module(self.module).maker_of(parameters)
+        make = self._function("maker_of")
+        if make is None:
+            raise ResourceError(
+                f"The labeler {self.name!r} cannot be used, its module {self.module} has no function maker_of; mend "
+                "or uninstall its package, or choose another labeler."
+            )
+        return make(parameters)
 
     def check(self, parameters: LabelingParameters, elements: Iterable[str] = ()) -> None:
         """Raise unless it can run here; each element needs its pseudopotential.
@@ -101,10 +117,16 @@ class Labeler:
         self, parameters: LabelingParameters, elements: list[str], database: Database | None
     ) -> Iterator[Check]:
         """Yield a row for each thing it needs here: failures where the campaign labels with it, else warnings."""
-        look = self._function("doctor_rows")
-        if look is not None:
-            needed = parameters.labeler == self.name
-            yield from look(parameters, elements, database, "fail" if needed else "warn")
+        severity: Status = "fail" if parameters.labeler == self.name else "warn"
+        try:
+            look = self._function("doctor_rows")
+            if look is not None:
+                yield from look(parameters, elements, database, severity)
+        except AqvoltError as error:
+            yield problem(f"labeler: {self.name}", severity, error)
+        except Exception as error:  # noqa: BLE001 - a labeler that fails is a row; the others are still looked at
+            said = f"its check-up failed ({type(error).__name__}: {error})"
+            yield Check(f"labeler: {self.name}", severity, said, "Mend or uninstall its package.")
 
     def describe(self, parameters: LabelingParameters) -> dict[str, Any]:
         """Return its theory level as a mapping: name, code, functional, settings."""
@@ -124,8 +146,14 @@ class Labeler:
         self, database: Database, job: Mapping[str, Any], frame_id: str, key: str, folder: Path
     ) -> LabelOutcome | None:
         """Return the converged outcome that a lost run's files stand for, or None."""
-        look = self._function("salvage")
-        return None if look is None else look(database, job, frame_id, key, folder)
+        try:
+            look = self._function("salvage")
+            return None if look is None else look(database, job, frame_id, key, folder)
+        except DatabaseError:
+            raise
+        except Exception as error:  # noqa: BLE001 - files that a labeler cannot read are no result; the run is repeated
+            logger.warning("%s in %s was not salvaged: %s: %s", key, folder, type(error).__name__, error)
+            return None
 
     def reference_functional(self, protocol: Protocol) -> str | None:
         """Return which table of isolated-atom energies belongs to a protocol of this labeler, or None."""
