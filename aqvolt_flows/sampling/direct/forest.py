@@ -6,8 +6,9 @@ all rows, is halved along its widest components into equal boxes, and a row belo
 That is what the root of one tree does, with the difference that the means stay where they are. Cells depend on the
 rows alone and each cell takes its rows in their order, so that the result does not depend on threads.
 
-What that changes was measured up to four million rows (docs/performance/sampling.md): 8 cells make 3 to 5 % fewer sub-clusters than
-one tree where there are many, up to 5 % more where there are a few thousand; rows are 1 to 3 % farther from them.
+What that changes was measured up to four million rows (docs/performance/sampling.md): 8 cells make 3 to 5 % fewer
+sub-clusters than one tree where there are many, up to 5 % more where there are a few thousand; rows are 1 to 3 %
+farther from them.
 """
 
 from __future__ import annotations
