@@ -8,12 +8,12 @@ from typing import Any
 from jobflow import Flow, Maker, Response
 
 from aqvolt_flows.errors import InputError
-from aqvolt_flows.jobs import science_job
+from aqvolt_flows.jobs import LATER, science_job
 from aqvolt_flows.structures import to_structures
 
 
 def _check(_maker: EachMaker, structures: Any) -> None:
-    if structures is not None:
+    if structures is not LATER:
         to_structures(structures)
 
 

@@ -21,6 +21,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+class _Later:
+    """The type of :data:`LATER`."""
+
+
+#: In a maker's check: the argument is the output of a job that has not run yet.
+LATER: Any = _Later()
+
+
 def science_job(
     schema: type[BaseModel] | None,
     check: Callable[..., None] | None = None,
@@ -38,7 +46,7 @@ def science_job(
         Type of the output; becomes the job's ``output_schema``. None for jobs that are replaced by others.
     check
         Called as ``make`` is, when the job is made and again when it runs, with what is not a reference to another
-        job's output (a reference is left out of a list, and replaced by None as an argument); raises
+        job's output (a reference is left out of a list, and replaced by :data:`LATER` as an argument); raises
         :class:`~aqvolt_flows.errors.InputError`.
     failed
         Called with (maker, error, ``make``'s arguments) for an :class:`~aqvolt_flows.errors.AqvoltError` or
@@ -78,8 +86,6 @@ def science_job(
                 earlier.output_schema = None
                 return earlier
             if check is not None:
-                if args and args[0] is None:
-                    raise InputError(f"{maker.name}: the first argument of make is None; give what the docs name.")
                 check(maker, *(_known(a) for a in args), **{k: _known(v) for k, v in kwargs.items()})
             return make_job(maker, *(_sendable(a) for a in args), **{k: _sendable(v) for k, v in kwargs.items()})
 
@@ -173,9 +179,9 @@ def _is_reference(value: Any) -> bool:
 
 
 def _known(value: Any) -> Any:
-    """Return an argument without references to outputs of jobs that have not run yet; None if it holds nothing else."""
+    """Return an argument without references to outputs of jobs that have not run yet; LATER if it is nothing else."""
     if _is_reference(value):
-        return None
+        return LATER
     if isinstance(value, list | tuple) and any(_is_reference(v) for v in value):
-        return [v for v in value if not _is_reference(v)] or None
+        return [v for v in value if not _is_reference(v)] or LATER
     return value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,7 @@ from aqvolt_flows.benchmarks.evaluate import evaluate_each
 from aqvolt_flows.benchmarks.references import read_references
 from aqvolt_flows.chemistry import reduced_formula
 from aqvolt_flows.errors import InputError
-from aqvolt_flows.jobs import science_job, typed
+from aqvolt_flows.jobs import LATER, science_job, typed
 from aqvolt_flows.labeled import labels_as_plain
 from aqvolt_flows.potentials import Potential
 from aqvolt_flows.potentials.given import (
@@ -66,19 +67,21 @@ class _ModelMaker(Maker):
         return as_potential(chosen, resolve_device(self.device) if isinstance(chosen, str) else "cpu"), said
 
 
-def _reason(error: BaseException) -> Failure:
-    return Failure(reason="cannot_run", message=f"{error}" or type(error).__name__)
+def _failed(schema: type[Any]) -> Callable[..., Any]:
+    """Return what makes the document of a benchmark that could not run."""
+
+    def document(maker: _ModelMaker, error: BaseException, _measured_on: Any, model: Any = None) -> Any:
+        failure = Failure(reason="cannot_run", message=f"{error}" or type(error).__name__)
+        return schema(model=model_name(maker.chosen(model)), failure=failure)
+
+    return document
 
 
 def _check_scan(maker: EVScanMaker, structures: Any, model: Any = None) -> None:
-    if structures is not None:
+    if structures is not LATER:
         to_structures(structures)
-    if maker.model is not None or model is not None:
+    if model is not LATER:
         maker.chosen(model)
-
-
-def _failed_scan(maker: EVScanMaker, error: BaseException, _structures: Any, model: Any = None) -> EVScanDocument:
-    return EVScanDocument(model=model_name(maker.chosen(model)), failure=_reason(error))
 
 
 @dataclass
@@ -111,7 +114,7 @@ class EVScanMaker(_ModelMaker):
         super().__post_init__()
         self.parameters = typed(self.parameters, EVScanParameters)
 
-    @science_job(EVScanDocument, check=_check_scan, failed=_failed_scan)
+    @science_job(EVScanDocument, check=_check_scan, failed=_failed(EVScanDocument))
     def make(self, structures: Any, model: Any = None) -> EVScanDocument:
         """Scan structures as they are, without relaxing them.
 
@@ -159,14 +162,10 @@ class EVScanMaker(_ModelMaker):
 
 
 def _check_bins(maker: ForceBinsMaker, references: Any, model: Any = None) -> None:
-    if references is not None:
+    if references is not LATER:
         read_references(references, maker.parameters.split, sample=True)
-    if maker.model is not None or model is not None:
+    if model is not LATER:
         maker.chosen(model)
-
-
-def _failed_bins(maker: ForceBinsMaker, error: BaseException, _references: Any, model: Any = None) -> ForceBinsDocument:
-    return ForceBinsDocument(model=model_name(maker.chosen(model)), failure=_reason(error))
 
 
 @dataclass
@@ -207,7 +206,7 @@ class ForceBinsMaker(_ModelMaker):
         job: Job = self.compare(labels_as_plain(references), model)
         return job
 
-    @science_job(ForceBinsDocument, check=_check_bins, failed=_failed_bins)
+    @science_job(ForceBinsDocument, check=_check_bins, failed=_failed(ForceBinsDocument))
     def compare(self, references: Any, model: Any = None) -> ForceBinsDocument:
         """Compare; see :meth:`make`.
 

@@ -12,7 +12,7 @@ from pymatgen.core import Structure
 
 from aqvolt_flows.chemistry import symbols_of
 from aqvolt_flows.dynamics.relax import Relaxed, torchsim_relaxer
-from aqvolt_flows.jobs import science_job, typed
+from aqvolt_flows.jobs import LATER, science_job, typed
 from aqvolt_flows.potentials import Potential, check_physics
 from aqvolt_flows.potentials.given import (
     Model,
@@ -32,7 +32,7 @@ from aqvolt_flows.structures import to_atoms, to_structures
 
 def _check(maker: RelaxMaker, structures: Any) -> None:
     check_model_given(maker.model)
-    if structures is not None:
+    if structures is not LATER:
         to_structures(structures)
 
 

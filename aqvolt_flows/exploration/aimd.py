@@ -19,7 +19,7 @@ from aqvolt_flows.errors import AqvoltError, DatabaseError, InputError
 from aqvolt_flows.exploration.aimd_inputs import aimd_incar, aimd_key, blank_trajectory, md_maker, seconds_left
 from aqvolt_flows.exploration.aimd_segments import remove
 from aqvolt_flows.identity import structure_hash
-from aqvolt_flows.jobs import campaign_job, science_job, typed
+from aqvolt_flows.jobs import LATER, campaign_job, science_job, typed
 from aqvolt_flows.schemas.dynamics import AIMDDocument, trajectory_frames
 from aqvolt_flows.schemas.parameters import AIMDParameters
 from aqvolt_flows.schemas.provenance import Failure
@@ -42,9 +42,9 @@ class Where:
 
 
 def _check(maker: AIMDMaker, structure: Any = None, temperature_k: Any = None, *_further: Any) -> None:
-    if structure is not None:
+    if structure is not LATER:
         to_structure(structure)
-    if temperature_k is not None:
+    if temperature_k is not LATER:
         maker.temperature(temperature_k)
 
 

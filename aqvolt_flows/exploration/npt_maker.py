@@ -18,7 +18,7 @@ from aqvolt_flows.chemistry import reduced_formula
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.exploration.schedules import run_seed, supercell_factors
 from aqvolt_flows.identity import file_sha256, structure_hash
-from aqvolt_flows.jobs import science_job, typed
+from aqvolt_flows.jobs import LATER, science_job, typed
 from aqvolt_flows.potentials import check_physics
 from aqvolt_flows.potentials.given import (
     Model,
@@ -53,9 +53,9 @@ _OTHER_NUMBERS = 20
 
 def _check(maker: NpTMDMaker, structures: Any, temperatures_k: Any = None) -> None:
     check_model_given(maker.model)
-    if structures is not None:
+    if structures is not LATER:
         to_structures(structures)
-    if temperatures_k is not None:
+    if temperatures_k is not LATER:
         maker.temperatures(temperatures_k)
 
 

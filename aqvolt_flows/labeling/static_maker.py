@@ -16,7 +16,7 @@ from pymatgen.core import Structure
 from aqvolt_flows.chemistry import describe_structure
 from aqvolt_flows.errors import ResourceError
 from aqvolt_flows.identity import content_key
-from aqvolt_flows.jobs import science_job
+from aqvolt_flows.jobs import LATER, science_job
 from aqvolt_flows.labeling.configuration import Configuration
 from aqvolt_flows.labeling.outcomes import attempt, bounded, label_frame
 from aqvolt_flows.labeling.validate import computed
@@ -90,7 +90,7 @@ class ProjectFiles(JobFolder):
 
 
 def _check(_maker: Any, structure: Any = None, *_further: Any, **_options: Any) -> None:
-    if structure is not None:
+    if structure is not LATER:
         to_structure(structure)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from jobflow import Maker
 
 from aqvolt_flows.errors import InputError
-from aqvolt_flows.jobs import science_job, typed
+from aqvolt_flows.jobs import LATER, science_job, typed
 from aqvolt_flows.potentials.given import resolve_device
 from aqvolt_flows.sampling.encoders.registry import encoder_entry, load_encoder
 from aqvolt_flows.sampling.offer import Offer
@@ -39,7 +39,7 @@ def _check(maker: DirectMaker, source: Any) -> None:
     encoder_entry(maker.encoder_name)
     if maker.parameters.covered_by:
         raise InputError("covered_by names sets of a project's database; DirectMaker has none, leave it empty.")
-    if source is not None:
+    if source is not LATER:
         Offer.of(source)
 
 

@@ -13,7 +13,7 @@ from jobflow import Job, Maker
 
 from aqvolt_flows.errors import AqvoltError, InputError
 from aqvolt_flows.identity import content_hash, file_sha256
-from aqvolt_flows.jobs import science_job, typed
+from aqvolt_flows.jobs import LATER, science_job, typed
 from aqvolt_flows.labeled import Labeled, labels_as_plain, release_path, to_labeled
 from aqvolt_flows.potentials.given import resolve_device
 from aqvolt_flows.schemas.parameters import TrainingParameters
@@ -29,9 +29,9 @@ _STAGES: tuple[StageName, ...] = ("direct", "conservative")
 
 
 def _check(_maker: TrainMaker, release: Any, validation: Any = None) -> None:
-    if release is not None and release_path(release) is None:
+    if release is not LATER and release_path(release) is None:
         to_labeled(release, sample=True)
-    if validation is not None:
+    if validation is not None and validation is not LATER:
         if release_path(validation) is not None:
             raise InputError("The validation labels were given as a path; a release brings its own validation split.")
         to_labeled(validation, sample=True)

@@ -30,3 +30,10 @@ def test_a_list_with_a_reference_is_checked_but_for_it():
     assert RelaxMaker("chgnet/r2scan").make([bulk("LiCl", "rocksalt", a=5.1), reference]).uuid
     with pytest.raises(InputError, match=r"expected a pymatgen Structure or ASE Atoms"):
         RelaxMaker("chgnet/r2scan").make([reference, "POSCAR"])
+
+
+def test_none_by_name_is_refused_too():
+    with pytest.raises(InputError, match="None"):
+        RelaxMaker().make(structures=None)
+    with pytest.raises(InputError, match="None"):
+        SurrogateStaticMaker().make(structure=None)
