@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from aqvolt_flows.sampling import direct
 
 if TYPE_CHECKING:
     from aqvolt_flows.sampling.direct.coverage import Coverage
@@ -13,17 +14,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Coverage", "SampledSpace", "Selection", "TwoStageDirect", "direct_select"]
 
-_MODULES = {
-    "Coverage": "coverage",
-    "SampledSpace": "state",
-    "Selection": "selection",
-    "TwoStageDirect": "method",
-    "direct_select": "method",
-}
-
 
 def __getattr__(name: str) -> Any:
     """Import numba only when a selection is asked for; the makers' module stays light."""
-    if name in _MODULES:
-        return getattr(import_module(f"aqvolt_flows.sampling.direct.{_MODULES[name]}"), name)
+    if name in __all__:
+        return getattr(direct, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -11,6 +11,7 @@ from aqvolt_flows.stores import Database
 from aqvolt_launch import chain
 from aqvolt_launch.launchpad import get_launchpad
 from aqvolt_launch.open_project import Project
+from aqvolt_launch.project.preflight import label_counts
 from aqvolt_launch.project.status import collect_status
 from aqvolt_launch.submission import holds, window
 from aqvolt_launch.submission.holds import FailureBudget
@@ -48,6 +49,8 @@ def test_looking_makes_no_index(counted: CountedCommands, database: Database, se
     collect_status(settings)
     for stage in STAGES:
         chain.plan(stage.name, campaign, settings)
+    database = chain.database_of(campaign, settings)
+    label_counts(chain.plan("label", campaign, settings), campaign, database)
     assert counted.counts["find"] > len(STAGES)
     assert counted.counts["createIndexes"] == 0
 

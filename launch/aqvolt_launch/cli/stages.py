@@ -54,7 +54,7 @@ def plan(
             check_labeler(chosen.labeling)
         except AqvoltError as error:
             missing += [] if missing else [str(error)]
-        rows |= {**found.facts, **preflight.label_counts(chosen, settings, database), "missing": missing}
+        rows |= {**found.facts, **preflight.label_counts(found, chosen, database), "missing": missing}
     else:
         todo = len(found.todo)
         rows |= {"units": len(found.items), "done": len(found.items) - todo, "to_submit": todo}

@@ -16,7 +16,7 @@ from aqvolt_flows.errors import AqvoltError
 from aqvolt_flows.schemas.candidate import ACCEPTED
 from aqvolt_flows.settings import AqvoltSettings
 from aqvolt_flows.stores import Database
-from aqvolt_launch.project.preflight import labeler_checks
+from aqvolt_launch.project.preflight import labeler_checks, left_out
 
 if TYPE_CHECKING:
     from aqvolt_flows.campaign import Campaign
@@ -49,15 +49,12 @@ def examine(settings: AqvoltSettings, campaign_name: str | None = None, all_camp
 
 
 def _plugins() -> Iterator[Check]:
-    """Yield a warning for each entry of another package that was left out; labelers are in the preflight's rows."""
+    """Yield a warning for each entry that was left out of a registry; labelers are in the preflight's rows."""
     from aqvolt_flows.benchmark_registry import BENCHMARKS
     from aqvolt_flows.potentials.registry import FAMILIES
     from aqvolt_flows.sampling.encoders.registry import ENCODERS
 
-    todo = "Mend or uninstall it; everything else works."
-    for registry in (FAMILIES, BENCHMARKS, ENCODERS):
-        for sentence in registry.problems:
-            yield Check("plug-in", "warn", sentence, todo)
+    yield from left_out(FAMILIES, BENCHMARKS, ENCODERS)
 
 
 def _database(settings: AqvoltSettings) -> Check:

@@ -14,10 +14,12 @@ from aqvolt_flows.campaign import Campaign
 from aqvolt_flows.checks import Check, Status
 from aqvolt_flows.errors import AqvoltError, InputError
 from aqvolt_flows.labelers import LABELERS
-from aqvolt_flows.labeling.plan import cost_model, plan_label
+from aqvolt_flows.labeling.plan import cost_model
+from aqvolt_flows.registries import Registry
 from aqvolt_flows.settings import AqvoltSettings
 from aqvolt_flows.stores import Database
-from aqvolt_launch.launchpad import KEY_FIELD, ensure_launchpad
+from aqvolt_flows.work import Plan
+from aqvolt_launch.launchpad import KEY_FIELD, get_launchpad
 
 
 def labeler_checks(settings: AqvoltSettings, campaign: Campaign, elements: Iterable[str]) -> Iterator[Check]:
@@ -31,9 +33,15 @@ def labeler_checks(settings: AqvoltSettings, campaign: Campaign, elements: Itera
         database = None  # another row says so
     for labeler in LABELERS.values():
         yield from labeler.doctor_rows(campaign.labeling, sorted(set(elements)), database)
-    for sentence in LABELERS.problems:
-        yield Check("plug-in", "warn", sentence, "Mend or uninstall it.")
+    yield from left_out(LABELERS)
     yield _scratch(settings, campaign)
+
+
+def left_out(*registries: Registry[Any]) -> Iterator[Check]:
+    """Yield a warning for each entry of another package that its registry left out."""
+    for registry in registries:
+        for sentence in registry.problems:
+            yield Check("plug-in", "warn", sentence, "Mend or uninstall it; everything else works.")
 
 
 def _scratch(settings: AqvoltSettings, campaign: Campaign) -> Check:
@@ -55,15 +63,17 @@ def frame_elements(database: Database) -> list[str]:
     return sorted(str(element) for element in database.own("frames").distinct("elements"))
 
 
-def label_counts(campaign: Campaign, settings: AqvoltSettings, database: Database | None = None) -> dict[str, Any]:
+def label_counts(plan: Plan, campaign: Campaign, database: Database) -> dict[str, Any]:
     """Return what is left to label and what it will cost; changes nothing.
 
     Parameters
     ----------
-    campaign, settings
-        What to count where.
+    plan
+        Of the stage ``label``.
+    campaign
+        Whose labels.
     database
-        As the campaign sees it; by default that of the settings.
+        As the campaign sees it.
 
     Returns
     -------
@@ -75,15 +85,13 @@ def label_counts(campaign: Campaign, settings: AqvoltSettings, database: Databas
     """
     from aqvolt_flows.labeling.labelers import protocol_for
 
-    database = Database.connect(settings).in_campaign(campaign.name) if database is None else database
-    launchpad = ensure_launchpad(settings)
+    launchpad = get_launchpad(database.settings)
     fields = {KEY_FIELD: 1, "state": 1, "_id": 0}
     query = {"metadata.aqvolt.stage": "label"}
     states = {
         w["metadata"]["aqvolt"]["key"]: sys.intern(w["state"])
         for w in launchpad.workflows.find(query, fields).batch_size(5000)
     }
-    plan = plan_label(campaign, database)
     queued: Counter[str] = Counter()
     held: Counter[str] = Counter()
     again: Counter[str] = Counter()
