@@ -7,21 +7,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from jobflow import Maker
 from pymatgen.core import Structure
 
 from aqvolt_flows.chemistry import symbols_of
+from aqvolt_flows.dynamics.potential_maker import PotentialMaker
 from aqvolt_flows.dynamics.relax import Relaxed, torchsim_relaxer
-from aqvolt_flows.jobs import LATER, science_job, typed
-from aqvolt_flows.potentials import Potential, check_physics
+from aqvolt_flows.jobs import LATER, science_job
+from aqvolt_flows.potentials import Potential
 from aqvolt_flows.potentials.given import (
-    Model,
-    as_potential,
     check_model_given,
     given_hash,
     model_name,
-    resolve_device,
-    storable,
     trial_failure,
 )
 from aqvolt_flows.schemas.dynamics import RelaxDocument, RelaxedStructure
@@ -37,7 +33,7 @@ def _check(maker: RelaxMaker, structures: Any) -> None:
 
 
 @dataclass
-class RelaxMaker(Maker):
+class RelaxMaker(PotentialMaker):
     """Relax positions and cells of structures with FIRE and a Fréchet cell filter, many of them in one batch.
 
     Parameters
@@ -53,19 +49,9 @@ class RelaxMaker(Maker):
         torch device for model strings; ``auto``: a GPU where there is one.
     """
 
+    kind = RelaxationParameters
     name: str = field(default="relax structures", kw_only=True)
-    potential: Model | None = None
     parameters: RelaxationParameters = field(default_factory=RelaxationParameters)
-    device: str = "auto"
-
-    def __post_init__(self) -> None:
-        self.potential = storable(self.potential)
-        self.parameters = typed(self.parameters, RelaxationParameters)
-
-    @property
-    def model(self) -> Model:
-        """The model that is used."""
-        return self.parameters.potential if self.potential is None else self.potential
 
     @science_job(RelaxDocument, check=_check)
     def make(self, structures: Any) -> RelaxDocument:
@@ -81,9 +67,7 @@ class RelaxMaker(Maker):
         InputError, ResourceError
             If an argument is none of these, or the model cannot be loaded.
         """
-        potential = as_potential(self.model, resolve_device(self.device))
-        if isinstance(self.model, str):
-            check_physics(potential)
+        potential = self.load()
         found = relax_structures(potential, to_structures(structures), self.parameters)
         return RelaxDocument(
             model=model_name(self.model),

@@ -11,23 +11,19 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import numpy as np
-from jobflow import Maker
 from pymatgen.core import Structure
 
 from aqvolt_flows.chemistry import reduced_formula
+from aqvolt_flows.dynamics.potential_maker import PotentialMaker
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.exploration.schedules import run_seed, supercell_factors
 from aqvolt_flows.identity import file_sha256, structure_hash
 from aqvolt_flows.jobs import LATER, science_job, typed
-from aqvolt_flows.potentials import check_physics
 from aqvolt_flows.potentials.given import (
     Model,
-    as_potential,
     check_model_given,
     given_hash,
     model_name,
-    resolve_device,
-    storable,
 )
 from aqvolt_flows.schemas.dynamics import (
     INLINE_NUMBERS,
@@ -60,7 +56,7 @@ def _check(maker: NpTMDMaker, structures: Any, temperatures_k: Any = None) -> No
 
 
 @dataclass
-class NpTMDMaker(Maker):
+class NpTMDMaker(PotentialMaker):
     """Run NpT molecular dynamics of structures with a machine-learning potential, many of them in one batch.
 
     Parameters
@@ -83,19 +79,9 @@ class NpTMDMaker(Maker):
     >>> job = maker.make([bulk("Ar", cubic=True)], temperatures_k=[40.0])
     """
 
+    kind = ExplorationParameters
     name: str = field(default="NpT MD of structures", kw_only=True)
-    potential: Model | None = None
     parameters: ExplorationParameters = field(default_factory=ExplorationParameters)
-    device: str = "auto"
-
-    def __post_init__(self) -> None:
-        self.potential = storable(self.potential)
-        self.parameters = typed(self.parameters, ExplorationParameters)
-
-    @property
-    def model(self) -> Model:
-        """The model that is used."""
-        return self.parameters.potential if self.potential is None else self.potential
 
     def temperatures(self, given: Any = None) -> list[float]:
         """Return target temperatures in K, checked; those of the parameters where none are given.
@@ -141,9 +127,7 @@ class NpTMDMaker(Maker):
         InputError, ResourceError
             If an argument is none of these, or the model cannot be loaded.
         """
-        potential = as_potential(self.model, resolve_device(self.device))
-        if isinstance(self.model, str):
-            check_physics(potential)
+        potential = self.load()
         return run_structures(
             potential, to_structures(structures), self.temperatures(temperatures_k), self.parameters, self.model
         )
