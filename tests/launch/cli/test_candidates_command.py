@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
+from in_process import command_of
 from pymatgen.core import Lattice, Structure
-from typer.testing import CliRunner
 
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.stores import Database
@@ -24,19 +23,7 @@ Command = Callable[..., str]
 
 @pytest.fixture
 def aqvolt(database: Database) -> Command:
-    """Run a command in this process; return what it printed, or raise its one-sentence error."""
-    app = typer.Typer(pretty_exceptions_enable=False)
-    for module in (candidates, stages):
-        module.register(app)
-
-    def run(*arguments: object) -> str:
-        done = CliRunner().invoke(app, [str(a) for a in arguments])
-        if done.exception is not None and not isinstance(done.exception, SystemExit):
-            raise done.exception
-        assert done.exit_code == 0, done.output
-        return done.stdout
-
-    return run
+    return command_of(candidates, stages)
 
 
 def salt(a: float, anion: str, cation: str = "Li") -> Structure:

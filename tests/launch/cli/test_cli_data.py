@@ -9,9 +9,8 @@ import json
 import ase.io
 import label_factory
 import pytest
-import typer
 from conftest_release import independent_content_hash
-from typer.testing import CliRunner
+from in_process import command_of
 
 from aqvolt_flows.candidates.select import build_structure
 from aqvolt_flows.errors import AqvoltError, DatabaseError, InputError
@@ -24,19 +23,7 @@ from aqvolt_launch.cli import build, query, release
 
 @pytest.fixture
 def aqvolt(database):
-    """Run a command in this process; return what it printed, or raise its one-sentence error."""
-    app = typer.Typer(pretty_exceptions_enable=False)
-    for module in (build, release, query):
-        module.register(app)
-
-    def run(*arguments: object) -> str:
-        done = CliRunner().invoke(app, [str(a) for a in arguments])
-        if done.exception is not None and not isinstance(done.exception, SystemExit):
-            raise done.exception
-        assert done.exit_code == 0, done.output
-        return done.stdout
-
-    return run
+    return command_of(build, release, query)
 
 
 @pytest.fixture

@@ -9,9 +9,8 @@ from pathlib import Path
 import label_factory
 import numpy as np
 import pytest
-import typer
 from conftest_release import make_labels
-from typer.testing import CliRunner
+from in_process import command_of
 
 from aqvolt_flows.datasets.importers.files import read_labels
 from aqvolt_flows.datasets.importers.intake import import_labels
@@ -27,19 +26,7 @@ ELEMENTS = ROOT / "tests" / "flows" / "datasets" / "data" / "matpes_r2scan_eleme
 
 @pytest.fixture
 def aqvolt(database):
-    """Run a command in this process; return what it printed, or raise its one-sentence error."""
-    app = typer.Typer(pretty_exceptions_enable=False)
-    labels.register(app)
-    query.register(app)
-
-    def run(*arguments: object) -> str:
-        done = CliRunner().invoke(app, [str(a) for a in arguments])
-        if done.exception is not None and not isinstance(done.exception, SystemExit):
-            raise done.exception
-        assert done.exit_code == 0, done.output
-        return done.stdout
-
-    return run
+    return command_of(labels, query)
 
 
 def test_import_then_query_then_why(aqvolt, database):

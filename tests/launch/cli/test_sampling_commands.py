@@ -6,8 +6,7 @@ import json
 
 import numpy as np
 import pytest
-import typer
-from typer.testing import CliRunner
+from in_process import command_of
 
 from aqvolt_flows.campaign import load_campaign
 from aqvolt_flows.errors import InputError
@@ -27,18 +26,7 @@ class Encoder:
 
 @pytest.fixture
 def aqvolt(database):
-    app = typer.Typer(pretty_exceptions_enable=False)
-    for module in (coverage, query):
-        module.register(app)
-
-    def run(*arguments: str) -> str:
-        done = CliRunner().invoke(app, list(arguments))
-        if done.exception is not None and not isinstance(done.exception, SystemExit):
-            raise done.exception
-        assert done.exit_code == 0, done.output
-        return done.stdout
-
-    return run
+    return command_of(coverage, query)
 
 
 @pytest.fixture
