@@ -42,7 +42,7 @@ def label_from_outcome(
     outcome
         What the labeler returned, as a document or as the mapping that MongoDB holds.
     frame
-        The document of ``frames`` that was labelled; without one the label has no lineage, as imported data have.
+        The document of ``frames`` that was labeled; without one the label has no lineage, as imported data have.
     source_uuid, source_completed_at
         The job in ``outputs`` and when it ended.
     source

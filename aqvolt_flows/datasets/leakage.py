@@ -29,7 +29,7 @@ Frame = tuple[NDArray[np.integer[Any]], Array, Array]
 
 #: Ancestors that two frames may share.
 ANCESTORS = ("candidate_id", "trajectory_id", "formula", "chemsys")
-#: Neighbours of an atom that are looked at.
+#: Neighbors of an atom that are looked at.
 NEIGHBOURS = 12
 #: Å; how many frames have a training frame within each is counted.
 WITHIN = (0.01, 0.03, 0.1, 0.3)

@@ -24,7 +24,7 @@ ROUNDING = {"positions": 1e-6, "cell": 1e-6, "energy": 1e-6, "forces": 1e-6, "st
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Row:
-    """One labelled configuration as releases hold it.
+    """One labeled configuration as releases hold it.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""GPAW r2SCAN statics: the licence-free DFT labeler."""
+"""GPAW r2SCAN statics: the license-free DFT labeler."""
 
 from __future__ import annotations
 

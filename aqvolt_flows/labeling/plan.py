@@ -141,7 +141,7 @@ def _outcomes(database: Database) -> dict[str, str]:
 
 
 def held(database: Database) -> tuple[dict[str, str], dict[str, str]]:
-    """Return chemical system → reason and frame_id → reason of what must not be labelled now."""
+    """Return chemical system → reason and frame_id → reason of what must not be labeled now."""
     found: dict[str, dict[str, str]] = {"chemsys": {}, "frame": {}}
     query = {"status": "held", "kind": {"$in": list(found)}}
     for document in database["holds"].find(query, {"kind": 1, "what": 1, "reason": 1}):

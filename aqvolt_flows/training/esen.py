@@ -43,7 +43,7 @@ _NORMALIZER = "fairchem.core.modules.normalization"
 
 @dataclass(frozen=True, eq=False)
 class Labelled:
-    """What the references need of one labelled configuration.
+    """What the references need of one labeled configuration.
 
     Attributes
     ----------
@@ -78,7 +78,7 @@ class References:
 
 
 def reference_energies(frames: Iterable[Labelled]) -> References:
-    """Return least-squares linear element references and the RMS force of labelled frames.
+    """Return least-squares linear element references and the RMS force of labeled frames.
 
     The energies solve ``min Σ (E_i - Σ_Z n_iZ e_Z)²``. Where compositions do not determine every element
     (LiF and LiCl alone cannot tell Li from its anions) it is the solution of least norm.
