@@ -103,10 +103,10 @@ class Convolution(torch.nn.Module):
 
     def __init__(self, product: Any) -> None:
         super().__init__()
-        self._blocks, self.out_shapes = _blocks(product)
-        self._weight_widths = [product.irreps_in1[i.i_in1].mul for i in product.instructions]
+        self.blocks, self.out_shapes = _blocks(product)
+        self.weight_widths = [product.irreps_in1[i.i_in1].mul for i in product.instructions]
         self.slices = {ir.l: s for (_, ir), s in zip(product.irreps_in2, product.irreps_in2.slices(), strict=True)}
-        for number, block in enumerate(self._blocks):
+        for number, block in enumerate(self.blocks):
             pairs = tuple((le, lo) for le, lo, *_ in block.paths)
             factors = tuple(factor for _, _, factor, *_ in block.paths)
             matrix = _coefficients(block.l_in, pairs, factors)
@@ -134,11 +134,11 @@ class Convolution(torch.nn.Module):
             (n_edges,), the atoms from which and to which messages go.
         """
         slots: list[torch.Tensor] = [features] * len(self.out_shapes)
-        by_path = weights.split(self._weight_widths, dim=1)  # the backward pass of a split is one concatenation
-        for number, block in enumerate(self._blocks):
+        by_path = weights.split(self.weight_widths, dim=1)  # the backward pass of a split is one concatenation
+        for number, block in enumerate(self.blocks):
             degrees, sizes = 2 * block.l_in + 1, [2 * l_out + 1 for _, l_out, *_ in block.paths]
             columns = features[:, block.first_input : block.first_input + block.channels * degrees]
-            x = columns.view(-1, block.channels, degrees).transpose(1, 2).contiguous()[source]
+            x = columns.view(-1, block.channels, degrees).transpose(1, 2).contiguous().index_select(0, source)
             pairs = tuple((le, lo) for le, lo, *_ in block.paths)
             matrix = matrices.of(block.l_in, pairs, getattr(self, f"coefficients_{number}"))
             messages = torch.bmm(matrix, x).split(sizes, dim=1)  # channels last: contiguous in every product below

@@ -9,6 +9,7 @@ import torch
 from torch_sim.models.interface import ModelInterface
 
 from aqvolt_flows.potentials.neighbors import NeighborOptions, Pairs, VerletList
+from aqvolt_flows.potentials.replay import Replay
 
 
 class EdgeModel(ModelInterface):
@@ -28,6 +29,12 @@ class EdgeModel(ModelInterface):
     max_atoms_per_call
         Systems are evaluated in portions of at most this many atoms (one system at least), which bounds memory
         however large the batch is; None: all at once.
+
+    Attributes
+    ----------
+    accelerated
+        Whether kernels of our own and CUDA graphs are used where the model has them; without, the plain operations
+        of torch are, which are the reference.
     """
 
     def __init__(
@@ -45,6 +52,13 @@ class EdgeModel(ModelInterface):
         self.cutoff = cutoff
         self.pairs = VerletList(cutoff, neighbors)
         self.max_atoms_per_call = max_atoms_per_call
+        self.accelerated = True
+        self._replay = Replay(self._differentiate, cutoff)
+
+    @property
+    def replayable(self) -> bool:
+        """Whether :meth:`energies` can be recorded as a CUDA graph, see :class:`Replay`."""
+        return False
 
     @abstractmethod
     def energies(
@@ -73,7 +87,8 @@ class EdgeModel(ModelInterface):
         pairs = self.pairs(positions, cell, system_idx)
         n_systems = len(cell)
         if self.max_atoms_per_call is None or len(positions) <= self.max_atoms_per_call:
-            energy, gradient = self._differentiate(numbers, system_idx, n_systems, pairs)
+            evaluate = self._replay if self.accelerated and self.replayable else self._differentiate
+            energy, gradient = evaluate(numbers, system_idx, n_systems, pairs)
         else:
             energy, gradient = self._in_portions(numbers, system_idx, n_systems, pairs)
         forces = torch.zeros_like(positions).index_add_(0, pairs.i, gradient).index_add_(0, pairs.j, -gradient)

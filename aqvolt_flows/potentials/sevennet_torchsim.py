@@ -18,6 +18,7 @@ from sevenn.nn.node_embedding import OnehotEmbedding
 
 from aqvolt_flows.potentials.convolution import Convolution, EdgeMatrices
 from aqvolt_flows.potentials.edge_model import EdgeModel
+from aqvolt_flows.potentials.fused import Adjacency, FusedConvolution, available
 from aqvolt_flows.potentials.neighbors import NeighborOptions, Pairs
 
 
@@ -55,6 +56,16 @@ class SevenNetTorchSim(EdgeModel):
                 if isinstance(layer, IrrepsConvolution)
             }
         )
+        self._fused = (
+            {name: FusedConvolution(layer) for name, layer in self.convolutions.items()}  # type: ignore[arg-type]
+            if available(device, dtype)
+            else {}
+        )
+
+    @property
+    def replayable(self) -> bool:
+        """Whether the fused convolution runs here: the plain one would sum the pairs that fill up."""
+        return bool(self._fused)
 
     def energies(
         self, numbers: torch.Tensor, system_idx: torch.Tensor, n_systems: int, pairs: Pairs, vectors: torch.Tensor
@@ -69,15 +80,19 @@ class SevenNetTorchSim(EdgeModel):
         if self._modal is not None:
             data[key.MODAL_TYPE] = torch.full((n_systems,), self._modal, dtype=torch.long, device=vectors.device)
         matrices = None
+        fused = self._fused if self.accelerated else {}
+        adjacency = Adjacency.of(pairs.j, pairs.i, len(numbers)) if fused else None
         for name, layer in self.network._modules.items():
             if isinstance(layer, OnehotEmbedding):
                 self._one_hot(layer, data)
             elif isinstance(layer, IrrepsConvolution):
-                convolution: Convolution = self.convolutions[name]  # type: ignore[assignment]
-                matrices = matrices or EdgeMatrices(data[key.EDGE_ATTR], convolution.slices)
-                summed = convolution(
-                    data[layer.key_x], layer.weight_nn(data[layer.key_weight_input]), matrices, pairs.j, pairs.i
-                )
+                weights = layer.weight_nn(data[layer.key_weight_input])
+                if adjacency is not None:
+                    summed = fused[name](data[layer.key_x], weights, data[key.EDGE_ATTR], adjacency)
+                else:
+                    convolution: Convolution = self.convolutions[name]  # type: ignore[assignment]
+                    matrices = matrices or EdgeMatrices(data[key.EDGE_ATTR], convolution.slices)
+                    summed = convolution(data[layer.key_x], weights, matrices, pairs.j, pairs.i)
                 data[layer.key_x] = summed / layer.denominator
             elif isinstance(layer, AtomReduce):
                 source = data[layer.key_input].squeeze(1)
