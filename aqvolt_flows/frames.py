@@ -16,6 +16,7 @@ forces                list<float32>            (n_atoms × 3), eV/Å
 stress                list<float32>            (6), ASE sign, xx yy zz yz xz xy, eV/Å³
 pressure              float32, may be null     instantaneous, kinetic part included, compression positive, eV/Å³
 volume                float32                  of the cell, Å³
+equilibration         bool, may be null        before the run's production; null: not known
 ====================  =======================  ==========================================
 """
 
@@ -51,10 +52,11 @@ SCHEMA = pa.schema(
         ("stress", pa.list_(pa.float32())),
         ("pressure", pa.float32()),
         ("volume", pa.float32()),
+        ("equilibration", pa.bool_()),
     ]
 )
 #: Columns that every file has; the others were added later.
-REQUIRED = tuple(name for name in SCHEMA.names if name not in {"pressure", "volume"})
+REQUIRED = tuple(name for name in SCHEMA.names if name not in {"pressure", "volume", "equilibration"})
 ROW_GROUP_ROWS = 1024
 
 
@@ -72,6 +74,9 @@ class Frame:
         (6,) in eV/Å³, ASE sign, order xx yy zz yz xz xy.
     pressure
         Instantaneous pressure in eV/Å³, kinetic part included, compression positive; None where it was not written.
+    equilibration
+        Whether it belongs to the start of its run, which is not sampled unless asked for; None where it was not
+        written.
     """
 
     trajectory_id: str
@@ -84,6 +89,7 @@ class Frame:
     forces: NDArray[np.float32]
     stress: NDArray[np.float32]
     pressure: float | None = None
+    equilibration: bool | None = None
 
     @property
     def n_atoms(self) -> int:
@@ -143,6 +149,7 @@ def to_table(frames: Sequence[Frame]) -> pa.Table:
             "stress": [np.asarray(f.stress, np.float32).ravel() for f in frames],
             "pressure": [f.pressure for f in frames],
             "volume": [f.volume for f in frames],
+            "equilibration": [f.equilibration for f in frames],
         },
         schema=SCHEMA,
     )
@@ -158,8 +165,8 @@ def stacked_table(trajectory_id: str, atomic_numbers: NDArray[np.int16], columns
     atomic_numbers
         (n_atoms,).
     columns
-        ``step``, ``temperature``, ``energy``, ``pressure`` and ``volume`` (k,); ``positions`` and ``forces``
-        (k, n_atoms, 3); ``cell`` (k, 3, 3); ``stress`` (k, 6).
+        ``step``, ``temperature``, ``energy``, ``pressure``, ``volume`` and ``equilibration`` (k,); ``positions`` and
+        ``forces`` (k, n_atoms, 3); ``cell`` (k, 3, 3); ``stress`` (k, 6).
     """
     k = len(columns["step"])
     arrays = []
@@ -191,10 +198,14 @@ def to_columns(frames: Sequence[Frame]) -> dict[str, Any]:
 def from_columns(trajectory_id: str, columns: Mapping[str, Any]) -> list[Frame]:
     """Return the frames that :func:`to_columns` wrote, bit by bit."""
     n = len(columns["step"])
-    values = dict(columns) | {
-        "trajectory_id": [trajectory_id] * n,
-        "atomic_numbers": [columns["atomic_numbers"]] * n,
-    }
+    values = (
+        {"equilibration": [None] * n}
+        | dict(columns)
+        | {
+            "trajectory_id": [trajectory_id] * n,
+            "atomic_numbers": [columns["atomic_numbers"]] * n,
+        }
+    )
     return list(from_table(pa.Table.from_pydict(values, schema=SCHEMA).combine_chunks()))
 
 
@@ -202,6 +213,7 @@ def from_table(table: pa.Table | pa.RecordBatch) -> Iterator[Frame]:
     """Yield the frames of an Arrow table in :data:`SCHEMA`, in order."""
     columns = [table.column(name) for name in REQUIRED]
     pressures = table.column("pressure") if "pressure" in table.schema.names else None
+    marks = table.column("equilibration") if "equilibration" in table.schema.names else None
     for row in range(table.num_rows):
         tid, step, temperature, energy, numbers, positions, cell, forces, stress = (c[row] for c in columns)
         yield Frame(
@@ -215,6 +227,7 @@ def from_table(table: pa.Table | pa.RecordBatch) -> Iterator[Frame]:
             forces=forces.values.to_numpy().reshape(-1, 3),
             stress=stress.values.to_numpy(),
             pressure=None if pressures is None else pressures[row].as_py(),
+            equilibration=None if marks is None else marks[row].as_py(),
         )
 
 

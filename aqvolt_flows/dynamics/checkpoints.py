@@ -14,7 +14,7 @@ import pickle
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -22,8 +22,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from numpy.typing import NDArray
 
 from aqvolt_flows.aside import written_aside
+from aqvolt_flows.dynamics.averages import mean_and_error
 from aqvolt_flows.errors import ResourceError
 from aqvolt_flows.frames import ROW_GROUP_ROWS, SCHEMA
 
@@ -31,7 +33,7 @@ from aqvolt_flows.frames import ROW_GROUP_ROWS, SCHEMA
 HELD_BYTES = 256 * 2**20
 _STATE = "checkpoint.pt"
 #: Written into every checkpoint; another number means that another version wrote it.
-VERSION = 1
+VERSION = 2
 
 
 class BatchFolder:
@@ -115,32 +117,41 @@ class Statistics:
 
     Attributes
     ----------
-    n_frames
-        How many.
-    mean_temperature, mean_volume, mean_pressure
-        K, Å³, eV/Å³.
+    n_frames, n_equilibration_frames
+        How many, and how many of them come before the production.
     max_force
         Largest |F|, eV/Å.
     """
 
     n_frames: int = 0
-    mean_temperature: float = 0.0
-    mean_volume: float = 0.0
-    mean_pressure: float = 0.0
+    n_equilibration_frames: int = 0
     max_force: float = 0.0
+    _production: dict[str, list[NDArray[np.float64]]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, table: pa.Table) -> None:
         """Take in more frames of the same trajectory."""
         n = table.num_rows
         if not n:
             return
+        early = table.column("equilibration").combine_chunks().fill_null(False).to_numpy(zero_copy_only=False)
         for name in ("temperature", "volume", "pressure"):
-            sum_ = float(table.column(name).to_numpy().astype(float).sum())
-            field = f"mean_{name}"
-            setattr(self, field, (getattr(self, field) * self.n_frames + sum_) / (self.n_frames + n))
+            self._production[name].append(table.column(name).to_numpy().astype(float)[~early])
         forces = table.column("forces").combine_chunks().flatten().to_numpy().reshape(-1, 3)
         self.max_force = max(self.max_force, float(np.linalg.norm(forces, axis=1).max()))
         self.n_frames += n
+        self.n_equilibration_frames += int(early.sum())
+
+    def mean(self, name: str) -> tuple[float | None, float | None]:
+        """Return the mean of ``temperature`` (K), ``volume`` (Å³) or ``pressure`` (eV/Å³) over the production.
+
+        Returns
+        -------
+        tuple
+            Mean and its standard error (:func:`aqvolt_flows.dynamics.averages.mean_and_error`); None where there are
+            too few frames.
+        """
+        values = self._production.get(name, [])
+        return mean_and_error(np.concatenate(values)) if values else (None, None)
 
 
 class PartFrames:

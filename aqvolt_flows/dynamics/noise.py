@@ -80,15 +80,17 @@ class TrajectoryNoise:
         shape = (len(seeds), BLOCK_STEPS, self.draws.total)
         self._table = torch.zeros(shape, dtype=torch.float64, device=self._device)
 
-    def at(self, steps: NDArray[np.int64], on_device: torch.Tensor) -> torch.Tensor:
+    def at(self, steps: NDArray[np.int64], on_device: torch.Tensor, needed: bool = True) -> torch.Tensor:
         """Return the numbers (n_systems, draws.total) of each system's step, counted from 0.
 
         Parameters
         ----------
         steps, on_device
             The steps, on the host and where the numbers are used: asking either for the other makes it wait.
+        needed
+            Whether any of them is used; without, none is drawn.
         """
-        if not self.draws.total:
+        if not self.draws.total or not needed:
             return self._table[:, 0]
         wanted = steps // BLOCK_STEPS
         for i in np.flatnonzero(wanted != self._blocks):

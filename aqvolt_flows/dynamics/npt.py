@@ -19,11 +19,12 @@ import torch
 from numpy.typing import NDArray
 
 from aqvolt_flows.dynamics.batch import DTYPE, Batch, concatenate
-from aqvolt_flows.dynamics.integrators import Forces, integrator_for
+from aqvolt_flows.dynamics.integrators import integrator_for
 from aqvolt_flows.dynamics.memory import Room, is_out_of_memory, release_memory
 from aqvolt_flows.dynamics.noise import TrajectoryNoise
 from aqvolt_flows.dynamics.recording import Recorder
 from aqvolt_flows.dynamics.stability import LOST_ATOM_STEPS, Guard, guard_steps
+from aqvolt_flows.dynamics.steps import Forces
 from aqvolt_flows.dynamics.systems import Outcome, System, check_ids, initial_batch, model_state
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.frames import from_table
@@ -90,7 +91,7 @@ class NpTRun:
         self._noise = TrajectoryNoise(self._integrator.draws, model.device)
         self._guard = Guard.of(parameters)
         self._guard_steps = guard_steps(model.device)
-        self._recorder = Recorder(sink or _Memory(self.outcomes))
+        self._recorder = Recorder(sink or _Memory(self.outcomes), parameters.equilibration_steps)
         self._on_out_of_memory = on_out_of_memory or (lambda _size: None)
         self._state: tuple[list[str], Any] | None = None
         self._sizes: dict[str, float] = {}
@@ -134,9 +135,8 @@ class NpTRun:
         if batch is None:
             return
         try:
-            stepped = self._integrator.step(
-                batch, self._forces_of(batch), self._noise.at(batch.steps, batch.systems["step"])
-            )
+            noise = self._noise.at(batch.steps, batch.systems["step"], self._integrator.noisy(batch.steps))
+            stepped = self._integrator.step(batch, self._forces_of(batch), noise)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise

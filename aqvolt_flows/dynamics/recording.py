@@ -30,12 +30,14 @@ class Recorder:
     ----------
     sink
         Where they go.
+    equilibration_steps
+        Frames of steps before this are marked.
     held_bytes
         Frames are fetched when they take more than this many bytes.
     """
 
-    def __init__(self, sink: Sink, held_bytes: int = HELD_BYTES) -> None:
-        self._sink, self._limit = sink, held_bytes
+    def __init__(self, sink: Sink, equilibration_steps: int = 0, held_bytes: int = HELD_BYTES) -> None:
+        self._sink, self._equilibration, self._limit = sink, equilibration_steps, held_bytes
         self._batch: Batch | None = None
         self._held: list[tuple[np.ndarray, dict[str, torch.Tensor]]] = []
         self._bytes = 0
@@ -88,6 +90,7 @@ class Recorder:
                         "energy": energy,
                         "pressure": pressure,
                         "volume": volume,
+                        "equilibration": steps[rows, local] < self._equilibration,
                         "positions": arrays["positions"][rows, first:last],
                         "forces": arrays["forces"][rows, first:last],
                         "cell": arrays["cell"][rows, local],

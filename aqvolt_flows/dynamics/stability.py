@@ -8,8 +8,11 @@ meanwhile are dropped, and from then on the model is given the run's starting co
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
+import numpy as np
 import torch
+from ase.data import covalent_radii
 from torch_sim.neighbors import torch_nl_linked_cell
 
 from aqvolt_flows.dynamics.batch import Batch, volume_of
@@ -26,8 +29,26 @@ GUARD_STEPS_GPU = 10
 #: Steps between searches for lost atoms; each is a neighbor list.
 LOST_ATOM_STEPS = 100
 
-REASONS = ("", "not_finite", "force_limit", "volume_change", "temperature_limit", "lost_atoms")
-_NOT_FINITE, _FORCE, _VOLUME, _TEMPERATURE, _LOST = range(1, 6)
+REASONS = (
+    "",
+    "not_finite",
+    "force_limit",
+    "volume_change",
+    "temperature_limit",
+    "lost_atoms",
+    "vaporized",
+    "collapsed",
+)
+_NOT_FINITE, _FORCE, _VOLUME, _TEMPERATURE, _LOST, _VAPORIZED, _COLLAPSED = range(1, 8)
+#: Where the physics of a run ended, not the run: what came before is as good as any.
+ENDS_OF_EXPLORATION = frozenset(REASONS[1:]) - {"not_finite"}
+
+
+def status_of(failure: Failure | None, steps_done: int) -> Literal["completed", "ended_early", "failed"]:
+    """Return the status of a run that has ended: ``ended_early`` if it left what is explored after its first step."""
+    if failure is None:
+        return "completed"
+    return "ended_early" if failure.reason in ENDS_OF_EXPLORATION and steps_done > 0 else "failed"
 
 
 def guard_steps(device: torch.device) -> int:
@@ -41,31 +62,42 @@ class Guard:
 
     Attributes
     ----------
+    max_volume_ratio
+        V/V₀, and its inverse; 0: not looked at.
+    min_packing
+        Share of the volume in spheres of covalent radius (Cordero et al., DOI 10.1039/b801115j, as in ASE); 0: not
+        looked at.
     max_volume_change
-        |ΔV|/V₀.
+        |ΔV|/V₀, the stability benchmark's; None: not looked at.
     max_force
         eV/Å.
     lost_atom_cutoff
         An atom with no other atom or image within this, Å, is lost; 0: not looked for.
     """
 
-    max_volume_change: float
+    max_volume_ratio: float
+    min_packing: float
+    max_volume_change: float | None
     max_force: float
     lost_atom_cutoff: float
 
     @classmethod
     def of(cls, parameters: ExplorationParameters) -> Guard:
         """Return the limits that a campaign sets."""
-        return cls(parameters.max_volume_change, parameters.max_force_ev_per_a, parameters.lost_atom_cutoff_a)
+        p = parameters
+        return cls(p.max_volume_ratio, p.min_packing, p.max_volume_change, p.max_force_ev_per_a, p.lost_atom_cutoff_a)
 
     def start(self, batch: Batch) -> Batch:
         """Return the batch with its flags down, and with what the guard compares with."""
         n, device = len(batch), batch.device
+        spheres = 4 / 3 * np.pi * covalent_radii[batch.atoms["numbers"].cpu().numpy()] ** 3
+        filled = torch.zeros(n, dtype=torch.float64, device=device)
         return batch.updated(
             {"safe_positions": batch.atoms["positions"].clone()},
             {
                 "safe_cell": batch.systems["cell"].clone(),
                 "initial_volume": batch.volume(),
+                "filled_volume": filled.index_add(0, batch.index, torch.as_tensor(spheres, device=device)),
                 "fail_code": torch.zeros(n, dtype=torch.long, device=device),
                 "fail_step": torch.full((n,), -1, dtype=torch.long, device=device),
                 "fail_value": torch.zeros(n, dtype=torch.float64, device=device),
@@ -74,10 +106,10 @@ class Guard:
 
     def safe(self, batch: Batch, positions: torch.Tensor, cell: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return positions and cells fit for the model: those of failed or failing systems are the starting ones."""
-        change = torch.abs(volume_of(cell) / batch.systems["initial_volume"] - 1)
+        bad = torch.stack([passed for _, passed, _ in self._of_volume(batch, volume_of(cell))])
         finite = torch.zeros(len(batch), dtype=positions.dtype, device=positions.device)
         finite = torch.isfinite(finite.index_add(0, batch.index, positions.sum(1)))
-        good = finite & (change <= self.max_volume_change) & (batch.systems["fail_code"] == 0)
+        good = finite & torch.isfinite(cell).all(-1).all(-1) & ~bad.any(0) & (batch.systems["fail_code"] == 0)
         return (
             torch.where(good[batch.index, None], positions, batch.atoms["safe_positions"]),
             torch.where(good[:, None, None], cell, batch.systems["safe_cell"]),
@@ -90,7 +122,6 @@ class Guard:
         largest = torch.zeros_like(s["energy"]).scatter_reduce(0, batch.index, force, reduce="amax")
         temperature = batch.temperature()
         volume = batch.volume()
-        change = torch.abs(volume / s["initial_volume"] - 1)
         summed = torch.zeros_like(s["energy"]).index_add(0, batch.index, batch.atoms["positions"].sum(1) + force)
         finite = torch.isfinite(s["energy"] + summed + temperature + volume)
         hot = MAX_TEMPERATURE_RATIO * s["kt"] / KB_EV_PER_K + TEMPERATURE_MARGIN_K
@@ -98,13 +129,29 @@ class Guard:
         value = torch.zeros_like(s["fail_value"])
         for number, passed, seen in (
             (_TEMPERATURE, temperature > hot, temperature),
-            (_VOLUME, change > self.max_volume_change, change),
+            *self._of_volume(batch, volume),
             (_FORCE, largest > self.max_force, largest),
             (_NOT_FINITE, ~finite, torch.zeros_like(value)),
         ):
             code = torch.where(passed, number, code)
             value = torch.where(passed, seen, value)
         return self._raised(batch, code, value)
+
+    def _of_volume(self, batch: Batch, volume: torch.Tensor) -> list[tuple[int, torch.Tensor, torch.Tensor]]:
+        """Return the limits of the volume: code, where it is passed (n_systems,), and the number seen."""
+        s = batch.systems
+        ratio = volume / s["initial_volume"]
+        largest = torch.full_like(ratio, torch.inf)
+        if self.max_volume_ratio:
+            largest = torch.full_like(ratio, self.max_volume_ratio)
+        if self.min_packing:
+            largest = torch.minimum(largest, s["filled_volume"] / (self.min_packing * s["initial_volume"]))
+        smallest = 1 / self.max_volume_ratio if self.max_volume_ratio else 0.0
+        found = [(_VAPORIZED, ratio > largest, ratio), (_COLLAPSED, ratio < smallest, ratio)]
+        if self.max_volume_change is not None:
+            change = torch.abs(ratio - 1)
+            found.append((_VOLUME, change > self.max_volume_change, change))
+        return found
 
     def search_lost(self, batch: Batch) -> Batch:
         """Return the batch with flags raised for systems in which an atom is alone."""
@@ -149,7 +196,11 @@ class Guard:
         return {
             _NOT_FINITE: "energy, forces, positions, volume or temperature became NaN or infinite",
             _FORCE: f"|F| reached {value:.3g} eV/Å; limit {self.max_force:g} eV/Å",
-            _VOLUME: f"|ΔV|/V₀ reached {value:.2f}; limit {self.max_volume_change:g}",
+            _VOLUME: f"|ΔV|/V₀ reached {value:.2f}; limit {self.max_volume_change}",
+            _VAPORIZED: f"V/V₀ reached {value:.2f}; limits are V/V₀ {self.max_volume_ratio:g} and a packing of "
+            f"{self.min_packing:g}: it vaporized, or its pressure could not be balanced",
+            _COLLAPSED: f"V/V₀ reached {value:.2f}; limit 1/{self.max_volume_ratio:g}: it collapsed, or its pressure "
+            "could not be balanced",
             _TEMPERATURE: f"{value:.0f} K at a target of {target:.0f} K",
             _LOST: f"{value:.0f} atoms have no other within {self.lost_atom_cutoff:g} Å",
         }[code]

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 
 from aqvolt_flows.dynamics.checkpoints import BatchFolder
+from aqvolt_flows.dynamics.determinism import deterministic
 from aqvolt_flows.dynamics.memory import MemoryRecord, room_for
 from aqvolt_flows.dynamics.npt import NpTRun
 from aqvolt_flows.dynamics.segments import Ended, Segment
@@ -91,4 +92,5 @@ def run_together(
             ends_at,
         )
         writer.started(segment.run.outcomes, segment.segment)
-        return segment.go(writer.progressed)
+        with deterministic(parameters.deterministic, model.device):
+            return segment.go(writer.progressed)

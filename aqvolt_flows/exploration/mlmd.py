@@ -14,6 +14,7 @@ from jobflow import Maker, Response
 from pymatgen.core import Structure
 
 from aqvolt_flows.chemistry import describe
+from aqvolt_flows.dynamics.averages import small_cell_warning
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.exploration.schedules import batch_key, supercell_factors
 from aqvolt_flows.jobs import campaign_job, typed
@@ -49,7 +50,7 @@ class MLMDMaker(Maker):
 
     @campaign_job()
     def make(self, database: Database, runs: list[dict[str, Any]]) -> Any:
-        """Write ``trajectories`` and their frames; return how many completed and failed.
+        """Write ``trajectories`` and their frames; return how many completed, ended early and failed.
 
         Where the walltime ends before the batch does, the next segment is queued and what has ended is counted.
 
@@ -75,7 +76,7 @@ class MLMDMaker(Maker):
         finished = {d["trajectory_id"] for d in database["trajectories"].find(query, {"trajectory_id": 1})}
         database.adopt("trajectories", sorted(finished))
         todo = [r for r in runs if r["trajectory_id"] not in finished]
-        counts = {"completed": 0, "failed": 0, "already_done": len(finished), "frames": 0, "left": 0}
+        counts = {"completed": 0, "ended_early": 0, "failed": 0, "already_done": len(finished), "frames": 0, "left": 0}
         folder = database.settings.path(database.settings.checkpoint_dir) / batch_key(wanted)
         if not todo:  # a kill between the last document and the end left it
             shutil.rmtree(folder, ignore_errors=True)
@@ -173,6 +174,7 @@ def _document(run: dict[str, Any], atoms: Any, parameters: ExplorationParameters
         stride=parameters.stride,
         n_frames=0,
         status="running",
+        warnings=[w] if (w := small_cell_warning(len(atoms), atoms.get_volume(), run["temperature_k"])) else [],
         **describe(atoms.get_chemical_symbols()),  # type: ignore[arg-type]
     )
 
@@ -215,20 +217,28 @@ class _Writer:
 
     def ended(self, ended: Any) -> None:
         """Store the frames and the document of a trajectory that has ended."""
+        from aqvolt_flows.dynamics.stability import status_of
+
         outcome, seen = ended.outcome, ended.statistics
         document = self.documents[outcome.system.trajectory_id]
-        some = seen.n_frames > 0
+        temperature, pressure = seen.mean("temperature"), seen.mean("pressure")
+        volume = [None if v is None else v / document.n_atoms for v in seen.mean("volume")]
+        pressure_gpa = [None if v is None else ev_per_a3_to_gpa(v) for v in pressure]
         self._write(
             document,
-            status="failed" if outcome.failure else "completed",
+            status=status_of(outcome.failure, outcome.steps_done),
             failure=outcome.failure,
             steps_done=outcome.steps_done,
             n_frames=seen.n_frames,
             frames=self._database.artifacts.put_file(ended.path, "parquet"),
-            mean_temperature_k=seen.mean_temperature if some else None,
-            mean_volume_per_atom=seen.mean_volume / document.n_atoms if some else None,
-            mean_pressure_gpa=ev_per_a3_to_gpa(seen.mean_pressure) if some else None,
-            max_force=seen.max_force if some else None,
+            n_equilibration_frames=seen.n_equilibration_frames,
+            mean_temperature_k=temperature[0],
+            mean_temperature_error_k=temperature[1],
+            mean_volume_per_atom=volume[0],
+            mean_volume_per_atom_error=volume[1],
+            mean_pressure_gpa=pressure_gpa[0],
+            mean_pressure_error_gpa=pressure_gpa[1],
+            max_force=seen.max_force if seen.n_frames else None,
             seconds=outcome.seconds,
             segments=self.segment,
         )

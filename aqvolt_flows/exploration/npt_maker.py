@@ -14,6 +14,7 @@ import numpy as np
 from pymatgen.core import Structure
 
 from aqvolt_flows.chemistry import reduced_formula
+from aqvolt_flows.dynamics.averages import small_cell_warning
 from aqvolt_flows.dynamics.potential_maker import PotentialMaker
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.exploration.schedules import run_seed, supercell_factors
@@ -200,6 +201,7 @@ def _systems(
                 n_atoms=len(cell),
                 temperature_k=temperature,
                 seed=seed,
+                warnings=[w] if (w := small_cell_warning(len(cell), cell.volume, temperature)) else [],
                 status="failed",
                 failure=Failure(reason="not_run", message="the batch ended before it"),
             )
@@ -222,8 +224,12 @@ class _FolderWriter:
         """Nothing is written before a trajectory ends."""
 
     def ended(self, ended: Ended) -> None:
+        from aqvolt_flows.dynamics.stability import status_of
+
         outcome, seen = ended.outcome, ended.statistics
         name, some = outcome.system.trajectory_id, ended.statistics.n_frames > 0
+        temperature, volume = seen.mean("temperature"), seen.mean("volume")
+        pressure = [None if v is None else ev_per_a3_to_gpa(v) for v in seen.mean("pressure")]
         frames = None
         if some:
             path = self._folder / f"{name}.parquet"
@@ -231,13 +237,17 @@ class _FolderWriter:
             frames = TrajectoryFrames(path=str(path), sha256=file_sha256(path), bytes=path.stat().st_size)
         self._update(
             name,
-            status="failed" if outcome.failure else "completed",
+            status=status_of(outcome.failure, outcome.steps_done),
             failure=outcome.failure,
             steps_done=outcome.steps_done,
             n_frames=seen.n_frames,
-            mean_temperature_k=seen.mean_temperature if some else None,
-            mean_pressure_gpa=ev_per_a3_to_gpa(seen.mean_pressure) if some else None,
-            mean_volume_a3=seen.mean_volume if some else None,
+            n_equilibration_frames=seen.n_equilibration_frames,
+            mean_temperature_k=temperature[0],
+            mean_temperature_error_k=temperature[1],
+            mean_pressure_gpa=pressure[0],
+            mean_pressure_error_gpa=pressure[1],
+            mean_volume_a3=volume[0],
+            mean_volume_error_a3=volume[1],
             max_force=seen.max_force if some else None,
             seconds=outcome.seconds,
             frames=frames,

@@ -19,6 +19,9 @@ from aqvolt_flows.schemas.candidate import ACCEPTED
 from aqvolt_flows.stores import Database
 from aqvolt_flows.work import Plan, WorkItem, bind, no_input
 
+#: Statuses of trajectories that will not go on.
+ENDED = ["completed", "ended_early", "failed"]
+
 
 def wanted_runs(campaign: Campaign, database: Database) -> list[Run]:
     """Return the NpT runs that a campaign wants of the accepted candidates."""
@@ -29,7 +32,7 @@ def wanted_runs(campaign: Campaign, database: Database) -> list[Run]:
 
 def finished_runs(database: Database, runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
     """Return trajectory_id → document of the runs that have ended."""
-    query = {"trajectory_id": {"$in": [r.trajectory_id for r in runs]}, "status": {"$in": ["completed", "failed"]}}
+    query = {"trajectory_id": {"$in": [r.trajectory_id for r in runs]}, "status": {"$in": ENDED}}
     return {d["trajectory_id"]: d for d in database["trajectories"].find(query, {"_id": 0})}
 
 
@@ -59,6 +62,7 @@ def plan_explore(campaign: Campaign, database: Database, claimed: frozenset[str]
         "to_run": len(todo),
         "atom_steps": sum(r.n_atoms for r in todo) * p.n_steps,
         "frames": len(todo) * (p.n_steps // p.stride + 1),
+        "small_cells": sum(r.small for r in todo),
     }
     missing = no_input(runs, "accepted candidate", "aqvolt candidates select")
     adopt = partial(database.adopt, "trajectories", list(finished))

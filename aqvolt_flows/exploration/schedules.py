@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from pymatgen.core import Structure
 
+from aqvolt_flows.dynamics.averages import small_cell_warning
 from aqvolt_flows.identity import content_hash, content_key
 from aqvolt_flows.schemas.parameters import ExplorationParameters
 
@@ -28,6 +29,9 @@ class Run:
         Seed of its initial momenta, derived from the campaign's seed, the candidate and the temperature.
     n_atoms
         Atoms of the supercell.
+    small
+        Whether fluctuations swamp the physics of so small a cell
+        (:func:`aqvolt_flows.dynamics.averages.small_cell_warning`).
     """
 
     trajectory_id: str
@@ -36,6 +40,7 @@ class Run:
     temperature_k: float
     seed: int
     n_atoms: int
+    small: bool = False
 
 
 #: Parameters that do not decide a trajectory.
@@ -47,9 +52,11 @@ _NOT_PHYSICS = {
     "seed",
     "compressibility_per_gpa",
     "min_distance_factor",
+    "deterministic",
+    "equilibration_ps",
 }
 #: Parameters added later: at these values the keys of earlier runs stand.
-_ADDED = {"lost_atom_cutoff_a": 6.0}
+_ADDED = {"lost_atom_cutoff_a": 6.0, "max_volume_ratio": 0.0, "min_packing": 0.0}
 
 
 def batch_key(trajectory_ids: Sequence[str]) -> str:
@@ -84,7 +91,9 @@ def plan_runs(
         Hash of the potential's weights.
     """
     physics = parameters.model_dump(mode="json", exclude=_NOT_PHYSICS | _ADDED.keys())
-    if parameters.ensemble != "npt_nose_hoover_isotropic":
+    if parameters.equilibration_steps:
+        physics |= {"equilibration_steps": parameters.equilibration_steps}
+    if parameters.ensemble != "npt_nose_hoover_isotropic" or parameters.equilibration_steps:
         physics |= {"compressibility_per_gpa": parameters.compressibility_per_gpa, "noise": "philox/1"}
     physics |= {name: v for name, default in _ADDED.items() if (v := getattr(parameters, name)) != default}
     runs = []
@@ -100,9 +109,10 @@ def plan_runs(
                 model=model_hash,
                 physics=physics,
             )
-            runs.append(
-                Run(f"trajectory-{key}", key, candidate_id, temperature, seed, len(structure) * math.prod(factors))
-            )
+            n_cells = math.prod(factors)
+            n_atoms, volume = len(structure) * n_cells, structure.volume * n_cells
+            small = small_cell_warning(n_atoms, volume, temperature) is not None
+            runs.append(Run(f"trajectory-{key}", key, candidate_id, temperature, seed, n_atoms, small))
     return runs
 
 

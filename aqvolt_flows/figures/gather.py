@@ -28,7 +28,7 @@ SPLITS = ("train", "val", "test")
 #: Per collection: which values of ``status`` are failures, and the field that says why.
 OUTCOMES: dict[str, tuple[tuple[str, ...], str]] = {
     "candidates": (("rejected",), "rejection"),
-    "trajectories": (("failed",), "failure"),
+    "trajectories": (("failed", "ended_early"), "failure"),
     "frames": ((), ""),
     "labels": (("rejected",), "failure"),
     "releases": ((), ""),

@@ -41,6 +41,9 @@ class FrameColumns(BaseModel):
     stress: list[list[float]] = Field(description="(k, 6), ASE sign and order, eV/Å³.")
     pressure: list[float | None] = Field(description="(k,), kinetic part included, compression positive, eV/Å³.")
     volume: list[float] = Field(description="(k,), Å³.")
+    equilibration: list[bool | None] | None = Field(
+        default=None, description="(k,), whether before the production; None: not known."
+    )
 
 
 class TrajectoryFrames(BaseModel):
@@ -65,13 +68,23 @@ class NpTTrajectory(BaseModel):
     n_atoms: int = Field(description="Atoms in the simulated supercell.")
     temperature_k: float = Field(description="Target temperature, K.")
     seed: int = Field(description="Of the initial momenta and the noise.")
-    status: Literal["completed", "failed"]
+    status: Literal["completed", "ended_early", "failed"] = Field(
+        description="ended_early: its physics ended (vaporized, …), the frames before are good; failed: did not "
+        "run, or its model failed."
+    )
     failure: Failure | None = Field(default=None, description="Why it did not run or ended early.")
     steps_done: int = 0
     n_frames: int = 0
-    mean_temperature_k: float | None = Field(default=None, description="Over the written frames.")
-    mean_pressure_gpa: float | None = Field(default=None, description="Over the written frames, kinetic part included.")
-    mean_volume_a3: float | None = Field(default=None, description="Å³ of the cell, over the written frames.")
+    n_equilibration_frames: int = Field(default=0, description="The first of them, before the production.")
+    mean_temperature_k: float | None = Field(default=None, description="Over the frames of the production.")
+    mean_temperature_error_k: float | None = Field(default=None, description="Standard error of that mean.")
+    mean_pressure_gpa: float | None = Field(
+        default=None, description="Over the frames of the production, kinetic part included."
+    )
+    mean_pressure_error_gpa: float | None = Field(default=None, description="Standard error of that mean.")
+    mean_volume_a3: float | None = Field(default=None, description="Å³ of the cell, over the frames of the production.")
+    mean_volume_error_a3: float | None = Field(default=None, description="Standard error of that mean.")
+    warnings: list[str] = Field(default_factory=list, description="What to know before its numbers are used.")
     max_force: float | None = Field(default=None, description="Largest |F| of any frame, eV/Å.")
     seconds: float | None = Field(default=None, description="Wall time of the batches times its share of their atoms.")
     final_structure: Structure | None = Field(

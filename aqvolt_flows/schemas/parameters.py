@@ -91,19 +91,41 @@ class ExplorationParameters(Parameters):
     n_steps: PositiveInt = Field(default=50_000, description="50 ps at 1 fs.")
     stride: PositiveInt = Field(default=6, description="200 M frames of 1.23e9 steps: about every 6th is written.")
     ensemble: Literal["npt_nose_hoover_isotropic", "npt_crescale_isotropic", "npt_crescale_full"] = Field(
-        default="npt_nose_hoover_isotropic", description=OURS
+        default="npt_crescale_isotropic",
+        description=f"{OURS} Nosé–Hoover rings in small cells; see docs/exploration.md.",
     )
     thermostat_tau_fs: Strictly = Field(default=100.0, description=f"Thermostat time constant. {OURS}")
     barostat_tau_fs: Strictly = Field(default=1000.0, description=f"Barostat time constant. {OURS}")
     compressibility_per_gpa: Strictly = Field(
-        default=0.04, description="C-rescale's estimate; halides have bulk moduli of 20-40 GPa."
+        default=0.2,
+        description="C-rescale's estimate, of a melt (molten LiCl, 1073 K: 0.2; Bockris and Richards, DOI "
+        "10.1098/rspa.1957.0112). Volumes relax in barostat_tau_fs times the true value over this.",
+    )
+    equilibration_ps: float | None = Field(
+        default=None,
+        ge=0,
+        allow_inf_nan=False,
+        description="Start of a run, with stochastic thermostat and barostat, whose frames are marked; none: 1 ps, or "
+        f"a fifth of a shorter run. {OURS}",
     )
     min_length_a: float = Field(
         default=0.0, ge=0, le=100, description=f"Supercells at least this long; 0: as given. {OURS}"
     )
     seed: int = Field(default=0, ge=0)
-    max_volume_change: float = Field(
-        default=0.5, gt=0, description="|ΔV|/V₀ that ends a run (2.4, the stability test)."
+    max_volume_ratio: float = Field(
+        default=3.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="V/V₀ above, or its inverse, ends a run: vaporized, collapsed; 0: not looked at. A molten lithium "
+        f"halide at 1500 K is near 1.6. {OURS}",
+    )
+    min_packing: float = Field(
+        default=0.05, ge=0, lt=1, description=f"A smaller share of the volume in covalent spheres ends a run. {OURS}"
+    )
+    max_volume_change: float | None = Field(
+        default=None,
+        gt=0,
+        description="|ΔV|/V₀ that ends a run; none: not looked at. 0.5 is the failure of the stability test (2.4).",
     )
     max_force_ev_per_a: Strictly = Field(default=800.0, description="Forces above end a run; 2.3's label limit.")
     lost_atom_cutoff_a: float = Field(
@@ -122,6 +144,27 @@ class ExplorationParameters(Parameters):
         default=None, description="Atoms of one Firework, those beyond a batch wait for room; none: max_batch_atoms."
     )
     checkpoint_steps: PositiveInt = Field(default=500, description="Steps between checkpoints.")
+    deterministic: bool = Field(
+        default=False,
+        description="The same bits from the same input on a GPU, too, at a cost; on a CPU it is always so.",
+    )
+
+    @property
+    def equilibration_steps(self) -> int:
+        """Steps of the equilibration."""
+        if self.equilibration_ps is None:
+            return min(round(1000 / self.timestep_fs), self.n_steps // 5)
+        return round(1000 * self.equilibration_ps / self.timestep_fs)
+
+    @model_validator(mode="after")
+    def _equilibration_within_the_run(self) -> ExplorationParameters:
+        if self.equilibration_ps and self.equilibration_steps >= self.n_steps:
+            raise ValueError(
+                f"equilibration_ps = {self.equilibration_ps:g} is {self.equilibration_steps} steps of "
+                f"{self.timestep_fs:g} fs, and the run has n_steps = {self.n_steps}: nothing would be left to sample. "
+                "Make the run longer or the equilibration shorter."
+            )
+        return self
 
 
 class SamplingParameters(Parameters):
@@ -158,7 +201,12 @@ class SamplingParameters(Parameters):
         default=0.5, ge=0, le=1, description="Frames with a pair closer than this times the covalent radii are dropped."
     )
     max_volume_ratio: float = Field(
-        default=2.0, ge=0, description="Volume per atom over that of the first frame, or its inverse, above: dropped."
+        default=3.0,
+        ge=0,
+        description="Volume per atom over that of the first frame, or its inverse, above: dropped. As in exploration.",
+    )
+    equilibration: bool = Field(
+        default=False, description="Encode the frames of each run's equilibration, too; they are marked."
     )
     min_packing: float = Field(
         default=0.05, ge=0, lt=1, description="Cells with a smaller share in covalent spheres are dropped."

@@ -31,14 +31,21 @@ class TrajectoryDocument(Document):
     steps_done: int = Field(description="Steps made.")
     stride: int = Field(description="Every stride-th step is a frame.")
     n_frames: int
-    status: Literal["running", "completed", "failed"]
+    status: Literal["running", "completed", "ended_early", "failed"] = Field(
+        description="ended_early: its physics ended (vaporized, …), the frames before are good."
+    )
     failure: Failure | None = Field(default=None, description="Why it ended early; its frames up to there stay.")
     frames: ArtifactRef | None = None
-    mean_temperature_k: float | None = None
-    mean_volume_per_atom: float | None = Field(default=None, description="Å³/atom over the written frames.")
+    n_equilibration_frames: int = Field(default=0, description="The first of them, before the production.")
+    mean_temperature_k: float | None = Field(default=None, description="K over the frames of the production.")
+    mean_temperature_error_k: float | None = Field(default=None, description="Standard error of that mean, K.")
+    mean_volume_per_atom: float | None = Field(default=None, description="Å³/atom over the frames of the production.")
+    mean_volume_per_atom_error: float | None = Field(default=None, description="Standard error of that mean, Å³/atom.")
     mean_pressure_gpa: float | None = Field(
-        default=None, description="GPa over the written frames, kinetic part included."
+        default=None, description="GPa over the frames of the production, kinetic part included."
     )
+    mean_pressure_error_gpa: float | None = Field(default=None, description="Standard error of that mean, GPa.")
+    warnings: list[str] = Field(default_factory=list, description="What to know before its numbers are used.")
     max_force: float | None = Field(default=None, description="Largest |F| of any frame, eV/Å.")
     seconds: float | None = Field(
         default=None, description="Wall time of the batches it was in times its share of atoms."

@@ -46,6 +46,7 @@ def frame(n: int, step: int = 0, seed: int = 0) -> Frame:
         forces=rng.normal(size=(n, 3)).astype(np.float32),
         stress=rng.normal(size=6).astype(np.float32),
         pressure=float(np.float32(rng.normal())) if seed % 2 == 0 else None,
+        equilibration=step < 2 if seed % 2 == 0 else None,
     )
 
 
@@ -173,7 +174,8 @@ def test_stacked_columns_are_the_frames_one_by_one():
     """The columns that a batch writes hold what a table of single frames holds."""
     frames = [dataclasses.replace(frame(4, i), trajectory_id="t", atomic_numbers=frame(4).atomic_numbers)
               for i in range(3)]  # fmt: skip
-    names = ("step", "temperature", "energy", "pressure", "volume", "positions", "forces", "cell", "stress")
+    names = ("step", "temperature", "energy", "pressure", "volume", "positions", "forces", "cell", "stress",
+             "equilibration")  # fmt: skip
     columns = {name: np.stack([getattr(f, name) for f in frames]) for name in names}
     table = stacked_table("t", frames[0].atomic_numbers, columns)
     assert table.schema == SCHEMA

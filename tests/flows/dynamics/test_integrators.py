@@ -11,14 +11,10 @@ torch = pytest.importorskip("torch")
 import torch_sim as ts  # noqa: E402
 from torch_sim.integrators import md, npt  # noqa: E402
 
-from aqvolt_flows.dynamics.integrators import (  # noqa: E402
-    CRescale,
-    NoseHooverIsotropic,
-    integrator_for,
-    matrix_exponential,
-    symmetric_noise,
-)
+from aqvolt_flows.dynamics.integrators import Thermalized, integrator_for  # noqa: E402
 from aqvolt_flows.dynamics.noise import TrajectoryNoise  # noqa: E402
+from aqvolt_flows.dynamics.nose_hoover import NoseHooverIsotropic  # noqa: E402
+from aqvolt_flows.dynamics.rescaling import CRescale, matrix_exponential, symmetric_noise  # noqa: E402
 from aqvolt_flows.dynamics.systems import System, initial_batch  # noqa: E402
 from aqvolt_flows.units import KB_EV_PER_K, gpa_to_ev_per_a3  # noqa: E402
 
@@ -188,7 +184,11 @@ def test_symmetric_noise_has_the_variance_of_the_symmetric_part():
 
 
 def test_every_ensemble_has_its_integrator():
-    assert isinstance(integrator_for(argon.parameters()), NoseHooverIsotropic)
+    assert isinstance(integrator_for(argon.parameters(equilibration_ps=0.0)), NoseHooverIsotropic)
+    thermalized = integrator_for(argon.parameters())
+    assert isinstance(thermalized, Thermalized)
+    assert thermalized.steps == 12  # a fifth of 60 steps
+    assert integrator_for(argon.parameters(n_steps=2000)).steps == 200  # 1 ps
     full = integrator_for(argon.parameters(ensemble="npt_crescale_full"))
     assert isinstance(full, CRescale)
     assert full.full_cell

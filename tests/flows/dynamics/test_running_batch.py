@@ -136,7 +136,10 @@ def rattled(a, displacement):
 @pytest.mark.parametrize(
     ("changes", "atoms", "reason"),
     [
-        ({"max_force_ev_per_a": 0.1}, rattled(5.3, 0.5), "force_limit"),
+        ({"max_force_ev_per_a": 0.2}, rattled(5.3, 0.5), "force_limit"),
+        ({"max_volume_ratio": 1.3}, crystal(4.6, 1), "vaporized"),
+        ({"min_packing": 0.12, "max_volume_ratio": 0.0}, crystal(4.2, 1), "vaporized"),  # 0.27 at the start
+        ({"max_volume_ratio": 1.5, "pressure_gpa": 0.5, "barostat_tau_fs": 100.0}, crystal(7.0, 1), "collapsed"),
         ({"max_volume_change": 0.2, "barostat_tau_fs": 300.0}, crystal(4.6, 1), "volume_change"),
         (
             {"max_force_ev_per_a": 1e9, "max_volume_change": 1e9, "timestep_fs": 1.0},

@@ -25,7 +25,7 @@ from aqvolt_flows.frames import ROW_GROUP_ROWS, SCHEMA, read_frames, to_table  #
 
 def make(folder: BatchFolder, out: Path, ensemble: str, n_steps: int = 80, **options) -> Segment:
     """Four systems of which two run together; one is squeezed and fails on the way."""
-    p = parameters(ensemble=ensemble, n_steps=n_steps, stride=4, max_batch_atoms=8, max_force_ev_per_a=50.0)
+    p = parameters(ensemble=ensemble, n_steps=n_steps, stride=4, max_batch_atoms=8, max_volume_ratio=1.5)
     atoms = [crystal(5.3, 1), crystal(3.2, 1), crystal(5.2, 1), crystal(5.4, 1)]
     systems = [system(seed=i, name=f"s{i}", atoms=a) for i, a in enumerate(atoms)]
 
@@ -149,7 +149,7 @@ def test_the_deadline_is_the_walltime_or_the_end_of_the_allocation():
 def test_a_damaged_checkpoint_is_set_aside_and_a_held_folder_is_refused(tmp_path):
     with BatchFolder(tmp_path / "batch") as held:
         held.save({"run": {}, "parts": {}})
-        assert held.load() == {"version": 1, "run": {}, "parts": {}}
+        assert held.load() == {"version": 2, "run": {}, "parts": {}}
         path = tmp_path / "batch" / "checkpoint.pt"
         path.write_bytes(path.read_bytes()[:100])
         assert held.load() is None

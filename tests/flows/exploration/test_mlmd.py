@@ -60,7 +60,7 @@ def test_a_batch_writes_documents_and_frames_and_is_not_repeated(explored, campa
     runs = [{k: d[k] for k in ("trajectory_id", "key", "candidate_id", "temperature_k", "seed")} for d in documents]
     again = MLMDMaker(parameters=campaign.exploration.model_dump(mode="json")).make(runs)
     output = run_locally(again, ensure_success=True)[again.uuid][1].output
-    assert output == {"completed": 0, "failed": 0, "already_done": 2, "frames": 0, "left": 0}
+    assert output == {"completed": 0, "ended_early": 0, "failed": 0, "already_done": 2, "frames": 0, "left": 0}
     assert list(explored["trajectories"].find().sort("formula", 1)) == documents
 
     # sampling goes on from here: funnel, lineage, and the frames' own numbers

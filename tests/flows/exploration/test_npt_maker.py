@@ -66,8 +66,11 @@ def test_a_run_per_structure_and_temperature_with_frames_in_document_and_file():
         assert last.get_potential_energy() == pytest.approx(fresh.get_potential_energy(), abs=1e-5)
         np.testing.assert_allclose(last.get_forces(), fresh.get_forces(), atol=1e-4)
         assert t.final_structure.volume == pytest.approx(last.get_volume(), rel=1e-5)
-        assert t.mean_volume_a3 == pytest.approx(np.mean([f.volume for f in stored]), rel=1e-4)
-        assert t.mean_temperature_k == pytest.approx(np.mean([f.temperature for f in stored]), rel=1e-4)
+        assert [f.equilibration for f in inline] == [f.equilibration for f in stored] == [True, *[False] * 4]
+        assert t.n_equilibration_frames == 1  # a fifth of 20 steps
+        assert t.mean_volume_a3 == pytest.approx(np.mean([f.volume for f in stored[1:]]), rel=1e-4)
+        assert t.mean_temperature_k == pytest.approx(np.mean([f.temperature for f in stored[1:]]), rel=1e-4)
+        assert "set min_length_a" in t.warnings[0]  # 4 and 8 atoms
     assert len({t.seed for t in found.trajectories}) == 4
 
 
