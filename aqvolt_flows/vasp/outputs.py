@@ -31,6 +31,8 @@ _FOOTER = "General timing and accounting informations for this job"
 _TAIL_BYTES = 60_000
 #: OSZICAR's line of one MD step begins with its number and temperature.
 _TEMPERATURE = re.compile(r"^\s*\d+ T=\s*([-+.\dEe]+)", re.MULTILINE)
+#: … and ends with the total moment.
+_MAGNETIZATION = re.compile(r"^\s*\d+ T=.*mag=\s*(-?\d+\.\d+)\s*$", re.MULTILINE)
 #: What schedulers, kernels and VASP say when a run is ended from outside → reason. The first match wins.
 _KILL_SIGNS: tuple[tuple[LabelReason, str], ...] = (
     ("no_space_left", r"No space left on device|ENOSPC|Disk quota exceeded"),
@@ -107,6 +109,8 @@ class Calculation:
         Cores × elapsed time of the last run (VASP's own count); None where it does not say.
     electrons
         NELECT, the valence electrons of the cell.
+    magnetizations
+        Total moment after each step of MD, μB, as far as OSZICAR tells it.
     kpoints
         The mesh that was used and its kind, for another run with the same; None for another kind of list.
     pressure_doubt
@@ -128,6 +132,7 @@ class Calculation:
     electrons: float | None = None
     corrections: list[str] = field(default_factory=list)
     temperatures: list[float] = field(default_factory=list)
+    magnetizations: list[float] = field(default_factory=list)
     kpoints: Mesh | None = None
     pressure_doubt: str = ""
 
@@ -180,11 +185,13 @@ def read_calculation(folder: str | Path, eigenvalues: bool = True, partial: bool
         p.read_text(errors="replace")[-_TAIL_BYTES:] for p in sorted(where.glob("FW_job*.error"))
     )
     finished = _FOOTER in outcar
+    oszicar = read_text(where, "OSZICAR")
     common: dict[str, Any] = {
         "cores": _cores(outcar),
         "core_hours": _core_hours(outcar),
         "corrections": _corrections(where),
-        "temperatures": [float(t) for t in _TEMPERATURE.findall(read_text(where, "OSZICAR"))],
+        "temperatures": [float(t) for t in _TEMPERATURE.findall(oszicar)],
+        "magnetizations": [float(m) for m in _MAGNETIZATION.findall(oszicar)],
     }
     try:
         run = _vasprun(where, eigenvalues, partial)
