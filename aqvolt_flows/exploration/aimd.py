@@ -179,9 +179,7 @@ class AIMDMaker(Maker):
                 ended = run_maker(maker, state.structure() if state else ordered)
             seconds, said = ended.seconds, ended.error
         following = where.segments / f"{document.key}-{document.segments + 1}.WAVECAR"
-        asked = Asked(
-            order, incar, expected, parameters.max_segments, following if parameters.keep_orbitals else None
-        )
+        asked = Asked(order, incar, expected, parameters.max_segments, following if parameters.keep_orbitals else None)
         return harvest(where.artifacts, document, name, asked, seconds, said)
 
 

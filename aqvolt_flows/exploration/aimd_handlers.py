@@ -1,7 +1,8 @@
 """custodian's handlers for a run of MD: what they start again goes on where it stood, and makes no step too many.
 
 custodian's own copy CONTCAR to POSCAR and leave NSW and RANDOM_SEED as they were: VASP would make all steps once more,
-with the noise of the first ones, and on the mesh that KSPACING gives for another cell. Import this only where VASP runs; it needs custodian.
+with the noise of the first ones, and on the mesh that KSPACING gives for another cell. Import this only where VASP
+runs; it needs custodian.
 """
 
 from __future__ import annotations

@@ -10,19 +10,24 @@ import hashlib
 import json
 import re
 import tarfile
+import warnings
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from aqvolt_flows.schemas.provenance import Failure
 from aqvolt_flows.vasp.outputs import Calculation, read_calculation, read_text
 from aqvolt_flows.vasp.settings import changes, theory
 
 #: Tags that make the run one of this ensemble; the number of steps, their length and the noise may differ.
-_DYNAMICS = "IBRION MDALGO ISIF TEBEG TEEND LANGEVIN_GAMMA LANGEVIN_GAMMA_L PMASS PSTRESS".split()
+_DYNAMICS = ["IBRION", "MDALGO", "ISIF", "TEBEG", "TEEND", "LANGEVIN_GAMMA", "LANGEVIN_GAMMA_L", "PMASS", "PSTRESS"]
 _ARCHIVE = re.compile(r"error\.(\d+)\.tar(\.gz)?$")
+#: Å: geometries nearer than this are one; less than an atom moves in a step of MD.
+SAME_A = 1e-5
 #: Of an archive nothing larger is read; custodian puts no orbitals there.
 _MAX_BYTES = 4 * 1024**3
 
@@ -112,11 +117,10 @@ def joined(parts: Sequence[Part]) -> tuple[list[Part], int]:
     ways: list[list[Part]] = []
     for part in parts:
         way = ways[-1] if ways else []
-        start = _words(part, "POSCAR")
-        if way and start and start == _words(way[-1], "CONTCAR"):
+        if way and _same(part, "POSCAR", way[-1], "CONTCAR"):
             ways.append([*way, part])
             continue
-        again = [i for i, earlier in enumerate(way) if _words(earlier, "POSCAR") == start]
+        again = [i for i, earlier in enumerate(way) if _same(part, "POSCAR", earlier, "POSCAR")]
         ways.append([*way[: again[-1]], part] if again else [part])
     best = max(enumerate(ways), key=lambda item: (_n_steps(item[1]), item[0]))[1]
     return best, _n_steps(parts) - _n_steps(best)
@@ -126,9 +130,21 @@ def _n_steps(parts: Sequence[Part]) -> int:
     return sum(len(part.found.steps) for part in parts)
 
 
-def _words(part: Part, name: str) -> list[str]:
-    """Return a file's words; custodian copies CONTCAR to POSCAR as it is."""
-    return read_text(part.folder, name).split()
+def _same(part: Part, name: str, other: Part, other_name: str) -> bool:
+    """Whether two files are one geometry, whatever their format and velocities."""
+    from pymatgen.io.vasp.inputs import Poscar
+
+    texts = [read_text(part.folder, name), read_text(other.folder, other_name)]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pymatgen's advice on names of elements
+            one, two = (Poscar.from_str(text).structure for text in texts)
+    except (ValueError, IndexError, KeyError, TypeError):
+        return bool(texts[0].strip()) and texts[0].split() == texts[1].split()
+    if len(one) != len(two) or not np.allclose(one.lattice.matrix, two.lattice.matrix, atol=SAME_A):
+        return False
+    apart = one.frac_coords - two.frac_coords
+    return bool(np.allclose((apart - np.round(apart)) @ one.lattice.matrix, 0, atol=SAME_A))
 
 
 def fault_of(part: Part, asked: Mapping[str, Any], expected: Mapping[str, Any]) -> Failure | None:
@@ -188,7 +204,10 @@ def _runs_of(folder: Path, unpacked: Path) -> tuple[list[Path], list[str]]:
         if mark not in seen:
             runs.append(target)
             seen.add(mark)
-    return ([*runs, folder] if not runs or _mark(folder) not in seen else runs), unread
+    if not runs or _mark(folder) not in seen:
+        return [*runs, folder], unread
+    (runs[-1] / "REPORT").write_text(read_text(folder, "REPORT"))  # custodian puts no REPORT into its archives
+    return runs, unread
 
 
 def _unpack(path: Path, target: Path) -> None:

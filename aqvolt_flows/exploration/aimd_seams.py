@@ -9,8 +9,10 @@ do between two neighboring steps; what is left at a seam, and is not left elsewh
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from aqvolt_flows.frames import Frame
 from aqvolt_flows.units import VOIGT
@@ -33,7 +35,9 @@ def unexplained_energy(before: Frame, after: Frame) -> float:
         Neighboring steps of one run, positions unfolded.
     """
     cells = [np.asarray(f.cell, dtype=float) for f in (before, after)]
-    fractional = [np.asarray(f.positions, float) @ np.linalg.inv(h) for f, h in zip((before, after), cells, strict=True)]
+    fractional = [
+        np.asarray(f.positions, float) @ np.linalg.inv(h) for f, h in zip((before, after), cells, strict=True)
+    ]
     moved, strained = fractional[1] - fractional[0], cells[1] - cells[0]
     work = 0.0
     for frame, cell in zip((before, after), cells, strict=True):
@@ -43,7 +47,7 @@ def unexplained_energy(before: Frame, after: Frame) -> float:
     return (after.energy - before.energy - work) / before.n_atoms
 
 
-def _matrix(stress: Array) -> Array:
+def _matrix(stress: ArrayLike) -> Array:
     matrix = np.zeros((3, 3))
     for value, (i, j) in zip(np.asarray(stress, dtype=float), VOIGT, strict=True):
         matrix[i, j] = matrix[j, i] = value
@@ -68,7 +72,7 @@ def jump_at(frames: Sequence[Frame], step: int, seams: Sequence[int]) -> tuple[f
         What forces and stress leave unexplained at the seam, and the root mean square of the same between up to
         ``PAIRS`` neighboring steps on each side of it that are no seams. None where steps are missing.
     """
-    pairs = [(a, b) for a, b in zip(frames, frames[1:], strict=False) if b.step == a.step + 1]
+    pairs = [(a, b) for a, b in pairwise(frames) if b.step == a.step + 1]
     here = next((unexplained_energy(a, b) for a, b in pairs if b.step == step), None)
     near = [(a, b) for a, b in pairs if b.step not in seams and abs(b.step - step) <= PAIRS]
     if not near:

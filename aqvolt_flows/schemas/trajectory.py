@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from aqvolt_flows.schemas.base import Document
 from aqvolt_flows.schemas.provenance import ArtifactRef, Failure, Protocol
 
-
 _CONFIG = ConfigDict(extra="ignore", protected_namespaces=())
 
 

@@ -46,12 +46,11 @@ def matpes_static_set(incar_updates: Mapping[str, Any] | None = None, kpoints: M
     from pymatgen.io.vasp.sets import MatPESStaticSet
 
     settings = {"GGA": None, **(incar_updates or {})}
-    if kpoints is None:
-        return MatPESStaticSet(xc_functional="R2SCAN", user_incar_settings=settings)
-    settings.pop("KSPACING", None)
-    return MatPESStaticSet(
-        xc_functional="R2SCAN", user_incar_settings=settings, user_kpoints_settings=mesh_file(kpoints)
-    )
+    further: dict[str, Any] = {}
+    if kpoints is not None:
+        settings.pop("KSPACING", None)
+        further["user_kpoints_settings"] = mesh_file(kpoints)
+    return MatPESStaticSet(xc_functional="R2SCAN", user_incar_settings=settings, **further)
 
 
 def mesh_file(mesh: Mesh) -> Kpoints:

@@ -201,9 +201,7 @@ def read_calculation(folder: str | Path, eigenvalues: bool = True, partial: bool
     if not run.ionic_steps:
         return Calculation(**_unread(finished, outcar, said, ValueError("it holds no ionic step")), **common)
     terms = _pressure_terms(run, outcar)
-    steps = [
-        _ionic_step(step, work, terms.pressure) for step, work in zip(run.ionic_steps, terms.works, strict=True)
-    ]
+    steps = [_ionic_step(step, work, terms.pressure) for step, work in zip(run.ionic_steps, terms.works, strict=True)]
     stopped = re.search(_STOPPED, said)
     if finished and stopped:
         finished = False

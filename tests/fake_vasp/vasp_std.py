@@ -5,9 +5,9 @@
 rule, and ``rules`` are tried in order for all others; the first that applies decides. A rule has
 
 ``mode``
-    ok, scf (SCF never converges), zbrent, eddrmm (a warning that custodian ends runs for), killed (SIGKILL in the middle of writing), signal (a segmentation fault that
-    the Fortran runtime reports), truncated (vasprun.xml cut short although VASP ended), wall_time (SIGTERM by the
-    scheduler), out_of_memory, no_space.
+    ok, scf (SCF never converges), zbrent, eddrmm (a warning for which custodian starts VASP again), killed (SIGKILL in
+    the middle of writing), signal (a segmentation fault that the Fortran runtime reports), truncated (vasprun.xml cut
+    short although VASP ended), wall_time (SIGTERM by the scheduler), out_of_memory, no_space.
 ``fraction``
     Of all POSCARs, chosen by a hash of the file and the plan's ``seed``; fractions of successive rules add up.
 ``attempts``
@@ -16,9 +16,9 @@ rule, and ``rules`` are tried in order for all others; the first that applies de
 
 ``FAKE_VASP_VERBOSE`` makes it write what a large ``NWRITE`` and ``LORBIT = 11`` write: eigenvalues after every
 electronic step, and projections on all atoms. ``FAKE_VASP_SECONDS`` is how long ten electronic steps take. A STOPCAR
-with LABORT ends a run after the electronic step, unconverged. ``FAKE_VASP_MOMENTS`` are the moments of the atoms that it
-prints. ``FAKE_VASP_BASIS`` is the energy (eV/atom) of an incomplete basis: it rises with the logarithm of the volume over
-that of the cell which the basis was made for, that of POSCAR or, with ISTART = 2, that of the first line of WAVECAR.
+with LABORT ends a run after the electronic step, unconverged. ``FAKE_VASP_MOMENTS`` are the moments of the atoms that
+it prints. ``FAKE_VASP_BASIS`` is the energy (eV/atom) of an incomplete basis: it rises with the logarithm of the volume
+over that of the cell which the basis was made for, that of POSCAR or, with ISTART = 2, that in WAVECAR.
 With PSTRESS, vasprun.xml has P·V in the energies of ionic steps and P taken off their stress.
 
 Static (NSW = 0) and NpT Langevin MD (IBRION = 0, MDALGO = 3) are known.
@@ -256,7 +256,11 @@ class Run:
         self.outcar(f"\n{RULE}\n\n" + (" aborting loop because EDIFF is reached\n" if converged else ""))
         if step >= max(1, (self.nsw + 1) // 2):
             self.die()
-        self.outcar(outcar_step(lattice, fractional @ lattice, energy, forces, stress, self.n_electrons, self.pstress, self.moments))
+        self.outcar(
+            outcar_step(
+                lattice, fractional @ lattice, energy, forces, stress, self.n_electrons, self.pstress, self.moments
+            )
+        )
         self.xml(
             xml_structure(lattice, fractional)
             + varray("forces", forces)
