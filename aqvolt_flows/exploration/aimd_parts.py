@@ -10,7 +10,6 @@ import hashlib
 import json
 import re
 import tarfile
-import warnings
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from aqvolt_flows.errors import InputError
 from aqvolt_flows.schemas.provenance import Failure
+from aqvolt_flows.vasp.continuation import read_poscar
 from aqvolt_flows.vasp.outputs import Calculation, read_calculation, read_text
 from aqvolt_flows.vasp.settings import changes, theory
 
@@ -132,14 +133,10 @@ def _n_steps(parts: Sequence[Part]) -> int:
 
 def _same(part: Part, name: str, other: Part, other_name: str) -> bool:
     """Whether two files are one geometry, whatever their format and velocities."""
-    from pymatgen.io.vasp.inputs import Poscar
-
     texts = [read_text(part.folder, name), read_text(other.folder, other_name)]
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pymatgen's advice on names of elements
-            one, two = (Poscar.from_str(text).structure for text in texts)
-    except (ValueError, IndexError, KeyError, TypeError):
+        one, two = (read_poscar(text).structure for text in texts)
+    except InputError:
         return bool(texts[0].strip()) and texts[0].split() == texts[1].split()
     if len(one) != len(two) or not np.allclose(one.lattice.matrix, two.lattice.matrix, atol=SAME_A):
         return False

@@ -21,6 +21,7 @@ from aqvolt_flows.vasp.outputs import Array, Calculation, Mesh, read_text
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
+    from pymatgen.io.vasp.inputs import Poscar
 
 _SEED = re.compile(r"RANDOM_SEED\s*=\s*(-?\d+)\s+(-?\d+)\s+(-?\d+)")
 _GRID = re.compile(r"^\s*dimension x,y,z (NGXF?=? .*)$", re.MULTILINE)
@@ -94,13 +95,9 @@ class MDState:
         InputError
             If the text is not a whole CONTCAR with velocities.
         """
-        from pymatgen.io.vasp.inputs import Poscar
-
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                found = Poscar.from_str(self.contcar)
-        except (ValueError, IndexError, KeyError, TypeError) as error:
+            found = read_poscar(self.contcar)
+        except InputError as error:
             raise InputError(f"The CONTCAR to go on from cannot be read ({error}); start the run again.") from None
         structure = found.structure
         velocities = np.asarray(structure.site_properties.get("velocities") or [], dtype=float)
@@ -115,6 +112,25 @@ class MDState:
             cell = np.asarray(structure.lattice.matrix)
             structure.properties["lattice_velocities"] = np.concatenate([rates, cell]).tolist()
         return structure
+
+
+def read_poscar(text: str) -> Poscar:
+    """Return the text of a POSCAR or CONTCAR, read.
+
+    Raises
+    ------
+    InputError
+        If it is none, or cut short.
+    """
+    from pymatgen.io.vasp.inputs import BadPoscarWarning, Poscar
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return Poscar.from_str(text)
+    # pymatgen raises its warning where a line of coordinates is no numbers
+    except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, BadPoscarWarning) as error:
+        raise InputError(f"no whole POSCAR: {error}") from None
 
 
 def random_seed(report: str) -> tuple[int, int, int] | None:

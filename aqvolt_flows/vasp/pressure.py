@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aqvolt_flows.units import EV_PER_A3_IN_KBAR
+from aqvolt_flows.units import VASP_EV_PER_A3_IN_KBAR
 
 #: eV/atom and kbar: what a term that cannot be told may weigh at most; 1 atm weighs 1e-5 eV/atom and 1e-3 kbar.
 NEGLIGIBLE_EV_PER_ATOM = 1e-4
@@ -23,8 +23,9 @@ NEGLIGIBLE_KBAR = 0.1
 #: Of the term: how near the numbers must come to one of the possible readings.
 NEAR = 0.25
 
-_ENTHALPY = re.compile(r"enthalpy is\s+TOTEN\s*=\s*(-?[\d.]+)\s*eV\s+P V=\s*(-?[\d.]+)")
-_EXTERNAL = re.compile(r"external pressure\s*=\s*(-?[\d.]+)\s*kB\s+Pullay stress\s*=\s*(-?[\d.]+)\s*kB")
+_NUMBER = r"(-?\d+\.?\d*)"
+_ENTHALPY = re.compile(rf"enthalpy is\s+TOTEN\s*=\s*{_NUMBER}\s*eV\s+P V=\s*{_NUMBER}")
+_EXTERNAL = re.compile(rf"external pressure\s*=\s*{_NUMBER}\s*kB\s+Pullay stress\s*=\s*{_NUMBER}\s*kB")
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def pressure_terms(pstress: float, steps: Sequence[Printed], n_atoms: int, outca
     """
     if not pstress or not steps:
         return Terms([0.0] * len(steps))
-    works = [pstress / EV_PER_A3_IN_KBAR * step.volume for step in steps]
+    works = [pstress / VASP_EV_PER_A3_IN_KBAR * step.volume for step in steps]
     held = _work_is_held(steps, works, outcar)
     moved = _moved_pressure(pstress, steps, outcar)
     said = []

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from inputs import LOGICAL, Cell, Dataset
-from physics import EV_PER_A3_IN_KBAR
+from physics import EV_PER_A3_IN_KBAR, VASP_KBAR
 
 RULE = "-" * 104
 FERMI, GAP = 1.0, 5.0
@@ -146,7 +146,7 @@ def outcar_step(
     voigt = [kbar[0, 0], kbar[1, 1], kbar[2, 2], kbar[0, 1], kbar[1, 2], kbar[2, 0]]
     spheres = sphere_moments or [0.0] * len(positions)
     moments = "".join(f"{i + 1:5d}        0.000   0.000 {m:7.3f} {m:7.3f}\n" for i, m in enumerate(spheres))
-    work = pstress / EV_PER_A3_IN_KBAR * abs(np.linalg.det(lattice))
+    work = pstress / VASP_KBAR * abs(np.linalg.det(lattice))
     enthalpy = f"  enthalpy is  TOTEN    ={energy + work:18.8f} eV   P V={work:18.8f}\n" if pstress else ""
     rows = "".join(
         " " + " ".join(f"{x:12.5f}" for x in p) + "    " + " ".join(f"{x:13.6f}" for x in f) + "\n"

@@ -66,7 +66,7 @@ from outputs import (
     xml_projections,
     xml_structure,
 )
-from physics import EV_PER_A3_IN_KBAR, NpT, evaluate
+from physics import EV_PER_A3_IN_KBAR, VASP_KBAR, NpT, evaluate
 
 DEFAULTS = {
     "NELM": "60",
@@ -250,7 +250,7 @@ class Run:
         lack = float(os.environ.get("FAKE_VASP_BASIS", "0")) * len(self.types)
         energy = energy + lack * float(np.log(volume / abs(np.linalg.det(self.basis_cell))))
         stress = stress + lack / volume * np.eye(3)
-        pressed = self.pstress / EV_PER_A3_IN_KBAR
+        pressed = self.pstress / VASP_KBAR
         self.xml("<calculation>\n")
         converged = self.self_consistency(step, energy)
         self.outcar(f"\n{RULE}\n\n" + (" aborting loop because EDIFF is reached\n" if converged else ""))

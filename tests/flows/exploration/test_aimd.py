@@ -109,7 +109,7 @@ def test_static_and_aimd_are_one_protocol_and_the_key_follows_the_physics():
 
 
 def test_a_campaign_plans_aimd_at_the_theory_level_of_its_statics(candidate, database):
-    campaign = load_campaign("aqvolt26")
+    campaign = load_campaign("aqvolt26").model_copy(update={"aimd": AIMDParameters()})
     labeling = campaign.labeling.model_copy(update={"incar_updates": {"ENAUG": 1360}})
     plain, changed = (
         plan_aimd(c, database).items for c in (campaign, campaign.model_copy(update={"labeling": labeling}))
