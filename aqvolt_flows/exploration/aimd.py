@@ -132,7 +132,8 @@ class AIMDMaker(Maker):
         where = Where(ArtifactStore(folder / "files"), folder / "segments")
         try:
             while document.status == "running":
-                document = self.run_segment(where, document, given)
+                before, document = document, self.run_segment(where, document, given)
+                forget_orbitals(where, before, document)
         except AqvoltError as error:
             failure = Failure(reason="missing_resource", message=str(error))
             document = document.model_copy(update={"status": "failed", "failure": failure})
@@ -193,11 +194,15 @@ def kept_orbitals(where: Where, document: TrajectoryDocument) -> Path | None:
     return locate(where.segments, f"{document.key}-{document.segments}.WAVECAR")
 
 
-def forget(where: Where, document: TrajectoryDocument, ended: TrajectoryDocument) -> None:
-    """Remove a segment's folder and the orbitals that it was started from, once ``ended`` is kept."""
+def forget(where: Where, document: TrajectoryDocument, after: TrajectoryDocument) -> None:
+    """Remove a segment's folder and the orbitals that no launch needs, once the document ``after`` it is kept."""
     remove(segment_folder(where, document))
-    last = document.segments if ended.status == "running" else ended.segments + 1
-    for number in range(1, last + 1):
+    forget_orbitals(where, document, after)
+
+
+def forget_orbitals(where: Where, document: TrajectoryDocument, after: TrajectoryDocument) -> None:
+    """Remove the WAVECAR that a segment was started from; that for the next one too where the run has ended."""
+    for number in range(document.segments, document.segments + (1 if after.status == "running" else 2)):
         for suffix in ("", ".gz"):
             (where.segments / f"{document.key}-{number}.WAVECAR{suffix}").unlink(missing_ok=True)
 

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from aqvolt_flows.errors import InputError
-from aqvolt_flows.exploration.aimd_inputs import aimd_key
+from aqvolt_flows.exploration.aimd_inputs import aimd_keys
 from aqvolt_flows.identity import content_hash
 from aqvolt_flows.schemas.candidate import ACCEPTED
 from aqvolt_flows.schemas.parameters import AIMDParameters, AIMDSystems
@@ -60,16 +60,16 @@ def _sources_of_parents(database: Database, children: Sequence[Mapping[str, Any]
     return {d["candidate_id"]: d.get("parent_source") or known.get(d.get("parent_id"), "") for d in children}
 
 
-def temperatures_of(candidate_id: str, parameters: AIMDParameters) -> list[float]:
+def temperatures_of(candidate_id: str, parameters: AIMDParameters, first: Collection[float] = ()) -> list[float]:
     """Return the temperatures (K) at which a candidate runs, in the order of the parameters.
 
-    With fewer than all, those whose hash with the identity is smallest: every temperature gets about the same number
-    of candidates, and none of a candidate's changes when others come.
+    With fewer than all, those of ``first`` and then those whose hash with the identity is smallest: every temperature
+    gets about the same number of candidates, and none of a candidate's changes when others come.
     """
     every, n = parameters.temperatures_k, parameters.temperatures_per_system
     if n is None or n >= len(every):
         return list(every)
-    chosen = sorted(every, key=lambda t: content_hash(["aimd temperature", candidate_id, t]))[:n]
+    chosen = sorted(every, key=lambda t: (t not in first, content_hash(["aimd temperature", candidate_id, t])))[:n]
     return [t for t in every if t in chosen]
 
 
@@ -90,13 +90,15 @@ def chosen_runs(
     incar_updates
         Of the statics; part of the key.
     begun
-        Keys of runs that exist or are queued; their candidates come first where not all are wanted.
+        Keys of runs that exist or are queued; they come first where not all are wanted.
     """
+    key_of = aimd_keys(parameters, incar_updates)
 
     def of(c: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], float, str]]:
         identity = c["candidate_id"]
-        temperatures = temperatures_of(identity, parameters)
-        return [(c, t, aimd_key(identity, t, parameters, incar_updates)) for t in temperatures]
+        keys = {t: key_of(identity, t) for t in parameters.temperatures_k}
+        made = [t for t, key in keys.items() if key in begun]
+        return [(c, t, keys[t]) for t in temperatures_of(identity, parameters, made)]
 
     runs = [of(c) for c in candidates]
     if parameters.max_systems is not None and len(runs) > parameters.max_systems:

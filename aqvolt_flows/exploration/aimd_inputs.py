@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pymatgen.core import Structure
@@ -57,13 +57,26 @@ def aimd_key(
     candidate_id: str, temperature_k: float, parameters: AIMDParameters, incar_updates: Mapping[str, Any] | None = None
 ) -> str:
     """Return the key of one ab-initio run; ``trajectory_id`` is ``trajectory-<key>``."""
-    return content_key(
-        "aimd/1",
-        candidate_id=candidate_id,
-        temperature_k=temperature_k,
-        protocol_id=r2scan_protocol(incar_updates).protocol_id,
-        physics=parameters.model_dump(mode="json", exclude=_NOT_IN_KEY),
-    )
+    return aimd_keys(parameters, incar_updates)(candidate_id, temperature_k)
+
+
+def aimd_keys(
+    parameters: AIMDParameters, incar_updates: Mapping[str, Any] | None = None
+) -> Callable[[str, float], str]:
+    """Return what makes the keys of many runs (candidate_id, temperature in K) with the same parameters."""
+    protocol_id = r2scan_protocol(incar_updates).protocol_id
+    physics = parameters.model_dump(mode="json", exclude=_NOT_IN_KEY)
+
+    def key(candidate_id: str, temperature_k: float) -> str:
+        return content_key(
+            "aimd/1",
+            candidate_id=candidate_id,
+            temperature_k=temperature_k,
+            protocol_id=protocol_id,
+            physics=physics,
+        )
+
+    return key
 
 
 def aimd_seed(key: str) -> int:

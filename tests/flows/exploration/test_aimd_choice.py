@@ -162,6 +162,14 @@ def test_runs_that_exist_stay_chosen(limit, n, more):
         assert chosen_runs(pool(n + more), p, {}, ()) == later
 
 
+def test_a_campaign_that_ran_at_all_temperatures_keeps_what_it_has():
+    """Asked for one temperature each, a candidate that has a run keeps that one, whatever the hash says."""
+    every = chosen_runs(pool(30), AIMDParameters(), {}, ())
+    begun = {key for c, t, key in every if c["candidate_id"] == "candidate-00017" and t == 1200.0}
+    later = chosen_runs(pool(30), AIMDParameters(temperatures_per_system=1, max_systems=1), {}, begun)
+    assert [(c["candidate_id"], t) for c, t, _ in later] == [("candidate-00017", 1200.0)]
+
+
 def test_what_is_chosen_is_no_part_of_a_runs_identity():
     plain = AIMDParameters()
     other = AIMDParameters(
