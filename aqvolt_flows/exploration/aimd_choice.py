@@ -44,7 +44,10 @@ def suitable_candidates(database: Database, systems: AIMDSystems) -> list[dict[s
     try:
         found = list(database.own("candidates").find(query, _FIELDS).sort("candidate_id", 1))
     except OperationFailure as error:
-        raise InputError(f"MongoDB does not understand aimd.systems.query {systems.query!r}: {error}.") from None
+        said = (error.details or {}).get("errmsg", str(error))
+        raise InputError(
+            f"MongoDB does not understand aimd.systems.query {systems.query} ({said}); correct the query."
+        ) from None
     if not chosen or "substituted" in systems.sources:
         return found
     origin = _sources_of_parents(database, [d for d in found if d["source"] == "substituted"])

@@ -195,7 +195,7 @@ def _runs_of(folder: Path, unpacked: Path) -> tuple[list[Path], list[str]]:
         try:
             _unpack(path, target)
         except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-            unread.append(f"{path.name}: {error}")
+            unread.append(f"{path.name} cannot be read, its steps are lost: {error}")
             continue
         mark = _mark(target)
         if mark not in seen:

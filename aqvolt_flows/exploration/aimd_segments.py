@@ -172,16 +172,15 @@ def harvest(
     facts = _facts(artifacts, document, taken)
     facts |= {
         "seconds": (document.seconds or 0.0) + seconds,
-        "corrections": [*document.corrections, *launch.corrections],
+        "corrections": [*document.corrections, *launch.corrections, *launch.unread],
         "core_hours": _sum(document.core_hours, launch.core_hours),
         "protocol": _with_version(document, launch.last.version),
         "steps_repeated": document.steps_repeated + launch.repeated,
         "pressure_removed": document.pressure_removed or not document.steps_done,
     }
     failure, done, made = taken.failure, taken.done, bool(taken.parts)
-    if failure is not None and not made and (said or launch.unread):
-        further = "; ".join([said, *launch.unread]).strip("; ")
-        failure = Failure(reason=failure.reason, message=f"{failure.message} ({further})"[:1000])
+    if failure is not None and not made and said:
+        failure = Failure(reason=failure.reason, message=f"{failure.message} ({said})"[:1000])
     missing = done < document.n_steps
     if missing and (failure is None or failure.reason in RESUMABLE):
         started = not document.steps_done and not made  # then the next launch starts as the first did

@@ -176,7 +176,9 @@ class AIMDDocument(BaseModel):
     seams: list[Seam] = Field(default_factory=list, description="Where VASP was started again.")
     duration_fs: float | None = Field(default=None, description="Sum of the steps made times their time steps.")
     steps_repeated: int = Field(default=0, description="Steps that VASP made more than once; they are no frames.")
-    corrections: list[str] = Field(default_factory=list, description="What custodian corrected.")
+    corrections: list[str] = Field(
+        default_factory=list, description="What custodian met, and its archives that cannot be read."
+    )
     n_frames: int = Field(default=0, description="Ionic steps whose SCF converged.")
     steps_unconverged: list[int] = Field(default_factory=list, description="Ionic steps that are no frames.")
     mean_temperature_k: float | None = None

@@ -94,7 +94,9 @@ class TrajectoryDocument(Document):
     steps_unconverged: list[int] = Field(
         default_factory=list, description="AIMD steps that are no frames: their SCF did not converge."
     )
-    corrections: list[str] = Field(default_factory=list, description="What custodian corrected in AIMD runs.")
+    corrections: list[str] = Field(
+        default_factory=list, description="AIMD: what custodian met, and its archives that cannot be read."
+    )
     core_hours: float | None = Field(default=None, description="Cores × time of the AIMD segments, as VASP counts.")
     parts: list[TrajectoryPart] = Field(
         default_factory=list, description="AIMD: stretches of steps with their time step and time axis, in order."

@@ -297,6 +297,8 @@ def test_a_run_in_a_script_is_that_of_the_campaign(stand_in, tmp_path, monkeypat
     assert (whole.status, parts.status) == ("completed", "completed"), (whole.failure, parts.failure)
     assert (whole.segments, parts.segments) == (1, 3)
     assert [f.step for f in parts.to_frames()] == [1, 2, 3, 4, 5, 6]
+    assert whole.times_fs() == parts.times_fs() == [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]
+    assert [(s.step, s.basis) for s in parts.seams] == [(3, "made again"), (5, "made again")]
     a, b = whole.to_atoms()[-1], parts.to_atoms()[-1]
     assert np.abs(a.positions - b.positions).max() < 2e-4  # CONTCAR's digits
     assert a.get_potential_energy() == pytest.approx(b.get_potential_energy(), abs=1e-2)

@@ -102,7 +102,7 @@ def test_what_a_query_asks_for(database):
     assert found(sources=["substituted"]) == ["from-matpes", "from-stuffed", "lost", "of-before"]
     assert found(require_elements=["O"]) == ["oxide"]
     assert found(query={"n_atoms": {"$gt": 100}}) == ["large"]
-    with pytest.raises(InputError, match=r"does not understand aimd\.systems\.query .*\$nonsense"):
+    with pytest.raises(InputError, match=r"does not understand aimd\.systems\.query .*\$nonsense\); correct the query"):
         found(query={"n_atoms": {"$nonsense": 1}})
 
 

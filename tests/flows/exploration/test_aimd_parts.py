@@ -135,7 +135,7 @@ def test_an_archive_that_is_cut_short_is_named_and_the_others_are_read(tmp_path,
     path.write_bytes(path.read_bytes()[:200])
     found = read_launch(folder, tmp_path / "unpacked")
     assert [len(p.found.steps) for p in found.parts] == [2, 3]
-    assert found.unread[0].startswith("error.1.tar.gz: ")
+    assert found.unread[0].startswith("error.1.tar.gz cannot be read, its steps are lost: ")
 
 
 def test_an_archive_cannot_write_elsewhere(tmp_path, counted):
