@@ -16,7 +16,7 @@ from custodian.vasp.handlers import FrozenJobErrorHandler, VaspErrorHandler
 from custodian.vasp.interpreter import VaspModder
 from pymatgen.io.vasp.inputs import Incar
 
-from aqvolt_flows.vasp.continuation import random_seed
+from aqvolt_flows.vasp.continuation import GRID_TAGS, random_seed
 from aqvolt_flows.vasp.inputs import mesh_file
 from aqvolt_flows.vasp.outputs import read_calculation, read_text
 
@@ -29,14 +29,24 @@ class _GoesOn:
     """Lets an MD that is started from CONTCAR make the steps that are left, with the noise that follows."""
 
     def correct(self, directory: str = "./") -> dict[str, Any]:
-        """Correct as custodian does; then set NSW and RANDOM_SEED where the run goes on from CONTCAR."""
+        """Correct as custodian does; then set what the run needs that VASP starts next."""
         folder = Path(directory)
         made = len(_STEP.findall(read_text(folder, "OSZICAR")))
         done: dict[str, Any] = super().correct(directory)  # type: ignore[misc]
-        actions = done.get("actions") or []
-        if any(action.get("file") == "CONTCAR" for action in actions):
-            done["actions"] = [*actions, *go_on(folder, made)]
+        actions = list(done.get("actions") or [])
+        if actions:
+            goes_on = any(action.get("file") == "CONTCAR" for action in actions)
+            done["actions"] = [*actions, *without_orbitals(folder), *(go_on(folder, made) if goes_on else [])]
         return done
+
+
+def without_orbitals(folder: Path) -> list[dict[str, Any]]:
+    """Let VASP make its plane waves again where a handler removed the orbitals, and return custodian's actions."""
+    incar = Incar.from_file(folder / "INCAR")
+    if int(incar.get("ISTART", 0)) != 2 or (folder / "WAVECAR").is_file():
+        return []
+    grids = {tag: 1 for tag in GRID_TAGS if tag in incar}  # those of the basis that is gone
+    return _apply(folder, {"_set": {"ISTART": 0}} | ({"_unset": grids} if grids else {}))
 
 
 def go_on(folder: Path, made: int) -> list[dict[str, Any]]:
@@ -59,14 +69,16 @@ def go_on(folder: Path, made: int) -> list[dict[str, Any]]:
     seed = random_seed(read_text(folder, "REPORT"))
     if seed is not None:
         tags["RANDOM_SEED"] = list(seed)
-    if int(incar.get("ISTART", 0)) == 2 and not (folder / "WAVECAR").is_file():
-        tags["ISTART"] = 0  # the handler removed the orbitals, and with them the basis that they stood for
     found = read_calculation(folder, eigenvalues=False, partial=True)
     if found.magmoms is not None:
         tags["MAGMOM"] = found.magmoms
     if found.kpoints is not None and not (folder / "KPOINTS").is_file():
         mesh_file(found.kpoints).write_file(str(folder / "KPOINTS"))  # KSPACING would make another mesh of this cell
-    actions = [{"dict": "INCAR", "action": {"_set": tags}}]
+    return _apply(folder, {"_set": tags})
+
+
+def _apply(folder: Path, action: dict[str, Any]) -> list[dict[str, Any]]:
+    actions = [{"dict": "INCAR", "action": action}]
     VaspModder(directory=str(folder)).apply_actions(actions)
     return actions
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pymatgen.io.vasp.inputs import Poscar
 
 _SEED = re.compile(r"RANDOM_SEED\s*=\s*(-?\d+)\s+(-?\d+)\s+(-?\d+)")
+GRID_TAGS = ("NGX", "NGY", "NGZ", "NGXF", "NGYF", "NGZF")
 _GRID = re.compile(r"^\s*dimension x,y,z (NGXF?=? .*)$", re.MULTILINE)
 _ALONG = re.compile(r"NG([XYZ])(F?)\s*=\s*(\d+)")
 
@@ -47,7 +48,7 @@ class MDState:
     magnetization
         Total of the cell at the last step, μB; None where OSZICAR does not say.
     grid
-        NGX … NGZF of the first run, tag → number; empty where OUTCAR does not say.
+        NGX … NGZF of the run that made the present plane waves, tag → number; empty where OUTCAR does not say.
     """
 
     contcar: str
@@ -167,7 +168,7 @@ def md_state(
         The state that the run was started from; its mesh stays, its moments where the run printed none.
     """
     mesh, moments, magnetization = None, None, None
-    grid = dict(before.grid) if before is not None and before.grid else fft_grid(read_text(folder, "OUTCAR"))
+    grid = fft_grid(read_text(folder, "OUTCAR"))
     if found is not None:
         mesh, moments = found.kpoints, found.magmoms
         magnetization = found.magnetizations[-1] if found.magnetizations else None

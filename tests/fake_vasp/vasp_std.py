@@ -171,6 +171,13 @@ class Run:
             f" Ionic relaxation\n   NSW    = {self.nsw:6d}\n   IBRION = {0 if md else -1:6d}\n"
         )
         parameters += "   MDALGO =      3\n" if langevin else ""
+        for fine, dense in (("", 7), ("F", 14)):  # points per Å of PREC = Accurate at 680 eV, about
+            lengths = np.linalg.norm(self.cell.lattice, axis=1)
+            grid = [
+                int(number(self.tags, f"NG{x}{fine}", np.ceil(dense * a))) for x, a in zip("XYZ", lengths, strict=True)
+            ]
+            a, b, c = (f"NG{x}{fine or ' '}={n:6d}" for x, n in zip("XYZ", grid, strict=True))
+            parameters += f"   dimension x,y,z {a} {b} {c}\n"
         self.xml(
             xml_head(self.tags, DEFAULTS | {"NELECT": f"{self.n_electrons:.8f}"}, self.cell, self.datasets, self.mesh)
         )

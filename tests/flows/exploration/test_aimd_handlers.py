@@ -66,13 +66,29 @@ def test_a_run_without_a_step_starts_as_it_did(folder):
 
 
 def test_a_basis_whose_orbitals_are_gone_is_made_again(folder):
-    Incar(Incar.from_file(folder / "INCAR") | {"ISTART": 2}).write_file(folder / "INCAR")
+    grids = {"NGX": 36, "NGY": 36, "NGZ": 40, "NGXF": 72, "NGYF": 72, "NGZF": 80}
+    Incar(Incar.from_file(folder / "INCAR") | {"ISTART": 2} | grids).write_file(folder / "INCAR")
     (folder / "WAVECAR").write_text("orbitals")
     handler = MDErrorHandler()
     handler.check(directory=str(folder))
     handler.correct(directory=str(folder))  # custodian removes WAVECAR
     assert not (folder / "WAVECAR").exists()
-    assert Incar.from_file(folder / "INCAR")["ISTART"] == 0
+    incar = Incar.from_file(folder / "INCAR")
+    assert incar["ISTART"] == 0
+    assert not set(grids) & set(incar), "the grids of the basis that is gone"
+
+
+def test_unreadable_orbitals_are_not_asked_for_again(folder):
+    """custodian removes a WAVECAR that VASP cannot read and starts from the same POSCAR."""
+    Incar(Incar.from_file(folder / "INCAR") | {"ISTART": 2}).write_file(folder / "INCAR")
+    (folder / "WAVECAR").write_text("cut short")
+    (folder / "vasp.out").write_text(" ERROR: while reading WAVECAR, plane wave coefficients changed\n")
+    handler = MDErrorHandler()
+    assert handler.check(directory=str(folder))
+    handler.correct(directory=str(folder))
+    incar = Incar.from_file(folder / "INCAR")
+    assert not (folder / "WAVECAR").exists()
+    assert (incar["ISTART"], incar["NSW"]) == (0, 400)
 
 
 def test_custodian_can_write_them_down(folder):

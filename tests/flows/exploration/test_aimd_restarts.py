@@ -163,9 +163,12 @@ def test_the_jump_of_a_new_basis_is_told_or_does_not_happen(world, monkeypatch, 
     assert seam.energy_scatter < 1e-4
     if keep:
         assert (seam.basis, run.incars[1]["ISTART"]) == ("kept", 2)
+        grids = {"NGX": 36, "NGY": 36, "NGZ": 36, "NGXF": 72, "NGYF": 72, "NGZF": 72}  # 7 and 14 points × 5.1 Å
+        assert {tag: run.incars[1].get(tag) for tag in grids} == grids
         assert seam.energy_jump == pytest.approx(0, abs=1e-4)
     else:
         assert seam.basis == "made again"
+        assert "NGX" not in run.incars[1], "grids of another cell would alias"
         assert seam.energy_jump == pytest.approx(expected, abs=1e-4)
     assert not list(run.where.segments.iterdir()), "orbitals are removed with the run"
 
