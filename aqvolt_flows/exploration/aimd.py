@@ -229,7 +229,7 @@ def aimd_document(document: TrajectoryDocument, structure: Structure, artifacts:
         "status",
     )
     more = ("failure", "steps_unconverged", "mean_temperature_k", "max_force", "seconds", "core_hours", "segments")
-    axis = ("parts", "seams", "duration_fs", "steps_repeated", "corrections")
+    axis = ("parts", "seams", "duration_fs", "steps_repeated", "steps_unread", "corrections")
     volume = document.mean_volume_per_atom
     return AIMDDocument(
         **{name: getattr(document, name) for name in (*shared, *more, *axis)},

@@ -127,6 +127,7 @@ class _Taken:
 
     frames: list[Frame]
     unconverged: list[int]
+    unread: list[int]
     parts: list[TrajectoryPart]
     seams: list[Seam]
     done: int
@@ -208,7 +209,7 @@ def _take(document: TrajectoryDocument, launch: Launch, asked: Asked, before: MD
     duration = document.duration_fs
     if duration is None:
         duration = document.steps_done * document.timestep_fs
-    taken = _Taken([], [], [], [], document.steps_done, duration, before.unfolded if before else None)
+    taken = _Taken([], [], [], [], [], document.steps_done, duration, before.unfolded if before else None)
     moment = before.magnetization if before else None
     for part in launch.parts:
         found = part.found
@@ -220,6 +221,8 @@ def _take(document: TrajectoryDocument, launch: Launch, asked: Asked, before: MD
         steps = steps_of(found, document.trajectory_id, asked.order, taken.done, taken.unfolded)
         potim = part.timestep_fs or document.timestep_fs
         first = taken.done + 1
+        # a killed VASP may have told OSZICAR and CONTCAR of steps that did not get into vasprun.xml
+        made = max(len(found.steps), len(found.temperatures))
         if taken.done:
             kept = int(found.incar.get("ISTART", 0)) == 2
             after = found.magnetizations[0] if found.magnetizations else None
@@ -235,7 +238,7 @@ def _take(document: TrajectoryDocument, launch: Launch, asked: Asked, before: MD
         taken.parts.append(
             TrajectoryPart(
                 first_step=first,
-                n_steps=len(found.steps),
+                n_steps=made,
                 timestep_fs=potim,
                 start_fs=taken.duration_fs,
                 segment=document.segments,
@@ -245,8 +248,9 @@ def _take(document: TrajectoryDocument, launch: Launch, asked: Asked, before: MD
         taken.frames += steps.frames
         taken.unconverged += steps.unconverged
         taken.unfolded, taken.last = steps.unfolded, part
-        taken.done += len(found.steps)
-        taken.duration_fs += len(found.steps) * potim
+        taken.unread += range(first + len(found.steps), first + made)
+        taken.done += made
+        taken.duration_fs += made * potim
         moment = found.magnetizations[-1] if found.magnetizations else moment
     taken.failure = taken.failure or launch.last.failure
     taken.parts = [*parts, *taken.parts] if taken.parts else taken.parts
@@ -299,6 +303,7 @@ def _facts(artifacts: ArtifactStore, document: TrajectoryDocument, taken: _Taken
         "parts": taken.parts or document.parts,
         "seams": [*document.seams, *_measured(frames, taken.seams, [s.step for s in seams])],
         "steps_unconverged": [*document.steps_unconverged, *taken.unconverged],
+        "steps_unread": [*document.steps_unread, *taken.unread],
     }
     if not frames:
         return facts

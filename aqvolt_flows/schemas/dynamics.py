@@ -180,7 +180,12 @@ class AIMDDocument(BaseModel):
         default_factory=list, description="What custodian met, and its archives that cannot be read."
     )
     n_frames: int = Field(default=0, description="Ionic steps whose SCF converged.")
-    steps_unconverged: list[int] = Field(default_factory=list, description="Ionic steps that are no frames.")
+    steps_unconverged: list[int] = Field(
+        default_factory=list, description="Ionic steps that are no frames: their SCF did not converge."
+    )
+    steps_unread: list[int] = Field(
+        default_factory=list, description="Ionic steps that are no frames: VASP was ended before it had written them."
+    )
     mean_temperature_k: float | None = None
     mean_volume_a3: float | None = Field(default=None, description="Å³ of the cell, over the frames.")
     max_force: float | None = Field(default=None, description="Largest |F| of any frame, eV/Å.")

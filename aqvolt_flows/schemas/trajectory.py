@@ -94,6 +94,9 @@ class TrajectoryDocument(Document):
     steps_unconverged: list[int] = Field(
         default_factory=list, description="AIMD steps that are no frames: their SCF did not converge."
     )
+    steps_unread: list[int] = Field(
+        default_factory=list, description="AIMD steps that are no frames: VASP was ended before it had written them."
+    )
     corrections: list[str] = Field(
         default_factory=list, description="AIMD: what custodian met, and its archives that cannot be read."
     )

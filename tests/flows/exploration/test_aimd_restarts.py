@@ -188,6 +188,33 @@ def test_segments_keep_the_mesh_and_the_moments_of_the_run(world, monkeypatch):
     assert document.seams[0].magnetization_before == 0.0
 
 
+def test_steps_that_were_made_but_not_written_keep_their_numbers(world, stand_in, monkeypatch):
+    """The stand-in is killed in its fifth step; the last two of four whole steps did not reach vasprun.xml."""
+    from aqvolt_flows.exploration import aimd_segments
+
+    real = aimd_segments.read_launch
+
+    def late(folder, unpacked):
+        (path,) = (p for p in (folder / "vasprun.xml", folder / "vasprun.xml.gz") if p.is_file())
+        assert path.suffix == ".xml"
+        whole = path.read_text().split("<calculation>")
+        path.write_text("<calculation>".join(whole[:3]))
+        return real(folder, unpacked)
+
+    stand_in({"mode": "killed"})
+    run = world(AIMDParameters(n_steps=9))
+    with monkeypatch.context() as lagging:
+        lagging.setattr(aimd_segments, "read_launch", late)
+        document = run.segment()
+    assert (document.status, document.steps_done, document.n_frames) == ("running", 4, 2)
+    assert document.steps_unread == [3, 4]
+    stand_in({"mode": "ok"})
+    document = run.to_end()
+    assert (document.status, document.steps_done, document.duration_fs) == ("completed", 9, 18.0)
+    assert [f.step for f in run.frames] == [1, 2, 5, 6, 7, 8, 9]
+    assert document.seams[0].energy_jump is None, "its neighbor is not there"
+
+
 def test_a_state_of_before_still_continues(world):
     """States that version 0.1 stored have neither mesh nor moments; documents of then have no parts."""
     import json
