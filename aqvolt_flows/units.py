@@ -20,6 +20,8 @@ EV_PER_A3_IN_GPA: float = constants.e * 1e30 / 1e9
 EV_PER_A3_IN_KBAR: float = EV_PER_A3_IN_GPA * 10.0
 #: 1 standard atmosphere in GPa: 101325 Pa.
 ATM_IN_GPA: float = constants.atm / 1e9
+#: The same as VASP has it, whose e is 1.60217733e-19 C: 1000 Å³ at 1 kbar are 0.62415064 eV in its OUTCAR.
+VASP_EV_PER_A3_IN_KBAR: float = 1602.17733
 #: Boltzmann's constant in eV/K.
 KB_EV_PER_K: float = constants.k / constants.e
 #: fs in the unit of time that u, Å and eV make, Å·√(u/eV): 10.18…

@@ -10,7 +10,7 @@ from pymatgen.core import Structure
 from aqvolt_flows.candidates.duplicates import Deduplicator
 from aqvolt_flows.candidates.pool import kept_structures, reject_duplicate, write_judged
 from aqvolt_flows.candidates.select import check_geometry, describe_any
-from aqvolt_flows.schemas.candidate import CandidateDocument, CandidateSource
+from aqvolt_flows.schemas.candidate import ACCEPTED, CandidateDocument, CandidateSource, explored
 from aqvolt_flows.schemas.parameters import DuplicateParameters
 from aqvolt_flows.schemas.provenance import Failure
 from aqvolt_flows.stores import Database
@@ -57,6 +57,7 @@ def generated_document(
         rejection=failure,
         structure=plain.as_dict(),
         parent_id=parent["candidate_id"],
+        parent_source=parent.get("source"),
         decisions=decisions,
         provenance=provenance,
         references=list(parent.get("references") or []),
@@ -65,21 +66,41 @@ def generated_document(
 
 
 def write_generated(
-    database: Database, documents: Sequence[CandidateDocument], duplicates: DuplicateParameters
+    database: Database,
+    documents: Sequence[CandidateDocument],
+    duplicates: DuplicateParameters,
+    only_aimd: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Reject what the pool already has, write all, and return counts by status and reason."""
+    """Reject what the pool already has, write all, and return counts by status and reason.
+
+    Children of the sources ``only_aimd`` come last, and no other is rejected as a duplicate of one of them: it would
+    then not be explored.
+    """
+    aside = [d for d in documents if d.parent_source in only_aimd]
+    counts: dict[str, Any] = {"new": 0, "accepted": 0, "rejected": {}}
+    for group, query in (([d for d in documents if d not in aside], explored(only_aimd)), (aside, ACCEPTED)):
+        if not group:
+            continue
+        _reject_duplicates(database, group, duplicates, query)
+        counts["new"] += write_judged(database, group)
+        for document in group:
+            if document.rejection is None:
+                counts["accepted"] += 1
+            else:
+                reason = document.rejection.reason
+                counts["rejected"][reason] = counts["rejected"].get(reason, 0) + 1
+    return counts
+
+
+def _reject_duplicates(
+    database: Database,
+    documents: Sequence[CandidateDocument],
+    duplicates: DuplicateParameters,
+    query: dict[str, Any],
+) -> None:
     offered = [(d, Structure.from_dict(d.structure)) for d in documents if d.status == "accepted"]
-    with Deduplicator(duplicates, lambda formula: kept_structures(database, "candidate", formula)) as seen:
+    with Deduplicator(duplicates, lambda formulas: kept_structures(database, formulas, query)) as seen:
         verdicts = seen.check([(d.candidate_id, s) for d, s in offered])
         for (document, _), verdict in zip(offered, verdicts, strict=True):
             if verdict.duplicate_of:
                 reject_duplicate(document, verdict, "", seen)
-    new = write_judged(database, documents)
-    counts: dict[str, Any] = {"new": new, "accepted": 0, "rejected": {}}
-    for document in documents:
-        if document.rejection is None:
-            counts["accepted"] += 1
-        else:
-            reason = document.rejection.reason
-            counts["rejected"][reason] = counts["rejected"].get(reason, 0) + 1
-    return counts

@@ -101,7 +101,7 @@ class SubstituteMaker(Maker):
         phases = _phases(database, self.entries, "reference_entries", r2scan)
         labeled = _phases(database, self.energies, "energies", r2scan)
         made = substituted_documents(todo, parents, p, phases, labeled, relax)
-        counts = write_generated(database, made, self.duplicates)
+        counts = write_generated(database, made, self.duplicates, p.only_aimd)
         return counts | {"already_done": len(done)}
 
 

@@ -13,7 +13,7 @@ from aqvolt_flows.candidates.jobs_lithiate import LithiateMaker, lithiation_key
 from aqvolt_flows.candidates.jobs_substitute import SubstituteMaker, substitution_key
 from aqvolt_flows.candidates.substitute import Substitution, choose_substitutions, halogen_counts
 from aqvolt_flows.identity import content_key, file_sha256
-from aqvolt_flows.schemas.candidate import ACCEPTED
+from aqvolt_flows.schemas.candidate import ACCEPTED, explored
 from aqvolt_flows.schemas.generation import SubstitutionParameters
 from aqvolt_flows.stores import Database
 from aqvolt_flows.work import Plan, WorkItem
@@ -58,9 +58,11 @@ def plan_lithiate(campaign: Campaign, database: Database, claimed: frozenset[str
 def plan_substitute(campaign: Campaign, database: Database, claimed: frozenset[str] = frozenset()) -> Plan:
     """Return the batches of substitutions that are neither made nor queued."""
     p = campaign.substitution
-    parents = _parents(database, p)
+    groups = [(sources, _parents(database, p, sources)) for sources in (p.parents, p.only_aimd) if sources]
+    parents = [parent for _, of_sources in groups for parent in of_sources]
     hashes: dict[str, str | None] = {}
-    missing = [] if parents else [f"there is no accepted candidate of source {', '.join(p.parents)} yet"]
+    sources = ", ".join([*p.parents, *p.only_aimd])
+    missing = [] if parents else [f"there is no accepted candidate of source {sources} yet"]
     for name in ("reference_entries", "energies"):
         given = getattr(p, name)
         path = database.settings.path(given) if given else None
@@ -69,7 +71,7 @@ def plan_substitute(campaign: Campaign, database: Database, claimed: frozenset[s
         if needed and hashes[name] is None:
             seen = f"there is no file {given}" if given else "it is not set"
             missing.append(f"substitution.{name} must name a JSON file of computed entries, {seen}")
-    chosen = _choose(database, parents, p)
+    chosen = [s for sources, of_sources in groups for s in _choose(database, of_sources, p, _pool(p, sources))]
     keys = {substitution_key(s, p, hashes["reference_entries"], hashes["energies"]): s for s in chosen}
     done = _present(database, list(keys))
     todo = [(key, s) for key, s in keys.items() if key not in done and key not in claimed]
@@ -110,14 +112,22 @@ def _make_substitutions(campaign: Campaign, database: Database, group: Sequence[
     return maker.make([{"parent_id": s.parent_id, "old": s.old, "new": s.new, "key": key} for key, s in group])
 
 
-def _parents(database: Database, p: SubstitutionParameters) -> list[tuple[str, list[str]]]:
-    query = {**ACCEPTED, "source": {"$in": list(p.parents)}, "elements": {"$in": list(p.from_halogens)}}
+def _pool(p: SubstitutionParameters, sources: Sequence[str]) -> dict[str, Any]:
+    """Return the query for the structures that substitutions of some sources are to balance."""
+    if list(sources) != p.only_aimd:
+        return explored(p.only_aimd)
+    made = {"source": "substituted", "parent_source": {"$in": list(sources)}}
+    return {**ACCEPTED, "$or": [{"source": {"$in": list(sources)}}, made]}
+
+
+def _parents(database: Database, p: SubstitutionParameters, sources: Sequence[str]) -> list[tuple[str, list[str]]]:
+    query = {**ACCEPTED, "source": {"$in": list(sources)}, "elements": {"$in": list(p.from_halogens)}}
     found = database.own("candidates").find(query, {"candidate_id": 1, "elements": 1}).sort("candidate_id", 1)
     return [(d["candidate_id"], d["elements"]) for d in found]
 
 
 def _choose(
-    database: Database, parents: Sequence[tuple[str, list[str]]], p: SubstitutionParameters
+    database: Database, parents: Sequence[tuple[str, list[str]]], p: SubstitutionParameters, balanced: dict[str, Any]
 ) -> list[Substitution]:
     """Return the substitutions of all parents; a parent that has its share keeps it, whatever the pool is now."""
     made: dict[str, set[tuple[str, str]]] = defaultdict(set)
@@ -131,7 +141,7 @@ def _choose(
         if old in p.from_halogens and new in p.to_halogens and old in elements
     ]
     settled = {s.parent_id for s in kept} if p.per_parent < len(p.to_halogens) else set()
-    pool = database.own("candidates").find(ACCEPTED, {"elements": 1})
+    pool = database.own("candidates").find(balanced, {"elements": 1})
     counts = halogen_counts([d["elements"] for d in pool])
     fresh = choose_substitutions([q for q in parents if q[0] not in settled], counts, p)
     return [s for s in kept if s.parent_id in settled] + fresh

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import batched
 from pathlib import Path
@@ -17,7 +17,7 @@ from aqvolt_flows.candidates.duplicates import Deduplicator, Verdict
 from aqvolt_flows.candidates.hosts import host_document
 from aqvolt_flows.candidates.records import Quarantined, Record
 from aqvolt_flows.candidates.select import build_structure, candidate_document
-from aqvolt_flows.schemas.candidate import CandidateDocument, CandidateSource
+from aqvolt_flows.schemas.candidate import ACCEPTED, CandidateDocument, CandidateSource
 from aqvolt_flows.schemas.parameters import CandidateParameters
 from aqvolt_flows.schemas.provenance import Failure
 from aqvolt_flows.stores import Database, by_ids
@@ -111,10 +111,11 @@ def prototype_records(parameters: CandidateParameters) -> list[Record]:
     return [Record(p.name, build_structure(p), references=tuple(p.references)) for p in parameters.prototypes]
 
 
-def kept_structures(database: Database, role: Role, formulas: list[str]) -> Iterator[tuple[str, str, Structure]]:
-    """Yield (formula, identity, structure) of what is accepted under some formulas, from every source, by identity."""
-    known_role = "host" if role == "host" else {"$ne": "host"}
-    query = {"formula": {"$in": formulas}, "status": "accepted", "role": known_role}
+def kept_structures(
+    database: Database, formulas: list[str], accepted: Mapping[str, Any]
+) -> Iterator[tuple[str, str, Structure]]:
+    """Yield (formula, identity, structure) of what a query accepts under some formulas, by identity."""
+    query = {"formula": {"$in": formulas}, **accepted}
     fields = {"formula": 1, "candidate_id": 1, "structure": 1}
     for d in database.own("candidates").find(query, fields).sort("candidate_id", 1):
         yield d["formula"], d["candidate_id"], Structure.from_dict(d["structure"])
@@ -163,10 +164,11 @@ def add_to_pool(
         Processes that compare structures.
     """
     report = ImportReport()
+    pool = {"status": "accepted", "role": "host"} if intake.role == "host" else ACCEPTED
     with (
         _QuarantineFile(quarantine) as aside,
         Deduplicator(
-            intake.parameters.duplicates, lambda formulas: kept_structures(database, intake.role, formulas), workers
+            intake.parameters.duplicates, lambda formulas: kept_structures(database, formulas, pool), workers
         ) as seen,
     ):
         for batch in batched(_usable(entries, report, aside), BATCH):

@@ -16,9 +16,10 @@ from aqvolt_flows.identity import content_key
 from aqvolt_flows.labelers import LABELERS
 from aqvolt_flows.schemas.label import LabelDocument, LabelOutcome
 from aqvolt_flows.schemas.provenance import Failure, Protocol
+from aqvolt_flows.units import gpa_to_ev_per_a3
 
-#: How a run may have ended whose ionic steps are of another theory level than it declares.
-_OTHER_LEVEL = frozenset({"protocol_changed"})
+#: What P·V may weigh in a label's energy: a hundredth of the errors of Figure 4, and ten times what 1 atm weighs.
+NEGLIGIBLE_WORK_EV_PER_ATOM = 1e-4
 
 
 def thinned(frames: Iterable[Frame], stride: int) -> list[Frame]:
@@ -53,6 +54,25 @@ def aimd_frame_id(trajectory_id: str, step: int) -> str:
     return f"frame-{content_key('aimd-frame/1', trajectory_id=trajectory_id, step=step)}"
 
 
+def pressure_fault(trajectory: Mapping[str, Any]) -> Failure | None:
+    """Return why a run's energies are no labels where they hold P·V, or None.
+
+    VASP adds P·V to the energies of a run with PSTRESS; runs that were read since say that it was taken out again.
+    """
+    volume = trajectory.get("mean_volume_per_atom")
+    pressure = float(trajectory.get("pressure_gpa") or 0.0)
+    if trajectory.get("pressure_removed") or volume is None:
+        return None
+    work = gpa_to_ev_per_a3(pressure) * float(volume)
+    if abs(work) <= NEGLIGIBLE_WORK_EV_PER_ATOM:
+        return None
+    message = (
+        f"The energies of this run at {pressure:g} GPa hold P·V, {work:.4f} eV/atom, and its stresses lack P: it was "
+        "read before these were taken out. Run it again for labels."
+    )
+    return Failure(reason="pressure_in_energy", message=message)
+
+
 def labels_from_trajectory(
     trajectory: Mapping[str, Any],
     frames: Iterable[Frame],
@@ -63,8 +83,10 @@ def labels_from_trajectory(
 
     A step whose energy leaves the run's own median by more than the limit of
     :mod:`aqvolt_flows.datasets.energies` is refused as ``energy_jump``: one cell at one temperature has no reason to.
+    A run that ended because custodian left the theory level keeps the steps before that; they are of its protocol.
     What the run cost stays with the trajectory, so that no hour is summed twice: ``cost_core_hours`` is 0 here, a
-    step's share is in ``provenance.core_hours`` where the run knows its core-hours.
+    step's share is in ``provenance.core_hours`` where the run knows its core-hours. Every step of a run whose energies
+    hold a P·V that matters (:func:`pressure_fault`) is refused.
 
     Parameters
     ----------
@@ -78,8 +100,6 @@ def labels_from_trajectory(
         The limit at zero force, eV/atom; 0: not checked.
     """
     failure = trajectory.get("failure") or {}
-    if failure.get("reason") in _OTHER_LEVEL:
-        return [rejected_trajectory(trajectory, Failure(**failure), stride)]
     kept = thinned(frames, stride)
     if not kept:
         reason = failure.get("reason", "no_frames")
@@ -92,7 +112,8 @@ def labels_from_trajectory(
     provenance: dict[str, Any] = {"stride": stride, "n_labels": len(kept)}
     if trajectory.get("core_hours") is not None and trajectory.get("n_frames"):
         provenance["core_hours"] = float(trajectory["core_hours"]) / int(trajectory["n_frames"])
-    return [_label(frame, trajectory, protocol, median, max_jump_ev_per_atom, provenance) for frame in kept]
+    pressed = pressure_fault(trajectory)
+    return [_label(frame, trajectory, protocol, median, max_jump_ev_per_atom, provenance, pressed) for frame in kept]
 
 
 def _label(
@@ -102,6 +123,7 @@ def _label(
     median: float | None,
     limit: float,
     provenance: dict[str, Any],
+    pressed: Failure | None,
 ) -> LabelDocument:
     frame_id = aimd_frame_id(str(trajectory["trajectory_id"]), frame.step)
     outcome = LabelOutcome(
@@ -116,6 +138,8 @@ def _label(
         forces=frame.forces.astype(float).tolist(),
         stress=frame.stress.astype(float).tolist(),
     )
+    if pressed is not None:
+        outcome = outcome.model_copy(update={"status": "bad_output", "failure": pressed})
     label = label_from_outcome(outcome, _as_frame(trajectory, frame_id), None, ended_at(trajectory), source="aimd")
     if label.status == "valid" and median is not None and label.energy_per_atom is not None:
         jump = jump_fault(label.energy_per_atom - median, label.max_force or 0.0, limit, "the run's median")
@@ -134,7 +158,7 @@ def _as_frame(trajectory: Mapping[str, Any], frame_id: str) -> dict[str, Any]:
 
 
 def rejected_trajectory(trajectory: Mapping[str, Any], failure: Failure, stride: int) -> LabelDocument:
-    """Return the one rejected label that stands for a run without any usable step."""
+    """Return the one rejected label of a run without any usable step."""
     frame_id = aimd_frame_id(str(trajectory["trajectory_id"]), 0)
     try:
         protocol = aimd_protocol(trajectory)

@@ -17,7 +17,7 @@ from pymatgen.core import Structure
 from aqvolt_flows.artifacts import ArtifactStore
 from aqvolt_flows.errors import AqvoltError, DatabaseError, InputError
 from aqvolt_flows.exploration.aimd_inputs import aimd_incar, aimd_key, blank_trajectory, md_maker, seconds_left
-from aqvolt_flows.exploration.aimd_segments import remove
+from aqvolt_flows.exploration.aimd_segments import place, remove
 from aqvolt_flows.identity import structure_hash
 from aqvolt_flows.jobs import LATER, campaign_job, science_job, typed
 from aqvolt_flows.schemas.dynamics import AIMDDocument, trajectory_frames
@@ -26,6 +26,7 @@ from aqvolt_flows.schemas.provenance import Failure
 from aqvolt_flows.schemas.trajectory import TrajectoryDocument
 from aqvolt_flows.stores import Database
 from aqvolt_flows.structures import to_structure
+from aqvolt_flows.vasp.outputs import locate
 from aqvolt_flows.vasp.settings import r2scan_protocol, static_incar
 
 if TYPE_CHECKING:
@@ -131,7 +132,8 @@ class AIMDMaker(Maker):
         where = Where(ArtifactStore(folder / "files"), folder / "segments")
         try:
             while document.status == "running":
-                document = self.run_segment(where, document, given)
+                before, document = document, self.run_segment(where, document, given)
+                forget_orbitals(where, before, document)
         except AqvoltError as error:
             failure = Failure(reason="missing_resource", message=str(error))
             document = document.model_copy(update={"status": "failed", "failure": failure})
@@ -144,7 +146,7 @@ class AIMDMaker(Maker):
         (:func:`segment_folder`) once the document is kept. One that is there already was left by a worker that died:
         it is read, and VASP is not started for the same steps again.
         """
-        from aqvolt_flows.exploration.aimd_segments import harvest, restart_of
+        from aqvolt_flows.exploration.aimd_segments import Asked, harvest, restart_of
         from aqvolt_flows.vasp.inputs import potcar_hashes, sorted_with_order, vasp_command
         from aqvolt_flows.vasp.run import check_machine_updates, fresh_folder, run_maker
 
@@ -156,25 +158,53 @@ class AIMDMaker(Maker):
         state = restart_of(where.artifacts, document)
         left = document.n_steps - document.steps_done
         tags = aimd_incar(document.elements, document.temperature_k, parameters, document.seed)
-        tags |= {"NSW": min(left, parameters.segment_steps or left)}
+        tags |= {"NSW": min(left, parameters.segment_steps or left), "LWAVE": parameters.keep_orbitals}
+        orbitals = kept_orbitals(where, document) if parameters.keep_orbitals else None
+        expected = static_incar(self.incar_updates)
+        mesh = None
         if state is not None:
             tags["RANDOM_SEED"] = list(state.random_seed)
+            mesh = state.kpoints
+            tags |= {"ISTART": 2, **state.grid} if orbitals else {}
+        if mesh is not None:
+            expected.pop("KSPACING", None)
         incar = {**self.incar_updates, **tags}
         name = segment_folder(where, document)
         seconds, said = 0.0, ""
         if not (name / "OUTCAR").is_file() and not (name / "OUTCAR.gz").is_file():
             name.parent.mkdir(parents=True, exist_ok=True)
-            maker = md_maker(incar, command, self.max_errors, self.polling_s, seconds_left(where.walltime_s))
-            with fresh_folder(str(name)):
+            maker = md_maker(incar, command, self.max_errors, self.polling_s, seconds_left(where.walltime_s), mesh)
+            with fresh_folder(str(name)) as folder:
+                if state is not None and orbitals is not None:
+                    place(orbitals, folder / "WAVECAR")
                 ended = run_maker(maker, state.structure() if state else ordered)
             seconds, said = ended.seconds, ended.error
-        expected = static_incar(self.incar_updates)
-        return harvest(where.artifacts, document, name, order, expected, parameters.max_segments, seconds, said)
+        following = where.segments / f"{document.key}-{document.segments + 1}.WAVECAR"
+        asked = Asked(order, incar, expected, parameters.max_segments, following if parameters.keep_orbitals else None)
+        return harvest(where.artifacts, document, name, asked, seconds, said)
 
 
 def segment_folder(where: Where, document: TrajectoryDocument) -> Path:
     """Return the folder of the segment that a run is at."""
     return where.segments / f"{document.key}-{document.segments}"
+
+
+def kept_orbitals(where: Where, document: TrajectoryDocument) -> Path | None:
+    """Return the WAVECAR that the launch before left, gzip-ed or not, or None."""
+    return locate(where.segments, f"{document.key}-{document.segments}.WAVECAR")
+
+
+def forget(where: Where, document: TrajectoryDocument, after: TrajectoryDocument) -> None:
+    """Remove a segment's folder and the orbitals that no launch needs, once the document ``after`` it is kept."""
+    remove(segment_folder(where, document))
+    forget_orbitals(where, document, after)
+
+
+def forget_orbitals(where: Where, document: TrajectoryDocument, after: TrajectoryDocument) -> None:
+    """Remove the WAVECAR that a segment was started from; that for the next one too where the run has ended."""
+    for number in range(document.segments, document.segments + (1 if after.status == "running" else 2)):
+        for suffix in ("", ".gz"):
+            (where.segments / f"{document.key}-{number}.WAVECAR{suffix}").unlink(missing_ok=True)
 
 
 def aimd_document(document: TrajectoryDocument, structure: Structure, artifacts: ArtifactStore) -> AIMDDocument:
@@ -199,9 +229,10 @@ def aimd_document(document: TrajectoryDocument, structure: Structure, artifacts:
         "status",
     )
     more = ("failure", "steps_unconverged", "mean_temperature_k", "max_force", "seconds", "core_hours", "segments")
+    axis = ("parts", "seams", "duration_fs", "steps_repeated", "steps_unread", "corrections")
     volume = document.mean_volume_per_atom
     return AIMDDocument(
-        **{name: getattr(document, name) for name in (*shared, *more)},
+        **{name: getattr(document, name) for name in (*shared, *more, *axis)},
         protocol=document.protocol,
         protocol_name=document.protocol.name if document.protocol else "",
         mean_volume_a3=None if volume is None else volume * document.n_atoms,
@@ -271,10 +302,9 @@ def run_candidate(database: Database, maker: AIMDMaker, candidate_id: str, tempe
     settings = database.settings
     where = Where(database.artifacts, settings.path(settings.checkpoint_dir) / "aimd", settings.walltime_s)
     try:
-        used = segment_folder(where, document)
-        document = maker.run_segment(where, document, structure)
+        before, document = document, maker.run_segment(where, document, structure)
         database.upsert("trajectories", [document])
-        remove(used)
+        forget(where, before, document)
     except DatabaseError:
         raise
     except AqvoltError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pymatgen.core import Structure
@@ -20,7 +20,19 @@ from aqvolt_flows.vasp.settings import r2scan_protocol
 if TYPE_CHECKING:
     from atomate2.vasp.jobs.md import MDMaker
 
+    from aqvolt_flows.vasp.outputs import Mesh
 
+
+#: What decides which runs are made, and in how many launches: no part of a run's identity.
+_NOT_IN_KEY = {
+    "temperatures_k",
+    "temperatures_per_system",
+    "systems",
+    "max_systems",
+    "segment_steps",
+    "max_segments",
+    "keep_orbitals",
+}
 ENSEMBLE = "npt_langevin_parrinello_rahman"
 
 
@@ -45,13 +57,26 @@ def aimd_key(
     candidate_id: str, temperature_k: float, parameters: AIMDParameters, incar_updates: Mapping[str, Any] | None = None
 ) -> str:
     """Return the key of one ab-initio run; ``trajectory_id`` is ``trajectory-<key>``."""
-    return content_key(
-        "aimd/1",
-        candidate_id=candidate_id,
-        temperature_k=temperature_k,
-        protocol_id=r2scan_protocol(incar_updates).protocol_id,
-        physics=parameters.model_dump(mode="json", exclude={"temperatures_k", "segment_steps", "max_segments"}),
-    )
+    return aimd_keys(parameters, incar_updates)(candidate_id, temperature_k)
+
+
+def aimd_keys(
+    parameters: AIMDParameters, incar_updates: Mapping[str, Any] | None = None
+) -> Callable[[str, float], str]:
+    """Return what makes the keys of many runs (candidate_id, temperature in K) with the same parameters."""
+    protocol_id = r2scan_protocol(incar_updates).protocol_id
+    physics = parameters.model_dump(mode="json", exclude=_NOT_IN_KEY)
+
+    def key(candidate_id: str, temperature_k: float) -> str:
+        return content_key(
+            "aimd/1",
+            candidate_id=candidate_id,
+            temperature_k=temperature_k,
+            protocol_id=protocol_id,
+            physics=physics,
+        )
+
+    return key
 
 
 def aimd_seed(key: str) -> int:
@@ -100,7 +125,12 @@ def aimd_incar(elements: Iterable[str], temperature_k: float, parameters: AIMDPa
 
 
 def md_maker(
-    incar: Mapping[str, Any], command: str, max_errors: int, polling_s: float, seconds_left: float | None = None
+    incar: Mapping[str, Any],
+    command: str,
+    max_errors: int,
+    polling_s: float,
+    seconds_left: float | None = None,
+    kpoints: Mesh | None = None,
 ) -> MDMaker:
     """Return atomate2's ``MDMaker`` with our input set and without handlers that change the theory level.
 
@@ -114,25 +144,26 @@ def md_maker(
         See :class:`AIMDMaker`.
     seconds_left
         VASP is told to stop after the ionic step that is running this long after now, less a tenth; None: never.
+    kpoints
+        The mesh of the run's first launch, in the place of KSPACING; None: this is the first.
     """
     from atomate2.vasp.jobs.md import MDMaker
     from custodian.vasp.handlers import (
-        FrozenJobErrorHandler,
         MeshSymmetryErrorHandler,
         PositiveEnergyErrorHandler,
         StdErrHandler,
-        VaspErrorHandler,
         WalltimeHandler,
     )
 
+    from aqvolt_flows.exploration.aimd_handlers import MDErrorHandler, MDFrozenHandler
     from aqvolt_flows.vasp.inputs import matpes_static_set
     from aqvolt_flows.vasp.run import custodian_settings
 
     handlers = [
-        VaspErrorHandler(),
+        MDErrorHandler(),
         MeshSymmetryErrorHandler(),
         PositiveEnergyErrorHandler(),
-        FrozenJobErrorHandler(),
+        MDFrozenHandler(),
         StdErrHandler(),
     ]
     if seconds_left is not None:
@@ -141,7 +172,7 @@ def md_maker(
         handlers.append(WalltimeHandler(wall_time=max(1, seconds_left), buffer_time=buffer))
     return MDMaker(
         name="r2SCAN AIMD",
-        input_set_generator=matpes_static_set(incar),
+        input_set_generator=matpes_static_set(incar, kpoints),
         run_vasp_kwargs=custodian_settings(command, max_errors, polling_s, handlers=handlers),
         task_document_kwargs={"parse_dos": False, "parse_bandstructure": False, "store_volumetric_data": ()},
         stop_children_kwargs={"handle_unsuccessful": False},

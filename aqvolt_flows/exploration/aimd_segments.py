@@ -1,12 +1,12 @@
 """One launch of an ab-initio run: what its folder says becomes frames, facts and the state to go on from.
 
 A run is made in segments, each a VASP calculation in a folder of its own. A folder that a killed worker left behind is
-read like any other: steps that VASP made are not made again.
+read like any other: steps that VASP made are not made again, nor those before custodian started VASP anew.
 """
 
 from __future__ import annotations
 
-import re
+import gzip
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -17,13 +17,14 @@ import numpy as np
 from pymatgen.core import Element
 
 from aqvolt_flows.artifacts import ArtifactStore
+from aqvolt_flows.exploration.aimd_parts import Launch, Part, fault_of, read_launch
+from aqvolt_flows.exploration.aimd_seams import jump_at
 from aqvolt_flows.frames import Frame, read_frames, write_frames
 from aqvolt_flows.schemas.provenance import ArtifactRef, Failure, Protocol
-from aqvolt_flows.schemas.trajectory import TrajectoryDocument
+from aqvolt_flows.schemas.trajectory import Seam, TrajectoryDocument, TrajectoryPart
 from aqvolt_flows.vasp.continuation import MDState, md_state
 from aqvolt_flows.vasp.inputs import potcar_hashes
-from aqvolt_flows.vasp.outputs import Array, Calculation, read_calculation, read_text
-from aqvolt_flows.vasp.settings import changes, theory
+from aqvolt_flows.vasp.outputs import Array, Calculation, locate
 
 #: Endings from outside, after which another launch continues.
 RESUMABLE = frozenset({"wall_time", "signal", "interrupted"})
@@ -31,7 +32,7 @@ RESUMABLE = frozenset({"wall_time", "signal", "interrupted"})
 
 @dataclass(frozen=True, eq=False)
 class Steps:
-    """The ionic steps of one segment.
+    """The ionic steps of one part.
 
     Attributes
     ----------
@@ -51,7 +52,7 @@ class Steps:
 def steps_of(
     found: Calculation, trajectory_id: str, order: list[int], steps_before: int = 0, unfolded: Array | None = None
 ) -> Steps:
-    """Return the ionic steps of a segment; they are numbered on from ``steps_before``.
+    """Return the ionic steps of a part; they are numbered on from ``steps_before``.
 
     VASP folds atoms back into the cell; here they are unfolded along the whole run, so that displacements can be
     read from positions. Where OSZICAR does not give a step's temperature it is NaN.
@@ -59,13 +60,13 @@ def steps_of(
     Parameters
     ----------
     found
-        What the segment's folder says.
+        What the part's folder says.
     trajectory_id
         Of the run.
     order
         Site ``i`` of VASP's structure is site ``order[i]`` of the candidate.
     steps_before
-        Steps of the segments before.
+        Steps of the parts before.
     unfolded
         Coordinates after their last step, see :class:`Steps`.
     """
@@ -95,40 +96,52 @@ def steps_of(
     return Steps(frames, unconverged, unfolded)
 
 
-def ending_of(found: Calculation, folder: Path, expected: dict[str, Any]) -> Failure | None:
-    """Return why a segment's steps cannot be trusted or did not come to an end, or None.
+@dataclass(frozen=True)
+class Asked:
+    """How a launch was started, and how its run may go on.
 
-    Parameters
+    Attributes
     ----------
-    found, folder
-        What the segment's folder says, and the folder.
+    order
+        Site ``i`` of VASP's structure is site ``order[i]`` of the candidate.
+    incar
+        Tags that the launch was started with.
     expected
-        The INCAR that was asked for; where custodian changed the theory level, the steps are of another protocol.
+        Those of the statics, which stay.
+    max_segments
+        Launches that a run may take.
+    orbitals
+        Where the next launch looks for this one's WAVECAR; None: none is kept.
     """
-    if found.steps and "MDALGO" in found.incar and not _langevin_npt(read_text(folder, "OUTCAR")):
-        return Failure(
-            reason="no_tbdyn", message="VASP ignored MDALGO = 3; use a VASP that was built with -Dtbdyn for NpT."
-        )
-    drift = changes(theory(expected), theory({k: v for k, v in found.incar.items() if k in expected}))
-    if found.steps and drift:
-        listed = ", ".join(f"{tag} {old} became {new}" for tag, (old, new) in drift.items())
-        return Failure(reason="protocol_changed", message=f"custodian left the theory level: {listed}.")
-    return found.failure
+
+    order: list[int]
+    incar: dict[str, Any]
+    expected: dict[str, Any]
+    max_segments: int
+    orbitals: Path | None = None
 
 
-def _langevin_npt(outcar: str) -> bool:
-    """Whether OUTCAR's list of parameters says MDALGO = 3; a VASP without tbdyn does not print it as 3."""
-    after = outcar.partition("INCAR:")[2].partition("POTCAR:")[2]
-    return re.search(r"^\s*MDALGO\s*=\s*3\b", after, re.MULTILINE) is not None
+@dataclass(eq=False)
+class _Taken:
+    """What a launch adds to its run."""
+
+    frames: list[Frame]
+    unconverged: list[int]
+    unread: list[int]
+    parts: list[TrajectoryPart]
+    seams: list[Seam]
+    done: int
+    duration_fs: float
+    unfolded: Array | None
+    last: Part | None = None
+    failure: Failure | None = None
 
 
 def harvest(
     artifacts: ArtifactStore,
     document: TrajectoryDocument,
     folder: Path,
-    order: list[int],
-    expected: dict[str, Any],
-    max_segments: int,
+    asked: Asked,
     seconds: float,
     said: str = "",
 ) -> TrajectoryDocument:
@@ -142,38 +155,38 @@ def harvest(
         The run as it stood before the segment.
     folder
         The segment's, whatever state it is in.
-    order, expected
-        See :func:`steps_of` and :func:`ending_of`.
-    max_segments
-        Launches that a run may take.
+    asked
+        How it was started.
     seconds
         Wall time of the segment.
     said
         What custodian raised, for a message where VASP made no step.
     """
-    found = read_calculation(folder, eigenvalues=False, partial=True)
-    failure = ending_of(found, folder, expected)
     before = restart_of(artifacts, document)
-    trusted = failure is None or failure.reason not in ("no_tbdyn", "protocol_changed")
-    steps = steps_of(found, document.trajectory_id, order, document.steps_done, before.unfolded if before else None)
-    facts = _facts(artifacts, document, steps.frames if trusted else [], steps.unconverged)
-    done = document.steps_done + len(found.steps)
+    with tempfile.TemporaryDirectory() as unpacked:
+        launch = read_launch(folder, Path(unpacked))
+        taken = _take(document, launch, asked, before)
+        state = before
+        if taken.last is not None and taken.unfolded is not None:
+            seed = document.seed + document.segments
+            state = md_state(taken.last.folder, taken.unfolded, seed, taken.last.found, before)
+    facts = _facts(artifacts, document, taken)
     facts |= {
-        "steps_done": done,
         "seconds": (document.seconds or 0.0) + seconds,
-        "corrections": [*document.corrections, *found.corrections],
-        "core_hours": _sum(document.core_hours, found.core_hours),
-        "protocol": _with_version(document, found.version),
+        "corrections": [*document.corrections, *launch.corrections, *launch.unread],
+        "core_hours": _sum(document.core_hours, launch.core_hours),
+        "protocol": _with_version(document, launch.last.version),
+        "steps_repeated": document.steps_repeated + launch.repeated,
+        "pressure_removed": document.pressure_removed or not document.steps_done,
     }
-    if failure is not None and not found.steps and said:
+    failure, done, made = taken.failure, taken.done, bool(taken.parts)
+    if failure is not None and not made and said:
         failure = Failure(reason=failure.reason, message=f"{failure.message} ({said})"[:1000])
-    state = before
-    if found.steps and steps.unfolded is not None:
-        state = md_state(folder, steps.unfolded, otherwise_seed=document.seed + document.segments)
     missing = done < document.n_steps
     if missing and (failure is None or failure.reason in RESUMABLE):
-        started = not document.steps_done and not found.steps  # then the next launch starts as the first did
-        if document.segments < max_segments and (state is not None or started):
+        started = not document.steps_done and not made  # then the next launch starts as the first did
+        if document.segments < asked.max_segments and (state is not None or started):
+            _keep_orbitals(folder, asked.orbitals)
             kept = artifacts.put_bytes(state.to_json(), "json") if state else None
             more = {"status": "running", "restart": kept, "segments": document.segments + 1, "failure": None}
             return document.model_copy(update=facts | more)
@@ -185,6 +198,79 @@ def harvest(
         failure = Failure(reason="electronic", message="No ionic step reached self-consistency.")
     ended = {"status": "failed" if failure else "completed", "failure": failure, "restart": None}
     return document.model_copy(update=facts | ended)
+
+
+def _take(document: TrajectoryDocument, launch: Launch, asked: Asked, before: MDState | None) -> _Taken:
+    """Return what a launch adds: its parts one after the other, up to the first that cannot be trusted."""
+    parts = list(document.parts)
+    if document.steps_done and not parts:  # begun before parts were told
+        n, potim = document.steps_done, document.timestep_fs
+        parts.append(TrajectoryPart(first_step=1, n_steps=n, timestep_fs=potim, start_fs=0.0, segment=1))
+    duration = document.duration_fs
+    if duration is None:
+        duration = document.steps_done * document.timestep_fs
+    taken = _Taken([], [], [], [], [], document.steps_done, duration, before.unfolded if before else None)
+    moment = before.magnetization if before else None
+    for part in launch.parts:
+        found = part.found
+        if not found.steps:
+            continue
+        taken.failure = fault_of(part, asked.incar, asked.expected)
+        if taken.failure is not None:
+            break
+        steps = steps_of(found, document.trajectory_id, asked.order, taken.done, taken.unfolded)
+        potim = part.timestep_fs or document.timestep_fs
+        first = taken.done + 1
+        # a killed VASP may have told OSZICAR and CONTCAR of steps that did not get into vasprun.xml
+        made = max(len(found.steps), len(found.temperatures))
+        if taken.done:
+            kept = int(found.incar.get("ISTART", 0)) == 2
+            after = found.magnetizations[0] if found.magnetizations else None
+            taken.seams.append(
+                Seam(
+                    step=first,
+                    segment=document.segments,
+                    basis="kept" if kept else "made again",
+                    magnetization_before=moment,
+                    magnetization_after=after,
+                )
+            )
+        taken.parts.append(
+            TrajectoryPart(
+                first_step=first,
+                n_steps=made,
+                timestep_fs=potim,
+                start_fs=taken.duration_fs,
+                segment=document.segments,
+                corrections=part.corrections,
+            )
+        )
+        taken.frames += steps.frames
+        taken.unconverged += steps.unconverged
+        taken.unfolded, taken.last = steps.unfolded, part
+        taken.unread += range(first + len(found.steps), first + made)
+        taken.done += made
+        taken.duration_fs += made * potim
+        moment = found.magnetizations[-1] if found.magnetizations else moment
+    taken.failure = taken.failure or launch.last.failure
+    taken.parts = [*parts, *taken.parts] if taken.parts else taken.parts
+    return taken
+
+
+def _keep_orbitals(folder: Path, target: Path | None) -> None:
+    """Move WAVECAR out of a segment's folder, which is removed; one that was not written to its end is left."""
+    found = None if target is None else locate(folder, "WAVECAR")
+    if target is not None and found is not None and found.stat().st_size:
+        found.replace(target if found.suffix != ".gz" else target.with_name(f"{target.name}.gz"))
+
+
+def place(orbitals: Path, target: Path) -> None:
+    """Write the orbitals that a launch before left where VASP looks for them; they stay, for another try."""
+    if orbitals.suffix == ".gz":
+        with gzip.open(orbitals) as packed, target.open("wb") as plain:
+            shutil.copyfileobj(packed, plain)
+    else:
+        shutil.copyfile(orbitals, target)
 
 
 def restart_of(artifacts: ArtifactStore, document: TrajectoryDocument) -> MDState | None:
@@ -205,25 +291,38 @@ def _sum(a: float | None, b: float | None) -> float | None:
     return a if b is None else (a or 0.0) + b
 
 
-def _facts(
-    artifacts: ArtifactStore, document: TrajectoryDocument, new: list[Frame], unconverged: list[int]
-) -> dict[str, Any]:
+def _facts(artifacts: ArtifactStore, document: TrajectoryDocument, taken: _Taken) -> dict[str, Any]:
     """Return the fields that follow from the frames of all segments, joined into one file."""
     earlier = list(read_frames(artifacts.local_path(document.frames))) if document.frames else []
-    frames = [*earlier, *new]
+    frames = [*earlier, *taken.frames]
+    seams = [*document.seams, *taken.seams]
     facts: dict[str, Any] = {
         "n_frames": len(frames),
-        "steps_unconverged": [*document.steps_unconverged, *unconverged],
+        "steps_done": taken.done,
+        "duration_fs": taken.duration_fs,
+        "parts": taken.parts or document.parts,
+        "seams": [*document.seams, *_measured(frames, taken.seams, [s.step for s in seams])],
+        "steps_unconverged": [*document.steps_unconverged, *taken.unconverged],
+        "steps_unread": [*document.steps_unread, *taken.unread],
     }
     if not frames:
         return facts
     temperatures = [f.temperature for f in frames if np.isfinite(f.temperature)]
     return facts | {
-        "frames": _stored(artifacts, frames) if new else document.frames,
+        "frames": _stored(artifacts, frames) if taken.frames else document.frames,
         "mean_temperature_k": float(np.mean(temperatures)) if temperatures else None,
         "mean_volume_per_atom": float(np.mean([f.volume / f.n_atoms for f in frames])),
         "max_force": max(f.max_force for f in frames),
     }
+
+
+def _measured(frames: list[Frame], new: list[Seam], all_seams: list[int]) -> list[Seam]:
+    """Return seams with the jump of the energy at each."""
+    measured = []
+    for seam in new:
+        jump, scatter = jump_at(frames, seam.step, all_seams)
+        measured.append(seam.model_copy(update={"energy_jump": jump, "energy_scatter": scatter}))
+    return measured
 
 
 def _stored(artifacts: ArtifactStore, frames: list[Frame]) -> ArtifactRef:

@@ -10,12 +10,13 @@ from pymatgen.core import Structure
 
 from aqvolt_flows.campaign import Campaign
 from aqvolt_flows.exploration.aimd import AIMDMaker, AIMDRunMaker
-from aqvolt_flows.exploration.aimd_inputs import aimd_key
+from aqvolt_flows.exploration.aimd_choice import chosen_runs, suitable_candidates
 from aqvolt_flows.exploration.mlmd import MLMDMaker
 from aqvolt_flows.exploration.schedules import Run, group_runs, plan_runs
 from aqvolt_flows.identity import content_key
 from aqvolt_flows.potentials import model_hash
-from aqvolt_flows.schemas.candidate import ACCEPTED
+from aqvolt_flows.schemas.candidate import ACCEPTED, explored
+from aqvolt_flows.schemas.parameters import AIMDSystems
 from aqvolt_flows.stores import Database
 from aqvolt_flows.work import Plan, WorkItem, bind, no_input
 
@@ -25,7 +26,8 @@ ENDED = ["completed", "ended_early", "failed"]
 
 def wanted_runs(campaign: Campaign, database: Database) -> list[Run]:
     """Return the NpT runs that a campaign wants of the accepted candidates."""
-    accepted = database.own("candidates").find(ACCEPTED, {"candidate_id": 1, "structure": 1}).sort("candidate_id", 1)
+    query = explored(campaign.substitution.only_aimd)
+    accepted = database.own("candidates").find(query, {"candidate_id": 1, "structure": 1}).sort("candidate_id", 1)
     pairs = [(d["candidate_id"], Structure.from_dict(d["structure"])) for d in accepted]
     return plan_runs(pairs, campaign.exploration, model_hash(campaign.exploration.potential))
 
@@ -73,14 +75,15 @@ def _plain_runs(runs: Iterable[Run]) -> list[dict[str, Any]]:
     return [{k: getattr(r, k) for k in ("trajectory_id", "key", "candidate_id", "temperature_k", "seed")} for r in runs]
 
 
-def plan_aimd(campaign: Campaign, database: Database, _claimed: frozenset[str] = frozenset()) -> Plan:
-    """Return one r2SCAN NpT run per accepted candidate and temperature."""
+def plan_aimd(campaign: Campaign, database: Database, claimed: frozenset[str] = frozenset()) -> Plan:
+    """Return the r2SCAN NpT runs of the candidates that the campaign chooses for ab-initio MD."""
     p = campaign.aimd
     updates = campaign.labeling.incar_updates  # of the statics, too: labels of both are of one protocol
     maker = AIMDRunMaker(aimd_maker=AIMDMaker(parameters=p, incar_updates=updates))
-    fields = {"candidate_id": 1, "formula": 1}
-    candidates = list(database.own("candidates").find(ACCEPTED, fields).sort("candidate_id", 1))
-    pairs = [(c, t, aimd_key(c["candidate_id"], t, p, updates)) for c in candidates for t in p.temperatures_k]
+    accepted = database.own("candidates").count_documents(ACCEPTED)
+    suitable = suitable_candidates(database, p.systems)
+    begun = database["trajectories"].distinct("key", {"engine": "aimd"})
+    runs = chosen_runs(suitable, p, updates, claimed.union(begun))
     done = set(database["trajectories"].distinct("key", {"engine": "aimd", "status": {"$in": ["completed", "failed"]}}))
     items = [
         WorkItem(
@@ -91,8 +94,24 @@ def plan_aimd(campaign: Campaign, database: Database, _claimed: frozenset[str] =
             "vasp",
             done=key in done,
         )
-        for c, t, key in pairs
+        for c, t, key in runs
     ]
-    facts = {"runs": len(items), "finished": sum(i.done for i in items), "steps_each": p.n_steps}
-    adopt = partial(database.adopt, "trajectories", [key for _, _, key in pairs if key in done], "key")
-    return Plan("aimd", items, no_input(candidates, "accepted candidate", "aqvolt candidates select"), facts, adopt)
+    stride = campaign.labeling.aimd_label_stride
+    facts = {
+        "accepted": accepted,
+        "suitable": len(suitable),
+        "systems": len({c["candidate_id"] for c, _, _ in runs}),
+        "runs": len(items),
+        "finished": sum(i.done for i in items),
+        "steps_each": p.n_steps,
+        "labels": len(items) * -(-p.n_steps // stride),
+    }
+    adopt = partial(database.adopt, "trajectories", [key for _, _, key in runs if key in done], "key")
+    missing = no_input(range(accepted), "accepted candidate", "aqvolt candidates select")
+    if accepted and not suitable:
+        missing = [f"none of {accepted} accepted candidates fits aimd.systems ({_asked(p.systems)}); change it"]
+    return Plan("aimd", items, missing, facts, adopt)
+
+
+def _asked(systems: AIMDSystems) -> str:
+    return ", ".join(f"{name}: {value}" for name, value in systems.model_dump(exclude_defaults=True).items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import Field
@@ -11,8 +12,21 @@ from aqvolt_flows.schemas.provenance import Failure
 
 CandidateSource = Literal["matpes", "stuffed", "substituted", "user"]
 
-#: Query for the structures that a campaign explores: hosts are only material to lithiate.
+#: Query for the accepted structures of a campaign: hosts are only material to lithiate.
 ACCEPTED: dict[str, Any] = {"status": "accepted", "role": {"$ne": "host"}}
+
+
+def explored(only_aimd: Sequence[str]) -> dict[str, Any]:
+    """Return the query for the accepted structures that ML molecular dynamics explores.
+
+    Parameters
+    ----------
+    only_aimd
+        Sources whose substituted structures are for ab-initio MD alone.
+    """
+    if not only_aimd:
+        return ACCEPTED
+    return {**ACCEPTED, "$nor": [{"source": "substituted", "parent_source": {"$in": list(only_aimd)}}]}
 
 
 class CandidateDocument(Document):
@@ -32,6 +46,9 @@ class CandidateDocument(Document):
     n_atoms: int
     structure: dict[str, Any] = Field(description="pymatgen Structure.as_dict().")
     parent_id: str | None = Field(default=None, description="The candidate it was made from.")
+    parent_source: CandidateSource | None = Field(
+        default=None, description="Source of that candidate; none also in documents of before."
+    )
     provenance: dict[str, Any] = Field(
         default_factory=dict,
         description="Where it was read: database, record_id, file, record, functional, e_above_hull_ev_per_atom, …",

@@ -10,6 +10,7 @@ from pymatgen.core import Structure
 
 from aqvolt_flows.errors import ResourceError
 from aqvolt_flows.schemas.provenance import Failure, Protocol
+from aqvolt_flows.schemas.trajectory import Seam, TrajectoryPart, time_fs
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -181,11 +182,23 @@ class AIMDDocument(BaseModel):
     chemsys: str
     n_atoms: int
     temperature_k: float = Field(description="Target temperature, K.")
-    timestep_fs: float
+    timestep_fs: float = Field(description="Asked for, fs; what steps really had is in parts.")
     seed: int
     steps_done: int = 0
+    parts: list[TrajectoryPart] = Field(default_factory=list, description="Stretches of steps with one time step.")
+    seams: list[Seam] = Field(default_factory=list, description="Where VASP was started again.")
+    duration_fs: float | None = Field(default=None, description="Sum of the steps made times their time steps.")
+    steps_repeated: int = Field(default=0, description="Steps that VASP made more than once; they are no frames.")
+    corrections: list[str] = Field(
+        default_factory=list, description="What custodian met, and its archives that cannot be read."
+    )
     n_frames: int = Field(default=0, description="Ionic steps whose SCF converged.")
-    steps_unconverged: list[int] = Field(default_factory=list, description="Ionic steps that are no frames.")
+    steps_unconverged: list[int] = Field(
+        default_factory=list, description="Ionic steps that are no frames: their SCF did not converge."
+    )
+    steps_unread: list[int] = Field(
+        default_factory=list, description="Ionic steps that are no frames: VASP was ended before it had written them."
+    )
     mean_temperature_k: float | None = None
     mean_volume_a3: float | None = Field(default=None, description="Å³ of the cell, over the frames.")
     max_force: float | None = Field(default=None, description="Largest |F| of any frame, eV/Å.")
@@ -207,6 +220,10 @@ class AIMDDocument(BaseModel):
         if self.frames.columns is not None:
             return from_columns("aimd", self.frames.columns.model_dump())
         return list(read_frames(checked_file(self.frames, "this run")))
+
+    def times_fs(self) -> list[float | None]:
+        """Return the time of each frame, fs; the run's first step is at 0 fs."""
+        return [time_fs(self.parts, frame.step) for frame in self.to_frames()]
 
     def to_atoms(self) -> list[Atoms]:
         """Return the frames as ASE Atoms with energy, forces and stress."""

@@ -85,6 +85,10 @@ class SubstitutionParameters(Parameters):
     parents: list[Literal["matpes", "stuffed", "user"]] = Field(
         default=["stuffed"], min_length=1, description="Sources of the accepted candidates that are substituted."
     )
+    aimd_parents: list[Literal["matpes", "stuffed", "user"]] = Field(
+        default_factory=list,
+        description="Sources whose accepted candidates are substituted too, but for ab-initio MD only (2.2).",
+    )
     from_halogens: list[Halogen] = Field(default=["F"], min_length=1, description="F is the majority (2.1).")
     to_halogens: list[Halogen] = Field(default=["Cl", "Br", "I"], min_length=1)
     per_parent: PositiveInt = Field(
@@ -103,3 +107,8 @@ class SubstitutionParameters(Parameters):
     )
     relaxation: RelaxationParameters = RelaxationParameters()
     parents_per_job: PositiveInt = Field(default=32, description="Parents substituted by one Firework.")
+
+    @property
+    def only_aimd(self) -> list[str]:
+        """Sources whose substituted structures are for ab-initio MD alone."""
+        return [source for source in self.aimd_parents if source not in self.parents]

@@ -259,10 +259,34 @@ class LabelingParameters(Parameters):
     )
 
 
+class AIMDSystems(Parameters):
+    """Which accepted candidates get ab-initio MD (section 2.2); by default all."""
+
+    sources: list[Literal["matpes", "stuffed", "substituted", "user"]] = Field(
+        default_factory=list, description="Candidates of these sources. Neither this nor substituted_from: all."
+    )
+    substituted_from: list[Literal["matpes", "stuffed", "user"]] = Field(
+        default_factory=list, description="Substituted candidates whose parents are of these sources, besides."
+    )
+    require_elements: list[str] = Field(default_factory=list, description="Every one must be present.")
+    exclude_elements: list[str] = Field(default_factory=list, description="None may be present.")
+    max_atoms: PositiveInt | None = Field(default=None, description="Atoms of the cell at most; none: any.")
+    query: dict[str, Any] = Field(
+        default_factory=dict, description="MongoDB query on candidates that must hold besides, e.g. {chemsys: Cl-Li}."
+    )
+
+
 class AIMDParameters(Parameters):
     """r2SCAN NpT ab-initio MD (section 2.2)."""
 
+    systems: AIMDSystems = AIMDSystems()
+    max_systems: PositiveInt | None = Field(
+        default=None, description="Candidates at most, those with runs first, then by a hash of their identity."
+    )
     temperatures_k: list[Temperature] = Field(default=[300.0, 600.0, 900.0, 1200.0, 1500.0], min_length=1)
+    temperatures_per_system: PositiveInt | None = Field(
+        default=None, description="Runs of one candidate, its temperatures by a hash of its identity; none: all."
+    )
     n_steps: PositiveInt = Field(default=400, description="Less than a picosecond per system (2.2).")
     timestep_fs: float = Field(default=2.0, gt=0, le=10, strict=True)
     timestep_with_hydrogen_fs: float = Field(default=0.5, gt=0, le=10, strict=True)
@@ -274,6 +298,11 @@ class AIMDParameters(Parameters):
         default=None, description="Steps of one launch; none: as many as are left. A walltime ends a launch earlier."
     )
     max_segments: PositiveInt = Field(default=20, description="Launches of one run, those that were killed included.")
+    keep_orbitals: bool = Field(
+        default=False,
+        description="Hand WAVECAR on between launches, so that they keep the plane waves of the first (ISTART = 2). "
+        "It takes gigabytes. False: each takes those of its cell, and the document says how the energy jumps.",
+    )
 
 
 class ReleaseParameters(Parameters):

@@ -13,12 +13,16 @@ from aqvolt_flows.vasp.potcars import POTCAR_VARIABLE, potcar_folder, potcar_has
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
+    from pymatgen.io.vasp.inputs import Kpoints
     from pymatgen.io.vasp.sets import MatPESStaticSet
+
+    from aqvolt_flows.vasp.outputs import Mesh
 
 __all__ = [
     "POTCAR_VARIABLE",
     "VASP_VARIABLE",
     "matpes_static_set",
+    "mesh_file",
     "potcar_folder",
     "potcar_hashes",
     "potcar_report",
@@ -29,11 +33,32 @@ __all__ = [
 VASP_VARIABLE = "VASP_CMD"
 
 
-def matpes_static_set(incar_updates: Mapping[str, Any] | None = None) -> MatPESStaticSet:
-    """Return pymatgen's generator of a MatPES r2SCAN static (``GGA`` dropped, as atomate2's maker does)."""
+def matpes_static_set(incar_updates: Mapping[str, Any] | None = None, kpoints: Mesh | None = None) -> MatPESStaticSet:
+    """Return pymatgen's generator of a MatPES r2SCAN static (``GGA`` dropped, as atomate2's maker does).
+
+    Parameters
+    ----------
+    incar_updates
+        Tags that differ.
+    kpoints
+        A mesh for KPOINTS in the place of KSPACING, to keep that of an earlier cell.
+    """
     from pymatgen.io.vasp.sets import MatPESStaticSet
 
-    return MatPESStaticSet(xc_functional="R2SCAN", user_incar_settings={"GGA": None, **(incar_updates or {})})
+    settings = {"GGA": None, **(incar_updates or {})}
+    further: dict[str, Any] = {}
+    if kpoints is not None:
+        settings.pop("KSPACING", None)
+        further["user_kpoints_settings"] = mesh_file(kpoints)
+    return MatPESStaticSet(xc_functional="R2SCAN", user_incar_settings=settings, **further)
+
+
+def mesh_file(mesh: Mesh) -> Kpoints:
+    """Return KPOINTS of a mesh."""
+    from pymatgen.io.vasp.inputs import Kpoints
+
+    make = Kpoints.gamma_automatic if mesh.gamma else Kpoints.monkhorst_automatic
+    return make(mesh.divisions)
 
 
 def sorted_with_order(structure: Structure) -> tuple[Structure, list[int]]:

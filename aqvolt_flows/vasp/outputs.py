@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.schemas.provenance import Failure, LabelReason, failed_because
 from aqvolt_flows.units import matrix_to_voigt, vasp_stress_to_ase
+from aqvolt_flows.vasp.pressure import Printed, Terms, pressure_terms
 
 if TYPE_CHECKING:
     from pymatgen.io.vasp.outputs import Vasprun
@@ -30,6 +31,8 @@ _FOOTER = "General timing and accounting informations for this job"
 _TAIL_BYTES = 60_000
 #: OSZICAR's line of one MD step begins with its number and temperature.
 _TEMPERATURE = re.compile(r"^\s*\d+ T=\s*([-+.\dEe]+)", re.MULTILINE)
+#: … and ends with the total moment.
+_MAGNETIZATION = re.compile(r"^\s*\d+ T=.*mag=\s*(-?\d+\.\d+)\s*$", re.MULTILINE)
 #: What schedulers, kernels and VASP say when a run is ended from outside → reason. The first match wins.
 _KILL_SIGNS: tuple[tuple[LabelReason, str], ...] = (
     ("no_space_left", r"No space left on device|ENOSPC|Disk quota exceeded"),
@@ -57,11 +60,11 @@ class IonicStep:
     fractional, cell
         (n_atoms, 3) and (3, 3; Å, rows are vectors).
     energy
-        VASP's energy extrapolated to zero smearing (``e_0_energy``), total, eV.
+        VASP's energy extrapolated to zero smearing (``e_0_energy``), total, eV; without the P·V of PSTRESS.
     forces
         (n_atoms, 3), eV/Å.
     stress
-        (6,), eV/Å³, ASE sign, xx yy zz yz xz xy.
+        (6,), eV/Å³, ASE sign, xx yy zz yz xz xy; that of the cell itself, whatever PSTRESS is.
     scf_steps
         Electronic steps made; as many as NELM means not converged.
     """
@@ -77,6 +80,14 @@ class IonicStep:
     def positions(self) -> Array:
         """Cartesian positions, (n_atoms, 3), Å."""
         return np.asarray(self.fractional @ self.cell)
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """A regular mesh of k-points without a shift: its divisions, and whether it is centered at Γ."""
+
+    divisions: tuple[int, int, int]
+    gamma: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +109,12 @@ class Calculation:
         Cores × elapsed time of the last run (VASP's own count); None where it does not say.
     electrons
         NELECT, the valence electrons of the cell.
+    magnetizations
+        Total moment after each step of MD, μB, as far as OSZICAR tells it.
+    kpoints
+        The mesh that was used and its kind, for another run with the same; None for another kind of list.
+    pressure_doubt
+        Why the numbers of a run with PSTRESS cannot be those of labels (:mod:`aqvolt_flows.vasp.pressure`), or empty.
     """
 
     ending: Ending
@@ -115,6 +132,9 @@ class Calculation:
     electrons: float | None = None
     corrections: list[str] = field(default_factory=list)
     temperatures: list[float] = field(default_factory=list)
+    magnetizations: list[float] = field(default_factory=list)
+    kpoints: Mesh | None = None
+    pressure_doubt: str = ""
 
     @property
     def converged(self) -> bool:
@@ -165,11 +185,13 @@ def read_calculation(folder: str | Path, eigenvalues: bool = True, partial: bool
         p.read_text(errors="replace")[-_TAIL_BYTES:] for p in sorted(where.glob("FW_job*.error"))
     )
     finished = _FOOTER in outcar
+    oszicar = read_text(where, "OSZICAR")
     common: dict[str, Any] = {
         "cores": _cores(outcar),
         "core_hours": _core_hours(outcar),
         "corrections": _corrections(where),
-        "temperatures": [float(t) for t in _TEMPERATURE.findall(read_text(where, "OSZICAR"))],
+        "temperatures": [float(t) for t in _TEMPERATURE.findall(oszicar)],
+        "magnetizations": [float(m) for m in _MAGNETIZATION.findall(oszicar)],
     }
     try:
         run = _vasprun(where, eigenvalues, partial)
@@ -178,7 +200,8 @@ def read_calculation(folder: str | Path, eigenvalues: bool = True, partial: bool
         return Calculation(**_unread(finished, outcar, said, error), **common)
     if not run.ionic_steps:
         return Calculation(**_unread(finished, outcar, said, ValueError("it holds no ionic step")), **common)
-    steps = [_ionic_step(step) for step in run.ionic_steps]
+    terms = _pressure_terms(run, outcar)
+    steps = [_ionic_step(step, work, terms.pressure) for step, work in zip(run.ionic_steps, terms.works, strict=True)]
     stopped = re.search(_STOPPED, said)
     if finished and stopped:
         finished = False
@@ -194,6 +217,8 @@ def read_calculation(folder: str | Path, eigenvalues: bool = True, partial: bool
         bandgap=_bandgap(run, outcar) if eigenvalues else None,
         titles=[str(t) for t in run.potcar_symbols],
         electrons=float(run.parameters["NELECT"]) if "NELECT" in run.parameters else None,
+        kpoints=_mesh(run),
+        pressure_doubt=terms.doubt,
         **common,
     )
 
@@ -255,17 +280,50 @@ def _line_of(said: str, found: re.Match[str]) -> str:
     return said[start : end if end >= 0 else None].strip(" |\n")[:300]
 
 
-def _ionic_step(step: dict[str, Any]) -> IonicStep:
+def _ionic_step(step: dict[str, Any], work: float = 0.0, pressure_kbar: float = 0.0) -> IonicStep:
     structure = step["structure"]
-    stress = matrix_to_voigt(vasp_stress_to_ase(np.asarray(step["stress"], dtype=float)))
+    in_kbar = np.asarray(step["stress"], dtype=float) + pressure_kbar * np.eye(3)
+    stress = matrix_to_voigt(vasp_stress_to_ase(in_kbar))
     return IonicStep(
         fractional=np.asarray(structure.frac_coords, dtype=float),
         cell=np.asarray(structure.lattice.matrix, dtype=float),
-        energy=float(step["e_0_energy"]),
+        energy=float(step["e_0_energy"]) - work,
         forces=np.asarray(step["forces"], dtype=float),
         stress=stress,
         scf_steps=len(step["electronic_steps"]),
     )
+
+
+def _pressure_terms(run: Vasprun, outcar: str) -> Terms:
+    """Return what PSTRESS added to a run's energies and stresses."""
+    pstress = float(run.incar.get("PSTRESS") or run.parameters.get("PSTRESS") or 0.0)
+    if not pstress:
+        return Terms([0.0] * len(run.ionic_steps))
+    printed = []
+    for step in run.ionic_steps:
+        last = step["electronic_steps"][-1] if step["electronic_steps"] else {}
+        electronic = last.get("e_fr_energy")
+        printed.append(
+            Printed(
+                volume=float(step["structure"].volume),
+                free=float(step["e_fr_energy"]),
+                electronic=None if electronic is None else float(electronic),
+                pressure=float(np.trace(np.asarray(step["stress"], dtype=float))) / 3,
+            )
+        )
+    return pressure_terms(pstress, printed, len(run.atomic_symbols), outcar)
+
+
+def _mesh(run: Vasprun) -> Mesh | None:
+    """Return the mesh of a run; None for one that is shifted, or a list of another kind."""
+    from pymatgen.io.vasp.inputs import KpointsSupportedModes
+
+    styles = {KpointsSupportedModes.Gamma: True, KpointsSupportedModes.Monkhorst: False}
+    found = run.kpoints
+    if found is None or found.style not in styles or any(found.kpts_shift or ()):
+        return None
+    a, b, c = (int(n) for n in found.kpts[0])
+    return Mesh((a, b, c), styles[found.style])
 
 
 def _bandgap(run: Vasprun, outcar: str) -> float | None:

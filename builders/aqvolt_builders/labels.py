@@ -22,7 +22,7 @@ from aqvolt_builders.growth import adopt_all_labels
 from aqvolt_builders.progress import STAGE, Progress, look
 from aqvolt_builders.shifts import Shifts
 from aqvolt_flows.artifacts import ArtifactStore
-from aqvolt_flows.datasets.aimd_labels import ended_at, labels_from_trajectory, rejected_trajectory
+from aqvolt_flows.datasets.aimd_labels import ended_at, labels_from_trajectory, pressure_fault, rejected_trajectory
 from aqvolt_flows.datasets.energies import MAX_JUMP_EV_PER_ATOM
 from aqvolt_flows.datasets.importers.tasks import is_task, outcome_of_task
 from aqvolt_flows.datasets.labels import BUILDER_VERSION, label_from_outcome, merge
@@ -113,6 +113,11 @@ class LabelBuilder(CountingBuilder):
         changed = self.max_energy_jump_ev != MAX_JUMP_EV_PER_ATOM
         return BUILDER_VERSION + (f"+jump{self.max_energy_jump_ev:g}" if changed else "")
 
+    def _rules_for(self, trajectory: Mapping[str, Any] | None) -> str:
+        """Return the rules for a run or a job; labels of runs whose energies hold P·V are made again."""
+        pressed = trajectory is not None and pressure_fault(trajectory) is not None
+        return self.rules + ("+without-pv" if pressed else "")
+
     def get_items(self) -> Iterator[dict[str, Any]]:
         """Yield the outcome and the frame of every job, and every AIMD trajectory, that is not built yet."""
         scope = self._scope()
@@ -140,8 +145,9 @@ class LabelBuilder(CountingBuilder):
 
     def process_item(self, item: dict[str, Any]) -> list[LabelDocument]:
         """Return the labels of one job or one trajectory, valid or rejected."""
-        labels = self._labels_of_run(item["trajectory"]) if "trajectory" in item else [self._label_of_job(item)]
-        update = {"builder_version": self.rules, "campaigns": item.get("campaigns") or []}
+        run = item.get("trajectory")
+        labels = self._labels_of_run(run) if run is not None else [self._label_of_job(item)]
+        update = {"builder_version": self._rules_for(run), "campaigns": item.get("campaigns") or []}
         return [label.model_copy(update=update) for label in labels]
 
     def _label_of_job(self, item: dict[str, Any]) -> LabelDocument:
@@ -219,7 +225,8 @@ class LabelBuilder(CountingBuilder):
         query: dict[str, Any] = {"engine": "aimd", "status": {"$in": ["completed", "failed"]}}
         if progress is not None and progress.trajectories_cut is not None:
             query["last_updated"] = {"$gte": progress.trajectories_cut}
-        found = self.trajectories.query(query | members, {"trajectory_id": 1, "last_updated": 1, "_id": 0})
+        fields = ("trajectory_id", "last_updated", "pressure_gpa", "pressure_removed", "mean_volume_per_atom")
+        found = self.trajectories.query(query | members, dict.fromkeys(fields, 1) | {"_id": 0})
         return sorted(t["trajectory_id"] for t in found if not self._is_built(t))
 
     def _is_built(self, trajectory: dict[str, Any]) -> bool:
@@ -229,7 +236,7 @@ class LabelBuilder(CountingBuilder):
         found = [
             label
             for label in self.labels.query(query, fields)
-            if label["builder_version"] == self.rules
+            if label["builder_version"] == self._rules_for(trajectory)
             and label["source_completed_at"] == ended_at(trajectory)
             and label["provenance"].get("stride") == self.aimd_stride
         ]

@@ -137,3 +137,42 @@ def test_a_step_knows_its_share_of_the_cost_and_no_hour_counts_twice():
     made = labels_from_trajectory(trajectory().model_dump() | {"core_hours": 14.0}, frames(7), stride=2)
     assert [label.provenance["core_hours"] for label in made] == [2.0] * 4  # 14 h in 7 steps, every second kept
     assert {label.cost_core_hours for label in made} == {0.0}
+
+
+def test_steps_before_custodian_left_the_theory_level_are_labels(database, tmp_path):
+    """Only parts of the declared level are frames; what came after is told by the run's failure."""
+    failure = Failure(reason="protocol_changed", message="custodian left the theory level: ENCUT 680.0 became 520.0.")
+    store(database, frames(3), tmp_path, status="failed", failure=failure)
+    assert run_builder("labels") == {"processed": 3, "valid": 3}
+    gone = trajectory(trajectory_id="trajectory-none", key="none", status="failed", failure=failure, n_frames=0)
+    database.upsert("trajectories", [gone])
+    assert run_builder("labels") == {"processed": 1, "rejected": 1}
+
+
+def test_energies_that_hold_pv_are_no_labels(database, tmp_path):
+    """10 GPa × 16 Å³/atom = 0.9986 eV/atom (1 eV/Å³ is 160.2177 GPa); a run read since says that it was taken out."""
+    pressed = {"pressure_gpa": 10.0, "mean_volume_per_atom": 16.0}
+    store(database, frames(4), tmp_path, **pressed)
+    assert run_builder("labels") == {"processed": 4, "rejected": 4}
+    (reason,) = {(d["failure"]["reason"], d["failure"]["message"]) for d in database["labels"].find({})}
+    assert reason[0] == "pressure_in_energy"
+    assert "0.9986 eV/atom" in reason[1]
+    assert run_builder("labels") == {"processed": 0}
+    store(database, frames(4), tmp_path, pressure_removed=True, **pressed)
+    assert run_builder("labels") == {"processed": 4, "valid": 4}
+    one_atmosphere = trajectory(pressure_gpa=1.01325e-4, mean_volume_per_atom=16.0).model_dump()
+    assert all(label.status == "valid" for label in labels_from_trajectory(one_atmosphere, frames(4)))
+
+
+def test_labels_that_such_a_run_got_earlier_are_refused_by_a_full_build(database, tmp_path, monkeypatch):
+    from aqvolt_builders import labels as module
+    from aqvolt_flows.datasets import aimd_labels
+
+    pressed = {"pressure_gpa": 10.0, "mean_volume_per_atom": 16.0}
+    store(database, frames(4), tmp_path, **pressed)
+    with monkeypatch.context() as before:
+        for where in (module, aimd_labels):
+            before.setattr(where, "pressure_fault", lambda trajectory: None)
+        assert run_builder("labels") == {"processed": 4, "valid": 4}
+    assert run_builder("labels", full=True) == {"processed": 4, "rejected": 4}
+    assert database["labels"].count_documents({"status": "valid"}) == 0

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from inputs import LOGICAL, Cell, Dataset
-from physics import EV_PER_A3_IN_KBAR
+from physics import EV_PER_A3_IN_KBAR, VASP_KBAR
 
 RULE = "-" * 104
 FERMI, GAP = 1.0, 5.0
@@ -132,25 +132,36 @@ def outcar_head(tags: dict[str, str], parameters: str, datasets: list[Dataset], 
 
 
 def outcar_step(
-    lattice: np.ndarray, positions: np.ndarray, energy: float, forces: np.ndarray, stress: np.ndarray, n_electrons: int
+    lattice: np.ndarray,
+    positions: np.ndarray,
+    energy: float,
+    forces: np.ndarray,
+    stress: np.ndarray,
+    n_electrons: int,
+    pstress: float = 0.0,
+    sphere_moments: list[float] | None = None,
 ) -> str:
+    """One ionic step; with PSTRESS (kbar) the enthalpy stands behind the energies, as in real files of VASP 6."""
     kbar = -stress * EV_PER_A3_IN_KBAR
     voigt = [kbar[0, 0], kbar[1, 1], kbar[2, 2], kbar[0, 1], kbar[1, 2], kbar[2, 0]]
-    moments = "".join(f"{i + 1:5d}        0.000   0.000   0.000   0.000\n" for i in range(len(positions)))
+    spheres = sphere_moments or [0.0] * len(positions)
+    moments = "".join(f"{i + 1:5d}        0.000   0.000 {m:7.3f} {m:7.3f}\n" for i, m in enumerate(spheres))
+    work = pstress / VASP_KBAR * abs(np.linalg.det(lattice))
+    enthalpy = f"  enthalpy is  TOTEN    ={energy + work:18.8f} eV   P V={work:18.8f}\n" if pstress else ""
     rows = "".join(
         " " + " ".join(f"{x:12.5f}" for x in p) + "    " + " ".join(f"{x:13.6f}" for x in f) + "\n"
         for p, f in zip(positions, forces, strict=True)
     )
     return (
         f" E-fermi : {FERMI:8.4f}     XC(G=0):  -1.0000     alpha+bet : -1.0000\n\n"
-        f" number of electron {n_electrons:15.7f} magnetization {0.0:15.7f}\n"
+        f" number of electron {n_electrons:15.7f} magnetization {sum(spheres):15.7f}\n"
         f" magnetization (x)\n\n# of ion       s       p       d       tot\n{'-' * 42}\n{moments}{'-' * 50}\n"
-        "tot          0.000   0.000   0.000   0.000\n\n"
-        f"  in kB  {' '.join(f'{x:11.5f}' for x in voigt)}\n  external pressure = {np.trace(kbar) / 3:11.2f} kB  Pullay stress =        0.00 kB\n\n"
+        f"tot          0.000   0.000 {sum(spheres):7.3f} {sum(spheres):7.3f}\n\n"
+        f"  in kB  {' '.join(f'{x:11.5f}' for x in voigt)}\n  external pressure = {np.trace(kbar) / 3 - pstress:11.2f} kB  Pullay stress = {pstress:11.2f} kB\n\n"
         f" POSITION                                       TOTAL-FORCE (eV/Angst)\n {'-' * 83}\n{rows} {'-' * 83}\n"
         "    total drift:  " + " ".join(f"{x:13.6f}" for x in forces.sum(axis=0)) + "\n\n"
         "  FREE ENERGIE OF THE ION-ELECTRON SYSTEM (eV)\n  ---------------------------------------------------\n"
-        f"  free  energy   TOTEN  = {energy:18.8f} eV\n\n  energy  without entropy={energy:18.8f}  energy(sigma->0) ={energy:18.8f}\n\n\n"
+        f"  free  energy   TOTEN  = {energy:18.8f} eV\n\n  energy  without entropy={energy:18.8f}  energy(sigma->0) ={energy:18.8f}\n{enthalpy}\n\n"
     )
 
 

@@ -14,6 +14,8 @@ CUTOFF_A = 6.0
 INNER_A = 4.5
 STEEPNESS = 2.0
 EV_PER_A3_IN_KBAR = 1602.1766208
+#: With the charge of the electron that VASP has; its P·V is made with it.
+VASP_KBAR = 1602.17733
 KB = 8.617333262e-5
 #: (amu Å²/fs²) in eV.
 AMU_A2_FS2_IN_EV = 103.6426965

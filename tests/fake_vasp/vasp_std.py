@@ -5,9 +5,9 @@
 rule, and ``rules`` are tried in order for all others; the first that applies decides. A rule has
 
 ``mode``
-    ok, scf (SCF never converges), zbrent, killed (SIGKILL in the middle of writing), signal (a segmentation fault that
-    the Fortran runtime reports), truncated (vasprun.xml cut short although VASP ended), wall_time (SIGTERM by the
-    scheduler), out_of_memory, no_space.
+    ok, scf (SCF never converges), zbrent, eddrmm (a warning for which custodian starts VASP again), killed (SIGKILL in
+    the middle of writing), signal (a segmentation fault that the Fortran runtime reports), truncated (vasprun.xml cut
+    short although VASP ended), wall_time (SIGTERM by the scheduler), out_of_memory, no_space.
 ``fraction``
     Of all POSCARs, chosen by a hash of the file and the plan's ``seed``; fractions of successive rules add up.
 ``attempts``
@@ -16,7 +16,10 @@ rule, and ``rules`` are tried in order for all others; the first that applies de
 
 ``FAKE_VASP_VERBOSE`` makes it write what a large ``NWRITE`` and ``LORBIT = 11`` write: eigenvalues after every
 electronic step, and projections on all atoms. ``FAKE_VASP_SECONDS`` is how long ten electronic steps take. A STOPCAR
-with LABORT ends a run after the electronic step, unconverged.
+with LABORT ends a run after the electronic step, unconverged. ``FAKE_VASP_MOMENTS`` are the moments of the atoms that
+it prints. ``FAKE_VASP_BASIS`` is the energy (eV/atom) of an incomplete basis: it rises with the logarithm of the volume
+over that of the cell which the basis was made for, that of POSCAR or, with ISTART = 2, that in WAVECAR.
+With PSTRESS, vasprun.xml has P·V in the energies of ionic steps and P taken off their stress.
 
 Static (NSW = 0) and NpT Langevin MD (IBRION = 0, MDALGO = 3) are known.
 """
@@ -63,7 +66,7 @@ from outputs import (
     xml_projections,
     xml_structure,
 )
-from physics import EV_PER_A3_IN_KBAR, NpT, evaluate
+from physics import EV_PER_A3_IN_KBAR, VASP_KBAR, NpT, evaluate
 
 DEFAULTS = {
     "NELM": "60",
@@ -141,6 +144,13 @@ class Run:
         self.radii = [self.datasets[t].radius for t in self.types]
         self.atom_energies = [self.datasets[t].atom_energy for t in self.types]
         self.verbose = "FAKE_VASP_VERBOSE" in os.environ
+        self.pstress = number(self.tags, "PSTRESS", 0.0)
+        moments = os.environ.get("FAKE_VASP_MOMENTS")
+        self.moments = [float(m) for m in moments.split()] if moments else None
+        self.basis_cell = self.cell.lattice
+        kept = folder / "WAVECAR"
+        if int(number(self.tags, "ISTART", 0)) == 2 and kept.is_file():
+            self.basis_cell = np.array(json.loads(kept.read_text().splitlines()[0]))
         self.pause = float(os.environ.get("FAKE_VASP_SECONDS", "0")) / 10
         self.mode = planned_mode(folder, (folder / "POSCAR").read_text())
         self.xml, self.outcar, self.oszicar = (Growing(folder / n) for n in ("vasprun.xml", "OUTCAR", "OSZICAR"))
@@ -161,6 +171,13 @@ class Run:
             f" Ionic relaxation\n   NSW    = {self.nsw:6d}\n   IBRION = {0 if md else -1:6d}\n"
         )
         parameters += "   MDALGO =      3\n" if langevin else ""
+        for fine, dense in (("", 7), ("F", 14)):  # points per Å of PREC = Accurate at 680 eV, about
+            lengths = np.linalg.norm(self.cell.lattice, axis=1)
+            grid = [
+                int(number(self.tags, f"NG{x}{fine}", np.ceil(dense * a))) for x, a in zip("XYZ", lengths, strict=True)
+            ]
+            a, b, c = (f"NG{x}{fine or ' '}={n:6d}" for x, n in zip("XYZ", grid, strict=True))
+            parameters += f"   dimension x,y,z {a} {b} {c}\n"
         self.xml(
             xml_head(self.tags, DEFAULTS | {"NELECT": f"{self.n_electrons:.8f}"}, self.cell, self.datasets, self.mesh)
         )
@@ -200,7 +217,7 @@ class Run:
             velocities=read_velocities(self.folder / "POSCAR", len(self.types)),
         )
         report = Growing(self.folder / "REPORT")
-        pressure = number(self.tags, "PSTRESS", 0.0) / EV_PER_A3_IN_KBAR
+        pressure = self.pstress / EV_PER_A3_IN_KBAR
         for step in range(1, self.nsw + 1):
             temperature = run.temperature
             last = step == self.nsw
@@ -236,17 +253,26 @@ class Run:
         last: bool,
     ) -> None:
         """Write one ionic step; runs that die do so between its pieces."""
+        volume = abs(np.linalg.det(lattice))
+        lack = float(os.environ.get("FAKE_VASP_BASIS", "0")) * len(self.types)
+        energy = energy + lack * float(np.log(volume / abs(np.linalg.det(self.basis_cell))))
+        stress = stress + lack / volume * np.eye(3)
+        pressed = self.pstress / VASP_KBAR
         self.xml("<calculation>\n")
         converged = self.self_consistency(step, energy)
         self.outcar(f"\n{RULE}\n\n" + (" aborting loop because EDIFF is reached\n" if converged else ""))
         if step >= max(1, (self.nsw + 1) // 2):
             self.die()
-        self.outcar(outcar_step(lattice, fractional @ lattice, energy, forces, stress, self.n_electrons))
+        self.outcar(
+            outcar_step(
+                lattice, fractional @ lattice, energy, forces, stress, self.n_electrons, self.pstress, self.moments
+            )
+        )
         self.xml(
             xml_structure(lattice, fractional)
             + varray("forces", forces)
-            + varray("stress", -stress * EV_PER_A3_IN_KBAR)
-            + xml_energy(energy)
+            + varray("stress", -stress * EV_PER_A3_IN_KBAR - self.pstress * np.eye(3))
+            + xml_energy(energy + pressed * volume)
             + '<time name="totalsc">    0.10    0.10</time>\n'
             + (xml_electrons(self.n_electrons) if last else "")
             + (xml_projections(self.n_electrons, len(self.types)) if last and self.verbose else "")
@@ -284,6 +310,9 @@ class Run:
 
     def die(self) -> None:
         """End this process the way the mode says; unfinished files stay as they are."""
+        if self.mode == "eddrmm":
+            print(" WARNING in EDDRMM: call to ZHEGV failed, returncode =   6  3     10", flush=True)
+            os._exit(1)
         said = {
             "wall_time": (
                 "slurmstepd: error: *** STEP 1.0 CANCELLED AT 2026-01-01T00:00:00 DUE TO TIME LIMIT ***",
@@ -318,6 +347,8 @@ class Run:
             os.truncate(path, path.stat().st_size * 6 // 10)
         if logical(self.tags, "LCHARG", True):
             (self.folder / "CHGCAR").write_text("a charge density is large and is not kept\n")
+        if self.nsw > 0 and logical(self.tags, "LWAVE", True):
+            (self.folder / "WAVECAR").write_text(json.dumps(self.basis_cell.tolist()) + "\norbitals\n")
         return 0
 
 

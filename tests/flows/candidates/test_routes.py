@@ -15,12 +15,13 @@ from pymatgen.entries.computed_entries import ComputedStructureEntry
 from aqvolt_flows.campaign import Campaign
 from aqvolt_flows.candidates import jobs_lithiate, jobs_substitute
 from aqvolt_flows.candidates.density import promolecular_density
+from aqvolt_flows.candidates.generated import generated_document, write_generated
 from aqvolt_flows.candidates.hosts import host_document
 from aqvolt_flows.candidates.select import candidate_document
 from aqvolt_flows.dynamics.relax import Relaxed
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.exploration.plan import plan_explore
-from aqvolt_flows.schemas.parameters import CandidateParameters
+from aqvolt_flows.schemas.parameters import AIMDParameters, CandidateParameters
 from aqvolt_flows.stages import plan_stage
 
 WYCKOFF = "Wyckoff, Crystal Structures 1 (1963)"
@@ -143,6 +144,46 @@ def test_three_routes_with_counts_by_source_and_reason(database, project, made_u
     assert formulas == {"LiF", "LiBr", "LiCl", "LiFeF3", "LiVF3"}
     explored = plan_explore(chosen, database)  # hosts are not explored
     assert explored.facts["runs"] == 5 * len(chosen.exploration.temperatures_k)
+
+
+def test_substitutions_of_matpes_structures_for_aimd_only(database, project, made_up_relaxer):
+    """LiBr of MatPES becomes LiCl, which the relaxer keeps; it is planned for AIMD and never explored."""
+    pool(database)
+    write_entries(project / "entries.json", elements("Li", "F", "Cl", "Br", "I"))
+    changes = {"parents": ["stuffed"], "aimd_parents": ["matpes"], "from_halogens": ["Br"], "to_halogens": ["Cl"]}
+    chosen = campaign(substitution=changes)
+    chosen = chosen.model_copy(
+        update={"aimd": AIMDParameters(systems={"substituted_from": ["matpes"]}, temperatures_k=[300.0])}
+    )
+    run("substitute", chosen, database, project)
+    (made,) = database["candidates"].find({"source": "substituted"})
+    assert (made["status"], made["formula"], made["parent_source"]) == ("accepted", "LiCl", "matpes")
+    assert plan_stage("substitute", chosen, database, frozenset()).items == []
+    (item,) = plan_stage("aimd", chosen, database, frozenset()).items
+    assert item.name == "AIMD LiCl 300 K"
+    temperatures = len(chosen.exploration.temperatures_k)
+    assert plan_explore(chosen, database).facts["runs"] == 2 * temperatures, "LiF and LiBr"
+    both = campaign(substitution=changes | {"parents": ["matpes"]})
+    assert plan_explore(both, database).facts["runs"] == 3 * temperatures
+    assert plan_stage("substitute", both, database, frozenset()).facts["finished"] == 1, "made once for both"
+
+
+def test_an_explored_structure_is_no_duplicate_of_one_for_aimd_only(database, project):
+    """The same LiCl from both: the one to explore is kept whichever comes first; one for AIMD is a duplicate of it."""
+    salt = GIVEN["user", "LiF"].copy()
+    salt.replace_species({"F": "Cl"})
+    parents = [{"candidate_id": f"of-{source}", "source": source} for source in ("matpes", "stuffed")]
+    made = [generated_document(f"k-{p['source']}", "substituted", p, salt, None, {}, {}, "LiCl") for p in parents]
+    aimd, explored = made
+    rules = CandidateParameters().duplicates
+    assert write_generated(database, [aimd], rules, ["matpes"])["accepted"] == 1
+    assert write_generated(database, [explored], rules, ["matpes"])["accepted"] == 1
+    database["candidates"].delete_many({})
+    made = [m.model_copy(update={"status": "accepted", "rejection": None}) for m in made]
+    counts_ = write_generated(database, made, rules, ["matpes"])
+    assert (counts_["accepted"], counts_["rejected"]) == (1, {"duplicate": 1})
+    (kept,) = database["candidates"].find({"status": "accepted"})
+    assert kept["parent_source"] == "stuffed"
 
 
 def test_documents_carry_every_number_and_jobs_run_twice_write_once(database, project, made_up_relaxer):

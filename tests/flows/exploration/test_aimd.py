@@ -109,7 +109,7 @@ def test_static_and_aimd_are_one_protocol_and_the_key_follows_the_physics():
 
 
 def test_a_campaign_plans_aimd_at_the_theory_level_of_its_statics(candidate, database):
-    campaign = load_campaign("aqvolt26")
+    campaign = load_campaign("aqvolt26").model_copy(update={"aimd": AIMDParameters()})
     labeling = campaign.labeling.model_copy(update={"incar_updates": {"ENAUG": 1360}})
     plain, changed = (
         plan_aimd(c, database).items for c in (campaign, campaign.model_copy(update={"labeling": labeling}))
@@ -297,6 +297,8 @@ def test_a_run_in_a_script_is_that_of_the_campaign(stand_in, tmp_path, monkeypat
     assert (whole.status, parts.status) == ("completed", "completed"), (whole.failure, parts.failure)
     assert (whole.segments, parts.segments) == (1, 3)
     assert [f.step for f in parts.to_frames()] == [1, 2, 3, 4, 5, 6]
+    assert whole.times_fs() == parts.times_fs() == [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]
+    assert [(s.step, s.basis) for s in parts.seams] == [(3, "made again"), (5, "made again")]
     a, b = whole.to_atoms()[-1], parts.to_atoms()[-1]
     assert np.abs(a.positions - b.positions).max() < 2e-4  # CONTCAR's digits
     assert a.get_potential_energy() == pytest.approx(b.get_potential_energy(), abs=1e-2)
