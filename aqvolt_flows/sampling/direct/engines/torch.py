@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from aqvolt_flows.errors import InputError, ResourceError
 from aqvolt_flows.sampling.direct.birch import CFTree
 from aqvolt_flows.sampling.direct.nearest import EXACT_TO, NearestIndex, halved, n_threads
-from aqvolt_flows.sampling.direct.space import Moments, Space
+from aqvolt_flows.sampling.direct.space import Moments, Space, resolution_of
 
 if TYPE_CHECKING:
     import torch
@@ -73,16 +73,21 @@ class TorchEngine:
             rows = torch.from_numpy(np.ascontiguousarray(block)).to(self.device).double()
             mean = rows.mean(dim=0)
             centered = rows - mean
-            part = Moments(len(block), mean.cpu().numpy(), (centered.T @ centered).cpu().numpy())
+            part = Moments(
+                len(block), mean.cpu().numpy(), (centered.T @ centered).cpu().numpy(), resolution_of(block)
+            )
             total = part if total is None else total + part
         if total is None:
             raise InputError("There are no rows; there is nothing to select from.")
         return total
 
-    def space(self, blocks: Iterable[NDArray[np.floating]], weight_components: bool) -> tuple[Space, int]:
-        """Return the space of all rows, and how many there are."""
+    def space(
+        self, blocks: Iterable[NDArray[np.floating]], weight_components: bool, before: Moments | None = None
+    ) -> tuple[Space, Moments]:
+        """Return the space of all rows, those of ``before`` included, and their moments."""
         moments = self.moments(blocks)
-        return Space.fit(moments, weight_components), moments.count
+        moments = moments if before is None else before + moments
+        return Space.fit(moments, weight_components), moments
 
     def tree(self, dimensions: int, threshold: float, branching: int) -> CFTree:
         """Return an empty CF tree."""
