@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aqvolt_flows.sampling.direct.grouping import Parents, buckets
-from aqvolt_flows.sampling.direct.known import FIXED, NEW, After
+from aqvolt_flows.sampling.direct.known import NEW, After
 from aqvolt_flows.sampling.direct.parts import PartChoices, choose_in_bucket
 from aqvolt_flows.sampling.direct.robust import Statistics
 from aqvolt_flows.sampling.direct.rows import Rows, Shards, ahead
@@ -183,7 +183,7 @@ def _single_direct(
     running = choice.running
     fitted = fit(shards, choice.threshold, choice.weight_components, running, known, before)
     chooser = Chooser(len(fitted.clusters.centers), choice.k, choice.threshold, choice.pick)
-    marked, labels, seen = bool((ranks == FIXED).any()), [], 0
+    marked, labels, seen = bool((ranks != NEW).any()), [], 0
     for found, distances in nearest(fitted.points, running.engine.index(fitted.clusters.centers), running.engine):
         own = np.arange(seen, seen + len(found)) if parents is None else parents.of(seen, len(found))
         chooser.add(found, distances, sizes[own], ranks[own])
@@ -195,8 +195,8 @@ def _single_direct(
     owner = picks.structures if parents is None else np.searchsorted(parents.first, picks.structures, side="right") - 1
     fresh, wanting, seen = np.full(len(sizes), not marked), np.zeros(picks.n_clusters, np.bool_), 0
     wanting[picks.clusters[ranks[owner] == NEW]] = True
-    for found in labels:
-        own = np.arange(seen, seen + len(found)) if parents is None else parents.of(seen, len(found))
-        fresh[own[wanting[found]]] = True
-        seen += len(found)
+    for mine in labels:
+        own = np.arange(seen, seen + len(mine)) if parents is None else parents.of(seen, len(mine))
+        fresh[own[wanting[mine]]] = True
+        seen += len(mine)
     return Chosen(picks, fresh, fitted.statistics)

@@ -12,16 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.sampling.direct.atoms import AtomChoice, Chosen, Environments, choose_atoms
-from aqvolt_flows.sampling.direct.birch import SubClusters
 from aqvolt_flows.sampling.direct.coverage import gaps_summary
-from aqvolt_flows.sampling.direct.known import FIXED, NEW, After, Known
+from aqvolt_flows.sampling.direct.known import FIXED, NEW, OFFERED, After, Known
 from aqvolt_flows.sampling.direct.robust import Statistics
 from aqvolt_flows.sampling.direct.rows import PointStore, Rows, Shards, ahead, coalesced
 from aqvolt_flows.sampling.direct.selection import AtomClusters, Selection
@@ -37,12 +36,30 @@ from aqvolt_flows.sampling.direct.single_direct import (
 )
 from aqvolt_flows.sampling.direct.state import SampledSpace
 
-if TYPE_CHECKING:
-    from aqvolt_flows.sampling.direct.method import TwoStageDirect
-
 Index = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 Points = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The choices of a round.
+
+    Attributes
+    ----------
+    structure_threshold, stage1, remember
+        As in :class:`aqvolt_flows.sampling.TwoStageDirect`.
+    atoms
+        Those of the atomic level; number and rank of rows, weights and scaling hold on both.
+    parameters
+        All of them, as plain values.
+    """
+
+    structure_threshold: float
+    stage1: Literal["partition", "selection"]
+    remember: bool
+    atoms: AtomChoice
+    parameters: dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,9 +70,8 @@ class Earlier:
     ----------
     known
         Features of c structures.
-    ranks, offered
-        (c + n,), of these and of the rows given, those that are chosen for good, and those that were chosen but may
-        be given back; the latter take part like new ones.
+    ranks
+        (c + n,), of these and of the rows given (:mod:`aqvolt_flows.sampling.direct.known`).
     structures, atoms
         Statistics of rows that are not read again: of earlier rounds, of covered sets, and of sets that shape the space
         only.
@@ -65,7 +81,6 @@ class Earlier:
 
     known: Known
     ranks: NDArray[np.int8]
-    offered: Mask
     structures: Statistics | None = None
     atoms: Statistics | None = None
     marked: bool = True
@@ -97,7 +112,7 @@ class JointSelection:
 
     Attributes
     ----------
-    method, running
+    rules
         The choices, and how it runs.
     structures, atoms, counts
         Structures to choose from, their atoms, and how many atoms each has.
@@ -105,8 +120,7 @@ class JointSelection:
         What goes in first, and what was chosen before.
     """
 
-    method: TwoStageDirect
-    running: Running
+    rules: Rules
     structures: Shards
     atoms: Shards
     counts: Index
@@ -127,24 +141,23 @@ class JointSelection:
         sizes = np.concatenate([known.n_atoms, self.counts])
         where = self._assign(fitted, known, ranks, sizes)
         environments = Environments(known.atoms, self.atoms, sizes, ranks, len(known), self.earlier.atoms)
-        chosen = choose_atoms(environments, np.where(where.eligible, where.labels, -1), self._choice())
+        chosen = choose_atoms(environments, np.where(where.eligible, where.labels, -1), self.rules.atoms)
         selection = self._selection(fitted, where, chosen)
         fitted.points.close()
         return selection
 
-    def _choice(self) -> AtomChoice:
-        m = self.method
-        return AtomChoice(
-            *(m.atom_threshold, m.k, m.weight_components, m.pick, m.stage2 == "global", m.threads, self.running)
-        )
+    @property
+    def running(self) -> Running:
+        """How it runs."""
+        return self.rules.atoms.running
 
     def _structural(self, known: Known, before: Statistics | None) -> Fitted:
         """Return known and new structures in a space of all, with clusters of what is not covered without atoms."""
-        m = self.method
+        m, weighted = self.rules, self.rules.atoms.weight_components
         bare = known.n_atoms == 0
         if not bare.any():
-            return fit(self.structures, m.structure_threshold, m.weight_components, self.running, known.structures, before)
-        space, statistics = fit_space(ahead(self.structures.blocks()), m.weight_components, self.running, before)
+            return fit(self.structures, m.structure_threshold, weighted, self.running, known.structures, before)
+        space, statistics = fit_space(ahead(self.structures.blocks()), weighted, self.running, before)
         rows = Shards(After(known.structures, self.structures), "structure_features", self.running.scratch)
         points = rotate(rows, space, self.running)
         within = self.running.engine.index(points.take(np.flatnonzero(bare)))
@@ -177,31 +190,33 @@ class JointSelection:
             new = np.ones(len(block), np.bool_)
             if within is not None:
                 distances[rows] = within.query(block)[1]
-                new = distances[rows] > self.method.structure_threshold
+                new = distances[rows] > self.rules.structure_threshold
                 ours = rows < len(known)
                 new[ours] = known.n_atoms[rows[ours]] > 0
             if index is not None and new.any():
                 labels[rows[new]], distances[rows[new]] = index.query(block[new])
         eligible = labels >= 0
-        if self.method.stage1 == "selection":
-            chooser = Chooser(m, self.method.k, self.method.structure_threshold, self.method.pick)
+        if self.rules.stage1 == "selection":
+            chooser = Chooser(m, self.rules.atoms.k, self.rules.structure_threshold, self.rules.atoms.pick)
             part = np.flatnonzero(eligible)
             chooser.add(labels[part], distances[part], sizes[part], ranks[part])
-            eligible = (ranks != NEW) & (labels >= 0)
+            eligible = (ranks == FIXED) & (labels >= 0)
             eligible[part[chooser.chosen()[0]]] = True
         return Assigned(labels, distances, components, eligible)
 
     def _selection(self, fitted: Fitted, where: Assigned, chosen: Chosen) -> Selection:
         """Return what was chosen, and the state for the next round."""
-        m, known, ranks, c = self.method, self.earlier.known, self.earlier.ranks, len(self.earlier.known)
+        m, known, ranks, c = self.rules, self.earlier.known, self.earlier.ranks, len(self.earlier.known)
         taken = np.zeros(len(ranks), np.bool_)
         taken[chosen.picks.structures] = True
         stays = taken | (ranks == FIXED)
-        offered = self.earlier.offered
-        indices, back = np.flatnonzero(taken & (ranks == NEW) & ~offered), np.flatnonzero(~taken & offered)
+        indices, back = np.flatnonzero(taken & (ranks == NEW)), np.flatnonzero(~taken & (ranks == OFFERED))
         state = SampledSpace(
-            *(fitted.space, m.structure_threshold),
-            *(fitted.clusters.centers, fitted.clusters.radii, fitted.clusters.counts),
+            fitted.space,
+            m.structure_threshold,
+            fitted.clusters.centers,
+            fitted.clusters.radii,
+            fitted.clusters.counts,
             chosen=fitted.points.take(np.flatnonzero(stays)),
             parameters=m.parameters,
         )
@@ -211,7 +226,7 @@ class JointSelection:
         apart = gaps(fitted.points, state.chosen if len(state.chosen) else state.reference, self.running.engine)
         covered = where.eligible & ~chosen.fresh & (ranks == NEW)
         labels = np.where(covered, -1, where.labels)[c:]
-        clusters = AtomClusters(chosen.picks.of(indices).less(c))
+        clusters = AtomClusters(chosen.picks.of(taken & (ranks == NEW), c))
         summary = gaps_summary(apart[c:]) | {
             "structure_clusters": float(len(fitted.clusters.centers)),
             "atom_clusters": float(chosen.picks.n_clusters),
@@ -265,9 +280,7 @@ class Marks:
                 )
 
 
-def joint_selection(
-    method: TwoStageDirect, running: Running, structures: Shards, atoms: Shards, counts: Index, marks: Marks
-) -> JointSelection:
+def joint_selection(rules: Rules, structures: Shards, atoms: Shards, counts: Index, marks: Marks) -> JointSelection:
     """Return the round over these structures, with what goes in first."""
     state = marks.state
     known, stats = Known.none(), (None, None) if state is None else (state.structures, state.atoms)
@@ -279,25 +292,23 @@ def joint_selection(
         free = marks.unlabeled & mine if state is None else np.asarray(marks.unlabeled)
     if marks.covered is not None:
         added = marks.covered if isinstance(marks.covered, Known) else Known.of(marks.covered)
-        known, stats = known + added, _with_statistics(method, running, added, stats)
+        known, stats = known + added, _with_statistics(rules.atoms, added, stats)
     if marks.shape is not None:
-        stats = _with_statistics(method, running, marks.shape, stats)
-    offered = np.zeros(len(known) + len(counts), np.bool_)
+        stats = _with_statistics(rules.atoms, marks.shape, stats)
+    ranks = np.where(np.concatenate([np.ones(len(known), np.bool_), mine]), FIXED, NEW).astype(np.int8)
     first = len(known) if state is None else 0
-    offered[first : first + len(free)] = free
-    before = np.concatenate([np.ones(len(known), np.bool_), mine])
-    ranks = np.where(before & ~offered, FIXED, NEW).astype(np.int8)
-    earlier = Earlier(known, ranks, offered, *stats, marked=state is None)
-    return JointSelection(method, running, structures, atoms, counts, earlier)
+    ranks[first + np.flatnonzero(free)] = OFFERED
+    earlier = Earlier(known, ranks, *stats, marked=state is None)
+    return JointSelection(rules, structures, atoms, counts, earlier)
 
 
 def _with_statistics(
-    method: TwoStageDirect, running: Running, rows: Known, before: tuple[Statistics | None, Statistics | None]
+    choice: AtomChoice, rows: Known, before: tuple[Statistics | None, Statistics | None]
 ) -> tuple[Statistics | None, Statistics | None]:
     """Return the statistics of structures and, where they share one space, atoms, with those of more rows."""
     structures, atoms = before
     if len(rows):
-        _, structures = fit_space([rows.structures], True, running, structures)
-    if len(rows.atoms) and method.stage2 == "global":
-        _, atoms = fit_space([rows.atoms], True, running, atoms)
+        _, structures = fit_space([rows.structures], True, choice.running, structures)
+    if len(rows.atoms) and choice.together:
+        _, atoms = fit_space([rows.atoms], True, choice.running, atoms)
     return structures, atoms

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.sampling.direct.rows import Rows, Shards
 
-#: Ranks of rows in a cluster: those that are chosen for good come before new ones.
-FIXED, NEW = 0, 1
-#: A row that is chosen for good stands for its cluster if it lies within so many thresholds of the center. A joint choice
-#: takes the row nearest to the center; one at the rim leaves the other side bare. Measured (docs/performance/sampling.md):
-#: with 0.7, rounds choose as many as a joint choice does, to 10 %, with equal gaps; 1 chooses 15 % fewer, 0.5 7 % more.
+#: Ranks: chosen for good, chosen but to be chosen again or given back, and new.
+FIXED, OFFERED, NEW = 0, 1, 2
+#: A row that is chosen for good stands for its cluster if it lies within so many thresholds of the center. A joint
+#: choice takes the row nearest to the center; one at the rim leaves the other side bare. With 0.7, rounds choose as
+#: many as a joint choice, to 10 %, with equal gaps; with 1 they choose 15 % fewer, with 0.5 7 % more
+#: (docs/performance/sampling.md).
 REACH = 0.7
 
 
@@ -110,7 +111,7 @@ def _joined(a: NDArray, b: NDArray, what: str) -> NDArray:
         return b if len(b) else a
     if a.shape[1] != b.shape[1]:
         raise InputError(
-            f"Known {what} have {a.shape[1]} columns, those that are added {b.shape[1]}; use the same encoder and layer."
+            f"Known {what} have {a.shape[1]} columns, those that are added {b.shape[1]}; use one encoder and layer."
         )
     return np.concatenate([a, b])
 

@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from aqvolt_flows.errors import InputError, ResourceError
+from aqvolt_flows.sampling.direct.atoms import AtomChoice
 from aqvolt_flows.sampling.direct.birch import BRANCHING
 from aqvolt_flows.sampling.direct.engines import EngineName, Search, load_engine
-from aqvolt_flows.sampling.direct.joint import Marks, joint_selection
+from aqvolt_flows.sampling.direct.joint import Marks, Rules, joint_selection
 from aqvolt_flows.sampling.direct.known import Known
 from aqvolt_flows.sampling.direct.nearest import BEAM
 from aqvolt_flows.sampling.direct.rows import Rows, Shards
@@ -338,10 +339,17 @@ class TwoStageDirect:
             structures = Shards(structure_features, "structure_features", folder)
             atoms = Shards(atom_features, "atom_features", folder)
             try:
-                return joint_selection(self, running, structures, atoms, counts, marks).run()
+                return joint_selection(self._rules(running), structures, atoms, counts, marks).run()
             finally:
                 structures.close()
                 atoms.close()
+
+    def _rules(self, running: Running) -> Rules:
+        atoms = AtomChoice(
+            *(self.atom_threshold, self.k, self.weight_components, self.pick, self.stage2 == "global", self.threads),
+            running=running,
+        )
+        return Rules(self.structure_threshold, self.stage1, self.remember, atoms, self.parameters)
 
     @property
     def parameters(self) -> dict[str, Any]:

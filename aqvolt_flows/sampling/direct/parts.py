@@ -28,7 +28,7 @@ from aqvolt_flows.sampling.direct.kernels import (
     padded,
     squared_distances,
 )
-from aqvolt_flows.sampling.direct.known import NEW, REACH
+from aqvolt_flows.sampling.direct.known import FIXED, NEW, REACH
 from aqvolt_flows.sampling.direct.nearest import n_threads
 from aqvolt_flows.sampling.direct.robust import winsorized
 from aqvolt_flows.sampling.direct.selection import AtomPicks
@@ -148,7 +148,7 @@ def _pick(labels, distances, sizes, ranks, n, k, nearest, chosen, fresh):  # typ
     """Mark the k best rows of each cluster, and all rows of clusters in which a new one is among them."""
     best, order = np.full((n, k), -1), np.empty(len(ranks), np.int8)
     for i in range(len(ranks)):
-        order[i] = ranks[i] if distances[i] <= REACH / TICK else NEW
+        order[i] = FIXED if ranks[i] == FIXED and distances[i] <= REACH / TICK else NEW
     for i in range(len(labels)):
         c = labels[i]
         slot = k
@@ -269,7 +269,11 @@ def choose_in_bucket(
     atoms = np.ascontiguousarray(bucket.atoms)
     sizes, order = n_atoms[bucket.structures], ranks[bucket.structures]
     n_parts, d = len(bucket.starts) - 1, atoms.shape[1]
-    chosen, fresh, labels = np.zeros(len(atoms), np.bool_), np.zeros(len(atoms), np.bool_), np.zeros(len(atoms), np.int64)
+    chosen, fresh, labels = (
+        np.zeros(len(atoms), np.bool_),
+        np.zeros(len(atoms), np.bool_),
+        np.zeros(len(atoms), np.int64),
+    )
     spread = max(10 * np.finfo(float).eps, (ROUNDING * resolution_of(atoms)) ** 2)
     distances = np.zeros(len(atoms), np.float32)
     counts = np.zeros(n_parts, np.int64)

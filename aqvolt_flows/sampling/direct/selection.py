@@ -36,14 +36,12 @@ class AtomPicks:
     distances: Points
     n_clusters: int
 
-    def of(self, structures: Index) -> AtomPicks:
-        """Return the picks of some structures."""
-        own = np.isin(self.structures, structures)
-        return AtomPicks(self.structures[own], self.clusters[own], self.distances[own], self.n_clusters)
-
-    def less(self, first: int) -> AtomPicks:
-        """Return them with structures numbered from ``first``."""
-        return AtomPicks(self.structures - first, self.clusters, self.distances, self.n_clusters)
+    def of(self, structures: NDArray[np.bool_], first: int) -> AtomPicks:
+        """Return the picks of some structures, a mask over all, numbered from ``first``."""
+        own = structures[self.structures]
+        if first == 0 and own.all():
+            return self
+        return AtomPicks(self.structures[own] - first, self.clusters[own], self.distances[own], self.n_clusters)
 
     @classmethod
     def joined(cls, parts: list[AtomPicks]) -> AtomPicks:

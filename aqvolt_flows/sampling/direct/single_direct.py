@@ -18,7 +18,7 @@ from aqvolt_flows.sampling.direct.birch import BRANCHING, SubClusters
 from aqvolt_flows.sampling.direct.engines import Engine, Index, Tree
 from aqvolt_flows.sampling.direct.forest import cell_means, sub_clusters_by_cell
 from aqvolt_flows.sampling.direct.kernels import compiled
-from aqvolt_flows.sampling.direct.known import NEW, REACH, After
+from aqvolt_flows.sampling.direct.known import FIXED, NEW, REACH, After
 from aqvolt_flows.sampling.direct.robust import RowSample, Statistics
 from aqvolt_flows.sampling.direct.rows import PointStore, Rows, Shards, ahead, coalesced
 from aqvolt_flows.sampling.direct.space import Space
@@ -225,8 +225,8 @@ class Chooser:
         Of the clustering; distances that agree to ``TICK`` of it are equal.
     pick
         ``nearest``: to the center, among equals the smaller cell, then the lower row. ``smallest``: the smaller
-        cell, among equals the nearer, then the lower row. Rows of a lower rank that are near enough to the center
-        (:data:`~aqvolt_flows.sampling.direct.known.REACH`) come before all others.
+        cell, among equals the nearer, then the lower row. Rows that are chosen for good and near enough to the
+        center (:data:`~aqvolt_flows.sampling.direct.known.REACH`) come before all others.
     """
 
     def __init__(self, n_clusters: int, k: int, threshold: float, pick: Pick = "nearest") -> None:
@@ -248,7 +248,7 @@ class Chooser:
         first, second = (far, cells) if self.pick == "nearest" else (cells, far)
         order = np.full(len(labels), NEW, np.int8)
         if ranks is not None:
-            order = np.where(far * TICK <= REACH, ranks, NEW).astype(np.int8)
+            order[(ranks == FIXED) & (far * TICK <= REACH)] = FIXED
         best = (self._rank, self._first, self._second, self._row)
         _keep(np.asarray(labels, np.int64), order, first, second, self._seen, *best)
         self._seen += len(labels)
