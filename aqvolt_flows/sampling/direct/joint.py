@@ -210,7 +210,7 @@ class JointSelection:
         taken = np.zeros(len(ranks), np.bool_)
         taken[chosen.picks.structures] = True
         stays = taken | (ranks == FIXED)
-        indices, back = np.flatnonzero(taken & (ranks == NEW)), np.flatnonzero(~taken & (ranks == OFFERED))
+        back = np.flatnonzero(~taken & (ranks == OFFERED))
         state = SampledSpace(
             fitted.space,
             m.structure_threshold,

@@ -24,7 +24,7 @@ from aqvolt_flows.sampling.encoders import registry as encoders
 from aqvolt_flows.sampling.encoders.base import BatchedEncoder
 from aqvolt_flows.sampling.features.encode import Source, shard_pieces
 from aqvolt_flows.sampling.features.shards import FeatureShards
-from aqvolt_flows.sampling.jobs import EncodeMaker
+from aqvolt_flows.sampling.jobs import ChooseMaker, EncodeMaker
 from aqvolt_flows.sampling.plan import plan_rounds
 from aqvolt_flows.sampling.rounds import space_key, two_stage
 from aqvolt_flows.schemas.frame import FrameDocument
@@ -313,19 +313,11 @@ def test_shards_of_another_layer_among_the_old_ones_are_named(database, explored
     explored("b", run_of("LiF", 4.02, 1))
     [item] = plan(database).todo
     encoder.layer = "another"
+    encode, choose = item.make().jobs
+    encoded = EncodeMaker.make.original(encode.maker, *encode.function_args)
+    arguments = [encoded], choose.function_args[1], [], choose.function_kwargs["previous"]
     with pytest.raises(InputError, match=rf"{first['sample_id']} was encoded by .*layer 'radial'.*layer 'another'"):
-        for job in item.make().jobs:
-            run_original(job, database)
-
-
-def run_original(job, database) -> None:
-    """Run a job of a flow in this process, its references resolved by hand."""
-    kind = type(job.maker)
-    if kind is EncodeMaker:
-        run_original.encoded = [kind.make.original(job.maker, *job.function_args)]
-        return
-    kwargs = job.function_kwargs | {"covered": []}
-    kind.make.original(job.maker, run_original.encoded, job.function_args[1], **kwargs)
+        ChooseMaker.make.original(choose.maker, *arguments)
 
 
 def test_sets_that_shape_the_space_are_not_chosen_and_make_the_first_round_coarser(

@@ -121,7 +121,7 @@ def test_a_first_round_of_one_salt_is_too_fine_unless_the_space_knows_the_others
 
 
 def cells(n: int, seed: int, moved: bool) -> Set:
-    """Rattled 64-atom LiCl at many volumes; with one Li at a tetrahedral site if asked. Gaussians of neighbors, mean over atoms."""
+    """Rattled 64-atom LiCl at many volumes, with one Li at a tetrahedral site if asked; Gaussians of neighbors."""
     rng, frames = np.random.default_rng(seed), []
     for _ in range(n):
         a = 5.13 * rng.uniform(0.92, 1.08)
