@@ -59,7 +59,7 @@ def test_a_damaged_state_is_refused(first, tmp_path, damage):
 
 
 def test_a_second_round_takes_only_what_is_new():
-    """All atoms share one space: a space of its own for each structural cluster would tell the rows of a group apart."""
+    """All atoms share one space: one for each structural cluster would tell the rows of a group apart."""
     method = TwoStageDirect(0.05, 0.05, stage2="global")
     first = method.select(*rounds())
     features, atoms, n_atoms = rounds(seed=1)  # the same groups, other rows
