@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from aqvolt_flows.identity import content_key
+from aqvolt_flows.sampling.earlier import give_back
 from aqvolt_flows.sampling.encoders.registry import encoder_hash, path_schemes
 from aqvolt_flows.sampling.features.covered import CoveredSet, find_sets, store_files
 from aqvolt_flows.sampling.jobs import TwoStageSampleMaker
@@ -127,9 +128,10 @@ def _is_same_round(database: Database, key: str, earlier: Sequence[str]) -> bool
 
 
 def _adopt(database: Database, key: str) -> int:
-    """Take over a round of another campaign, with its shards and frames."""
-    found = database["samples"].find_one({"key": key}, {"shards": 1}) or {"shards": []}
+    """Take over a round of another campaign, with its shards and frames, and with what it gave back."""
+    found = database["samples"].find_one({"key": key}, {"shards": 1, "given_back": 1}) or {"shards": []}
     grown = database.adopt("features", found["shards"]) + database.adopt("frames", [key], "sample_key")
+    give_back(database, found.get("given_back") or [])
     return grown + database.adopt("samples", [key], "key")
 
 

@@ -200,15 +200,18 @@ def choose_parts(  # type: ignore[no-untyped-def]
             counts[part] = -1
             continue
         own, marks = slice(begin, end), (chosen[begin:end], fresh[begin:end])
-        limited = winsorized(atoms[begin:end]) if robust else atoms[begin:end].astype(np.float64)
-        mean, factor, varies = _scaling(limited, spread)
+        if robust:
+            mean, factor, varies = _scaling(winsorized(atoms[own]), spread)
+        else:
+            mean, factor, varies = _scaling(atoms[own], spread)
         if m == 1 or not varies:
             labels[own], distances[own] = 0, 0
             _pick(labels[own], distances[own], sizes[own], ranks[own], 1, 1, nearest, marks[0], marks[1])
             counts[part] = 1
             continue
-        rows = _standardized(atoms[begin:end], mean, factor)
-        points = _rotated(rows, _standardized(limited, mean, factor) if robust else rows, robust, weight)
+        rows = _standardized(atoms[own], mean, factor)
+        limited = _standardized(winsorized(atoms[own]), mean, factor) if robust else rows
+        points = _rotated(rows, limited, robust, weight)
         d = points.shape[1]
         state[ROOT], state[NODES], state[CLUSTERS] = 0, 1, 0
         tree_sizes[0], leaf[0] = 0, True

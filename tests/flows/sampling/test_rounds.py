@@ -284,6 +284,21 @@ def test_a_frame_that_was_given_back_is_taken_again_where_it_is_needed(database,
     assert database.own("frames").find_one({"frame_id": lost}) is not None
 
 
+def test_a_campaign_that_takes_over_rounds_gives_back_what_they_gave_back(database, explored, encoder):
+    explored("a", run_of("LiCl", 5.13, 0, n=20))
+    first = sample(database, COARSE)
+    explored("b", run_of("LiI", 6.0, 1, n=20))
+    second = sample(database, COARSE)
+    assert second["given_back"]
+    gamma, finished = database.in_campaign("gamma"), {}
+    for document in (first, second):
+        finished |= {d["trajectory_id"]: d for d in database.find_by_ids("trajectories", document["trajectory_ids"])}
+        shared = plan_rounds(COARSE, gamma, finished)
+        assert ([i.key for i in shared.items], shared.todo) == ([document["key"]], [])
+        shared.adopt()
+    assert {d["frame_id"] for d in gamma.own("frames").find()} == {d["frame_id"] for d in database.own("frames").find()}
+
+
 def test_a_round_without_new_frames_changes_nothing_and_its_covered_set_counts_later(
     database, explored, encoder, project
 ):
