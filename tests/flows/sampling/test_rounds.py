@@ -399,6 +399,36 @@ def test_sets_that_are_declared_covered(database, explored, encoder, tmp_path, p
     assert ["release:none" in missing[0], "labels:none" in missing[1], "nowhere.parquet" in missing[2]] == [True] * 3
 
 
+def large_cells(n: int, seed: int, moved: bool) -> list[Atoms]:
+    """Rattled 64-atom LiCl at many volumes, with one Li at a tetrahedral site if asked."""
+    rng, frames = np.random.default_rng(seed), []
+    for _ in range(n):
+        a = 5.13 * rng.uniform(0.92, 1.08)
+        atoms = bulk("LiCl", "rocksalt", a=a, cubic=True) * (2, 2, 2)
+        if moved:
+            away, near = rng.choice(np.flatnonzero(atoms.numbers == 3), 2, replace=False)
+            atoms.positions[away] = atoms.positions[near] + a / 4
+        atoms.positions += rng.normal(scale=0.05, size=atoms.positions.shape)
+        frames.append(atoms)
+    return frames
+
+
+def test_one_new_environment_among_64_atoms_is_found_beside_a_covered_file(database, explored, encoder, project):
+    explored("known", large_cells(20, 0, moved=False))
+    database["trajectories"].delete_one({"trajectory_id": "traj-known"})
+    explored("plain", large_cells(20, 0, moved=False)[::-1])
+    explored("moved", large_cells(6, 1, moved=True))
+    update = {"covered_by": ["known.parquet"], "structure_threshold": 0.5, "atom_threshold": 0.05, "stage2": "global"}
+    document = sample(database, PARAMETERS.model_copy(update=update))
+    assert document["covered"][0]["n_frames"] == 20
+    assert document["funnel"]["covered_before"] >= 12, (
+        "an atom of the others is in a cluster that a moved cell stands for"
+    )
+    found = [d["trajectory_id"] for d in database.own("frames").find()]
+    assert found.count("traj-moved") == 6
+    assert found.count("traj-plain") <= 2
+
+
 def test_labels_that_are_there_are_covered(database, explored, encoder):
     frames = run_of("LiCl", 5.13, 0)
     explored("a", frames)
