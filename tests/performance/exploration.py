@@ -44,6 +44,13 @@ from aqvolt_flows.units import ATM_IN_GPA, gpa_to_ev_per_a3
 
 TEMPERATURES = (300.0, 600.0, 900.0, 1200.0, 1500.0)
 MIB = 2**20
+#: The engine with frames and checkpoints: torch's operations, our kernels, and these recorded as CUDA graphs. On a CPU
+#: the three are one.
+ENGINE = (
+    ("MLMDMaker, plain operations", False, False),
+    ("MLMDMaker, fused kernels", True, False),
+    ("MLMDMaker, fused, CUDA graphs", True, True),
+)
 #: What seconds are measured with; ``--clock cpu`` counts this process's CPU time, for machines that others use, too.
 CLOCK: list[Callable[[], float]] = [time.perf_counter]
 
@@ -249,11 +256,11 @@ def main_rows(a: argparse.Namespace, reference: Reference) -> list[Measured]:
             )
         error = reference.error(ours)
         rows.append(measured("plain, our model", n, a.steps, a.device, error, lambda n=n: run_plain(ours, n, a.steps)))
-        rows.append(
-            measured(
-                "MLMDMaker, frames, checkpoints", n, a.steps, a.device, error, lambda n=n: run_engine(ours, n, a.steps)
-            )
-        )
+        for variant, accelerated_, replayed in ENGINE:
+            ours.accelerated = accelerated_
+            ours._replay._usable = replayed
+            error, steps = reference.error(ours), a.engine_steps or a.steps
+            rows.append(measured(variant, n, steps, a.device, error, lambda n=n, k=steps: run_engine(ours, n, k)))
     return rows
 
 
@@ -365,6 +372,7 @@ def main() -> None:
     parser.add_argument("--systems", default="1,16", type=lambda s: [int(x) for x in s.split(",")])
     parser.add_argument("--steps", default=6, type=int)
     parser.add_argument("--ase-steps", default=None, type=int, help="steps of ASE; by default --steps")
+    parser.add_argument("--engine-steps", default=None, type=int, help="of MLMDMaker's engine; by default --steps")
     parser.add_argument("--neighbors", default="auto", choices=["auto", "nvalchemi", "n2", "cells", "vesin"])
     parser.add_argument("--skin", default=0.5, type=float, help="Å")
     parser.add_argument("--max-atoms-per-call", default=None, type=int)
