@@ -244,10 +244,10 @@ def _flattened(path: str | Path, name: str, column: pa.Array) -> tuple[NDArray, 
             sizes = values.value_lengths().to_numpy(zero_copy_only=False)
         ends = np.concatenate([[0], np.cumsum(sizes)])[ends]
         values = values.flatten()
-    if values.null_count or not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
-        raise InputError(
-            f"{path} has {values.type} with empty places in {name!r}; expected lists of numbers in each row."
-        )
+    if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
+        raise InputError(f"{path} holds {column.type} in {name!r}; expected lists of numbers: write the file again.")
+    if values.null_count:
+        raise InputError(f"{path} has empty places in {name!r}; expected a number in each: leave those rows out.")
     return values.to_numpy(zero_copy_only=False), np.diff(ends)
 
 

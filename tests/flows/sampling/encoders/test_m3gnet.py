@@ -7,6 +7,7 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 from pymatgen.io.ase import AseAtomsAdaptor
+from saved_models import save_m3gnet
 
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.sampling.encoders.m3gnet_checkpoint import checkpoint_hash, layers_of
@@ -20,24 +21,13 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore:.*lightning.*"),
 ]
-KINDS = {"property": True, "potential": False}
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=["property", "potential"])
 def checkpoint(request, tmp_path_factory) -> str:
     """A folder with an M3GNet of random weights, as matgl saves it: of a property, or a potential."""
-    import torch
-    from matgl.apps.pes import Potential
-    from matgl.models import M3GNet
-
     folder = tmp_path_factory.mktemp("model") / request.param
-    torch.manual_seed(1)
-    elements = ("Li", "F", "Cl")
-    if KINDS[request.param]:
-        M3GNet(element_types=elements, is_intensive=True, readout_type="set2set").save(folder)
-    else:
-        Potential(M3GNet(element_types=elements, is_intensive=False)).save(folder)
-    return f"m3gnet:{folder}"
+    return save_m3gnet(folder, intensive=request.param == "property")
 
 
 def frames() -> list[Atoms]:
