@@ -71,7 +71,7 @@ class Encoder(Protocol):
     Attributes
     ----------
     name, sha256
-        Encoder string, and the hash of its weights.
+        Encoder string, and the hash of its weights, of layers that the string chooses, and of its version.
     layer
         Which layers the vectors are, part of the identity of features.
     d_structure, d_atom

@@ -47,7 +47,8 @@ class EncoderEntry:
     load
         ``(encoder string, device) -> Encoder``, or its address ``module:callable``, imported only on loading.
     sha256
-        ``(encoder string) -> str``, hash of the weights, without importing torch; or its address.
+        ``(encoder string) -> str``, hash of the weights, and of layers that the string chooses, without importing
+        torch; or its address.
     check
         ``(encoder string) -> None``, raises where the encoder cannot be loaded here; or its address. None: nothing
         but the package is needed.
