@@ -75,6 +75,8 @@ class M3GNetEncoder(PairEncoder):
 
     def _energies(self, numbers: torch.Tensor, system_idx: torch.Tensor, n_systems: int, pairs: Pairs) -> torch.Tensor:
         """Run the model on a batch; its layers are then in ``feature_dict``."""
+        from matgl.graph._compute import compute_pair_vector_and_distance, create_line_graph_torch
+
         graph = SimpleNamespace(
             node_type=self._types[numbers],
             pos=torch.zeros((len(numbers), 3), device=self._device),  # places enter through the vectors alone
@@ -83,8 +85,11 @@ class M3GNetEncoder(PairEncoder):
             batch=system_idx,
             num_graphs=n_systems,
         )
+        vectors, lengths = compute_pair_vector_and_distance(graph.pos, graph.edge_index, graph.pbc_offshift)
+        # the network's own call would go through the atoms one by one in Python
+        triples = create_line_graph_torch(graph.edge_index, lengths, vectors, len(numbers), self._net.threebody_cutoff)
         state = torch.zeros(n_systems, 2, dtype=torch.float32, device=self._device)
-        energies: torch.Tensor = self._net(g=graph, state_attr=state)
+        energies: torch.Tensor = self._net(g=graph, state_attr=state, l_g=triples)
         return energies
 
     def _features(
