@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from aqvolt_flows.potentials.neighbors import NeighborOptions, Pairs, VerletList
+from aqvolt_flows.potentials.neighbors import NeighborOptions, Pairs, VerletList, available
 from aqvolt_flows.potentials.registry import batches
 from aqvolt_flows.sampling.encoders.base import Features, FlatEncoder
 from aqvolt_flows.sampling.encoders.flat import CLOSEST_A, FlatFrames
 
 #: Rows of the model's largest matrix in one portion: about 3 GB on a GPU; on a CPU what its caches hold.
 MAX_ROWS = {"cuda": 1_000_000, "cpu": 8_192}
-#: A frame with more atoms is searched through linked cells: all pairs would be too many.
-_MANY_ATOMS = 4096
+#: A frame with more atoms is searched through linked cells; without nvalchemi, all pairs are held in memory.
+_MANY_ATOMS = 8192 if available("nvalchemi") else 512
 
 
 class PairEncoder(FlatEncoder):
