@@ -112,13 +112,15 @@ class CHGNetTorchSim(EdgeModel):
         directions = torch.cat([unit, -unit])
         expansion = self.network.bond_basis_expansion
         left, right = graph.angles[:, 0], graph.angles[:, 1]
+        # index_select: the gradient of directions[left] adds up in whatever order threads come, on a CPU
+        first, second = directions.index_select(0, left), directions.index_select(0, right)
         angles = graph.angles.new_zeros((len(left), 3))
         angles[:, 0], angles[:, 1], angles[:, 2] = graph.center[left], graph.undirected[left], graph.undirected[right]
         return BatchedGraph(
             atomic_numbers=numbers,
             bond_bases_ag=expansion.rbf_expansion_ag(length),
             bond_bases_bg=expansion.rbf_expansion_bg(length),
-            angle_bases=self.network.angle_basis_expansion(directions[left], directions[right]) if len(left) else left,
+            angle_bases=self.network.angle_basis_expansion(first, second) if len(left) else left,
             batched_atom_graph=torch.stack([graph.center, graph.neighbor], dim=1),
             batched_bond_graph=angles,
             atom_owners=system_idx,

@@ -76,6 +76,39 @@ def _search(fractional, cell, radii, reach, nearest):  # type: ignore[no-untyped
     return worst
 
 
+@compiled
+def _neighborhoods(offsets, fractional, cells, reach, closest, loneliest):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Fill in, for each frame, the smallest squared distance, and the largest one of an atom to its nearest."""
+    for frame in range(len(cells)):
+        first, last = offsets[frame], offsets[frame + 1]
+        nearest = np.full(last - first, np.inf)
+        _search(fractional[first:last], cells[frame], np.ones(last - first), reach[frame], nearest)
+        for i in range(last - first):
+            closest[frame] = min(closest[frame], nearest[i])
+            loneliest[frame] = max(loneliest[frame], nearest[i])
+
+
+def neighborhoods(
+    offsets: NDArray[np.int64], positions: Array, cells: Array, cutoff: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return :func:`neighborhood` of many frames, (n,) and (n,), Å.
+
+    Parameters
+    ----------
+    offsets
+        (n + 1,), first atom of each frame, and the end.
+    positions, cells
+        (sum of n_atoms, 3) and (n, 3, 3), Å; finite, cells with a volume.
+    cutoff
+        Å.
+    """
+    closest, loneliest = np.full(len(cells), np.inf), np.zeros(len(cells))
+    of_frame = np.repeat(np.arange(len(cells)), np.diff(offsets))
+    fractional = np.einsum("ij,ijk->ik", positions, np.linalg.inv(cells)[of_frame])
+    _neighborhoods(offsets, fractional, cells, reaches(cells, cutoff), closest, loneliest)
+    return np.sqrt(closest), np.sqrt(loneliest)
+
+
 def neighborhood(positions: Array, cell: Array, cutoff: float) -> tuple[float, float]:
     """Return the smallest distance between two atoms, and the largest distance of an atom to its nearest, Å.
 
@@ -90,8 +123,6 @@ def neighborhood(positions: Array, cell: Array, cutoff: float) -> tuple[float, f
     """
     if abs(np.linalg.det(cell)) < 1e-6:
         return 0.0, np.inf
-    nearest = np.full(len(positions), np.inf)
-    matrix = np.ascontiguousarray(cell, dtype=float)
-    fractional = np.ascontiguousarray(positions @ np.linalg.inv(matrix))
-    _search(fractional, matrix, np.ones(len(positions)), reaches(matrix[None], cutoff)[0], nearest)
-    return float(np.sqrt(nearest.min())), float(np.sqrt(nearest.max()))
+    offsets = np.array([0, len(positions)])
+    closest, loneliest = neighborhoods(offsets, np.asarray(positions, float), np.asarray(cell, float)[None], cutoff)
+    return float(closest[0]), float(loneliest[0])

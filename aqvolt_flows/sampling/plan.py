@@ -98,9 +98,11 @@ def with_local_encoder(p: SamplingParameters, database: Database) -> SamplingPar
     """Return the parameters with the encoder's path relative to the project folder made absolute, if it is there."""
     for family in path_schemes():
         if p.encoder.startswith(family):
-            path = database.settings.path(p.encoder.removeprefix(family))
-            if path.exists():
-                return p.model_copy(update={"encoder": f"{family}{path}"})
+            given = p.encoder.removeprefix(family)
+            folder, mark, layers = given.rpartition("#")
+            for path, rest in ((given, ""), (folder, f"{mark}{layers}")):
+                if path and (absolute := database.settings.path(path)).exists():
+                    return p.model_copy(update={"encoder": f"{family}{absolute}{rest}"})
     return p
 
 

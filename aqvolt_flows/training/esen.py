@@ -212,6 +212,7 @@ def stage_config(
         "timestamp_id": timestamp_id,
         "device_type": device.upper(),
         "seed": parameters.seed,
+        "deterministic": device == "cpu",
         "debug": True,  # fairchem's switch for "log to no experiment tracker"
         "scheduler": {"mode": "LOCAL", "num_nodes": 1, "ranks_per_node": chosen.ranks},
     }

@@ -3,61 +3,23 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
+from saved_models import save_esen, save_m3gnet
 
 from aqvolt_flows.errors import InputError, ResourceError
 from aqvolt_flows.sampling.encoders.base import halving
 from aqvolt_flows.sampling.encoders.registry import check_encoder, encoder_hash, load_encoder
 
-ELEMENTS = ("Li", "F", "Cl", "I", "Y")
 #: pynvml's successor, torch_geometric and warp, which matgl imports
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore:.*lightning.*"),
 ]
-
-
-def save_m3gnet(folder: Path, intensive: bool) -> str:
-    """Save an M3GNet with random weights as matgl does: one of a property, or a potential."""
-    pytest.importorskip("matgl")
-    import torch
-    from matgl.apps.pes import Potential
-    from matgl.models import M3GNet
-
-    torch.manual_seed(0)
-    shape = {"readout_type": "set2set"} if intensive else {}
-    net = M3GNet(element_types=ELEMENTS, is_intensive=intensive, **shape)
-    (net if intensive else Potential(net)).save(folder)
-    return f"m3gnet:{folder}"
-
-
-def save_esen(path: Path) -> str:
-    """Save a conservative eSEN with random weights, of the shape that our second stage trains."""
-    import hydra
-    import torch
-    from fairchem.core.units.mlip_unit.api.inference import MLIPInferenceCheckpoint
-
-    from aqvolt_flows.schemas.parameters import TrainingParameters
-    from aqvolt_flows.training.esen import MAX_ELEMENTS, References, _direct_model, tasks
-
-    small = {"n_layers": 1, "sphere_channels": 8, "hidden_channels": 8, "n_distance_basis": 8, "cutoff_a": 5.0}
-    parameters = TrainingParameters(**small)
-    model = _direct_model(parameters)
-    model["backbone"] |= {"direct_forces": False, "regress_forces": True, "regress_stress": True}
-    model |= {"pass_through_head_outputs": True}
-    model["heads"] = {"energy": {"module": model["heads"]["energy"]["module"]}}
-    torch.manual_seed(0)
-    net = hydra.utils.instantiate(model)
-    tasks_config = tasks("conservative", parameters, References((0.0,) * MAX_ELEMENTS, 1.0))
-    averaged = torch.optim.swa_utils.AveragedModel(net).state_dict()
-    torch.save(MLIPInferenceCheckpoint(model, net.state_dict(), averaged, tasks_config), path)
-    return f"fairchem:{path}"
 
 
 @pytest.fixture(scope="module", params=["chgnet", "m3gnet property", "m3gnet potential", "fairchem"])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from aqvolt_flows.sampling.encoders.base import BatchedEncoder, Encoder, Features
+from aqvolt_flows.sampling.encoders.base import BatchedEncoder, Encoder, Features, FlatEncoder
+from aqvolt_flows.sampling.encoders.flat import FlatFrames
 from aqvolt_flows.sampling.encoders.registry import (
     ENCODERS,
     EncoderEntry,
@@ -17,6 +18,8 @@ __all__ = [
     "Encoder",
     "EncoderEntry",
     "Features",
+    "FlatEncoder",
+    "FlatFrames",
     "check_encoder",
     "encoder_hash",
     "load_encoder",

@@ -11,16 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aqvolt_flows.potentials.registry import batches
+from aqvolt_flows.sampling.encoders.flat import CLOSEST_A, FlatFrames
 
 if TYPE_CHECKING:
     from ase import Atoms
 
 
 Array32 = NDArray[np.float32]
-
-
-#: No two nuclei of a solid are this close (H₂: 0.74 Å); graphs of such frames carry no meaning. Å.
-CLOSEST_A = 0.3
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +47,23 @@ class Features:
         """(n_encoded + 1,), first row of every frame's atoms, and the end."""
         return np.concatenate([[0], np.cumsum(self.n_atoms)]).astype(np.int64)
 
+    def finite(self) -> Features:
+        """Return the features without those of frames that hold a NaN or infinity, which become failures."""
+        starts = self.offsets[:-1]
+        good = np.asarray(np.isfinite(self.structures).all(axis=1))
+        if len(starts):
+            good &= np.logical_and.reduceat(np.isfinite(self.atoms).all(axis=1), starts)
+        if good.all():
+            return self
+        n = len(good) + len(self.failures)
+        places = np.array([i for i in range(n) if i not in self.failures], np.int64)
+        return Features(
+            self.structures[good],
+            self.atoms[np.repeat(good, self.n_atoms)],
+            self.n_atoms[good],
+            self.failures | dict.fromkeys(places[~good].tolist(), "not_finite"),
+        )
+
 
 class Encoder(Protocol):
     """What every encoder can do.
@@ -57,7 +71,7 @@ class Encoder(Protocol):
     Attributes
     ----------
     name, sha256
-        Encoder string, and the hash of its weights.
+        Encoder string, and the hash of its weights, of layers that the string chooses, and of its version.
     layer
         Which layers the vectors are, part of the identity of features.
     d_structure, d_atom
@@ -78,12 +92,8 @@ class Encoder(Protocol):
         ...
 
 
-class BatchedEncoder(ABC):
-    """What encoders share: checks before and after, batches by atoms, smaller ones where memory ends.
-
-    A family gives ``_prepare`` (a frame to its graph; may be any object) and ``_forward`` (graphs to a structure
-    matrix and an atom matrix).
-    """
+class FlatEncoder(ABC):
+    """What encoders share: checks before and after, batches by atoms, smaller ones where memory ends."""
 
     name: str
     sha256: str = ""
@@ -98,12 +108,8 @@ class BatchedEncoder(ABC):
         self.name = name
 
     @abstractmethod
-    def _prepare(self, atoms: Atoms) -> Any:
-        """Return the graph of a frame."""
-
-    @abstractmethod
-    def _forward(self, prepared: list[Any]) -> tuple[Array32, Array32]:
-        """Return the structure matrix and the atom matrix of graphs."""
+    def _run(self, frames: FlatFrames) -> Features:
+        """Return the features of a batch of frames that passed :meth:`FlatFrames.refusals`."""
 
     def encode(self, frames: Sequence[Atoms], max_batch_atoms: int = 4096) -> Features:
         """Return the features of frames, computed in batches of at most this many atoms.
@@ -112,63 +118,79 @@ class BatchedEncoder(ABC):
         that the model cannot see (atoms on top of each other, an atom without a neighbor, an unknown element), is
         a failure with a reason beside the others' features.
         """
-        failures = {i: reason for i, atoms in enumerate(frames) if (reason := self._refusal(atoms))}
-        good = [i for i in range(len(frames)) if i not in failures]
-        structures, atom_rows, counts = [], [], []
-        for group in batches([len(frames[i]) for i in good], max_batch_atoms):
-            indices = [good[g] for g in group]
-            for part, result in halving(indices, lambda some: self._run([frames[i] for i in some])):
+        flat = FlatFrames.of(frames)
+        failures = flat.refusals(self.known)
+        good = np.array([i for i in range(len(flat)) if i not in failures], np.int64)
+        parts = []
+        for group in batches(flat.n_atoms[good].tolist(), max_batch_atoms):
+            for part, result in halving(good[group].tolist(), lambda some: self._run(flat.take(some))):
                 if result is None:
                     failures[part[0]] = "out_of_memory"
                     continue
-                for i, structure, rows in result.split(part, frames):
-                    if np.isfinite(structure).all() and np.isfinite(rows).all():
-                        structures.append(structure)
-                        atom_rows.append(rows)
-                        counts.append(len(rows))
-                    else:
-                        failures[i] = "not_finite"
+                parts.append(result.finite())
+                failures |= {part[i]: reason for i, reason in parts[-1].failures.items()}
         return Features(
-            np.stack(structures) if structures else np.empty((0, self.d_structure), np.float32),
-            np.concatenate(atom_rows) if atom_rows else np.empty((0, self.d_atom), np.float32),
-            np.array(counts, dtype=np.int64),
-            failures,
+            np.concatenate([np.empty((0, self.d_structure), np.float32), *(p.structures for p in parts)]),
+            np.concatenate([np.empty((0, self.d_atom), np.float32), *(p.atoms for p in parts)]),
+            np.concatenate([np.empty(0, np.int64), *(p.n_atoms for p in parts)]),
+            dict(sorted(failures.items())),
         )
 
-    def _run(self, frames: list[Atoms]) -> _Result:
-        structures, atoms = self._forward([self._prepare(f) for f in frames])
-        return _Result(np.asarray(structures, np.float32), np.asarray(atoms, np.float32))
-
-    def _refusal(self, atoms: Atoms) -> str | None:
-        from aqvolt_flows.sampling.distances import neighborhood
-
-        if not len(atoms):
-            return "no_atoms"
-        if not (np.isfinite(atoms.positions).all() and np.isfinite(atoms.cell[:]).all()):
-            return "not_finite"
-        if self.known is not None and not self.known.issuperset(atoms.numbers.tolist()):
-            return "unknown_element"
-        closest, loneliest = neighborhood(atoms.positions, atoms.cell[:], self.cutoff)
-        if closest < CLOSEST_A:
-            return "close_atoms"
-        return "isolated_atom" if loneliest > self.cutoff else None
+    def _no_features(self, failures: dict[int, str]) -> Features:
+        none = np.empty(0, np.int64)
+        return Features(
+            np.empty((0, self.d_structure), np.float32), np.empty((0, self.d_atom), np.float32), none, failures
+        )
 
 
-@dataclass(frozen=True, eq=False)
-class _Result:
-    structures: Array32
-    atoms: Array32
+class BatchedEncoder(FlatEncoder):
+    """An encoder that looks at one frame after the other.
 
-    def split(self, indices: Sequence[int], frames: Sequence[Atoms]) -> Iterator[tuple[int, Array32, Array32]]:
-        """Yield index, structure row and atom rows of each frame of a batch."""
-        first = 0
-        for row, i in enumerate(indices):
-            last = first + len(frames[i])
-            yield i, self.structures[row], self.atoms[first:last]
-            first = last
+    A family gives ``_prepare`` (a frame to its graph; may be any object) and ``_forward`` (graphs to a structure
+    matrix and an atom matrix). One that works on all frames of a batch at once is a
+    :class:`~aqvolt_flows.sampling.encoders.pairs.PairEncoder`.
+    """
+
+    @abstractmethod
+    def _prepare(self, atoms: Atoms) -> Any:
+        """Return the graph of a frame."""
+
+    @abstractmethod
+    def _forward(self, prepared: list[Any]) -> tuple[Array32, Array32]:
+        """Return the structure matrix and the atom matrix of graphs."""
+
+    def _run(self, frames: FlatFrames) -> Features:
+        from aqvolt_flows.sampling.distances import neighborhoods
+
+        seen = frames.reduced(self.cutoff)
+        closest, loneliest = neighborhoods(seen.offsets, seen.positions, seen.cells, self.cutoff)
+        failures = dict.fromkeys(np.flatnonzero(loneliest > self.cutoff).tolist(), "isolated_atom")
+        failures |= dict.fromkeys(np.flatnonzero(closest < CLOSEST_A).tolist(), "close_atoms")
+        good = [i for i in range(len(frames)) if i not in failures]
+        if not good:
+            return self._no_features(failures)
+        structures, atoms = self._forward([self._prepare(frames[i]) for i in good])
+        return Features(
+            np.asarray(structures, np.float32), np.asarray(atoms, np.float32), frames.n_atoms[good], failures
+        )
 
 
-def halving(indices: list[int], compute: Callable[[list[int]], _Result]) -> Iterator[tuple[list[int], _Result | None]]:
+#: How allocators that raise a plain RuntimeError say that memory ended: torch on a CPU, Warp, cuBLAS.
+_MEMORY_ENDED = ("can't allocate memory", "failed to allocate", "alloc_failed", "out of memory")
+
+
+def _memory_ended(error: Exception) -> bool:
+    """Return whether an exception says that memory ended; torch's own class is a RuntimeError too."""
+    import torch
+
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(said in str(error).lower() for said in _MEMORY_ENDED)
+
+
+def halving[Result](
+    indices: list[int], compute: Callable[[list[int]], Result]
+) -> Iterator[tuple[list[int], Result | None]]:
     """Yield parts of ``indices`` with their results in order, halving where memory ends; None for one that never fits.
 
     Parameters
@@ -176,7 +198,7 @@ def halving(indices: list[int], compute: Callable[[list[int]], _Result]) -> Iter
     indices
         At least one.
     compute
-        Raises ``torch.OutOfMemoryError`` or ``MemoryError`` when a part is too big.
+        Raises ``torch.OutOfMemoryError``, ``MemoryError`` or an allocator's RuntimeError when a part is too big.
     """
     import torch
 
@@ -184,8 +206,10 @@ def halving(indices: list[int], compute: Callable[[list[int]], _Result]) -> Iter
     while waiting:
         part = waiting.pop()
         try:
-            result: _Result | None = compute(part)
-        except (torch.OutOfMemoryError, MemoryError):
+            result: Result | None = compute(part)
+        except (RuntimeError, MemoryError) as error:
+            if not _memory_ended(error):
+                raise
             result = None
         if result is None and torch.cuda.is_available():
             torch.cuda.empty_cache()  # outside the handler, whose traceback holds the tensors

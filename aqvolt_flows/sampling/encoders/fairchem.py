@@ -58,11 +58,15 @@ class FairChemEncoder(BatchedEncoder):
         import torch
         from fairchem.core.datasets.atomic_data import atomicdata_list_to_batch
 
-        predictor = self._model.predictor
-        batch = atomicdata_list_to_batch(prepared).to(self._model.device)
-        if not predictor.lazy_model_intialized:
-            predictor.predict(batch.clone())  # merges and moves the model; its own first call does so
-        embedding = predictor.model.module.backbone(batch)["node_embedding"][:, 0, :].detach()
+        predictor, device = self._model.predictor, torch.device(self._model.device)
+        batch = atomicdata_list_to_batch(prepared).to(device)
+        # the backbone turns every edge by a random angle about itself: from one seed, the same bits for the same batch
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(0)
+            if not predictor.lazy_model_intialized:
+                predictor.predict(batch.clone())  # merges and moves the model; its own first call does so
+                torch.manual_seed(0)
+            embedding = predictor.model.module.backbone(batch)["node_embedding"][:, 0, :].detach()
         atoms = embedding.to(torch.float32).cpu().numpy()
         ends = np.cumsum(batch.natoms.cpu().numpy())
         return np.stack([part.mean(axis=0) for part in np.split(atoms, ends[:-1])]), atoms

@@ -10,6 +10,7 @@ string                structure vector                                          
                                                                                  graph convolution
 ``m3gnet:PATH``       ``readout`` of an intensive model (128 at 64 units), or    node features of the last graph
                       the mean of the last ``gc_`` layer of a potential          convolution, ``gc_3`` (64)
+``m3gnet:PATH#A+B``   ``readout`` or ``mean(gc_1)``, …                           ``gc_1``, …, or ``embedding``
 ``fairchem:PATH``     mean of the atom vectors                                   scalar (l = 0) part of the backbone's
                                                                                  node embedding (its channels)
 ====================  =========================================================  =====================================
@@ -28,6 +29,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aqvolt_flows.errors import InputError, ResourceError
+from aqvolt_flows.identity import content_hash
 from aqvolt_flows.registries import Registry
 from aqvolt_flows.sampling.encoders.base import Encoder
 
@@ -45,7 +47,8 @@ class EncoderEntry:
     load
         ``(encoder string, device) -> Encoder``, or its address ``module:callable``, imported only on loading.
     sha256
-        ``(encoder string) -> str``, hash of the weights, without importing torch; or its address.
+        ``(encoder string) -> str``, hash of the weights, and of layers that the string chooses, without importing
+        torch; or its address.
     check
         ``(encoder string) -> None``, raises where the encoder cannot be loaded here; or its address. None: nothing
         but the package is needed.
@@ -53,6 +56,9 @@ class EncoderEntry:
         Which layers the vectors are, for people.
     package, install
         What must be installed, and how.
+    version
+        Raise it when the same weights give other features, if only in the last digits: it is part of
+        :func:`encoder_hash`, so that features of two versions are not mixed.
     """
 
     name: str
@@ -63,6 +69,7 @@ class EncoderEntry:
     package: str
     install: str = "install it"
     check: Callable[[str], None] | str | None = None
+    version: int = 1
 
     @property
     def scheme(self) -> str | None:
@@ -88,16 +95,18 @@ ENCODERS: Registry[EncoderEntry] = Registry(
             check=f"{_POTENTIALS}:check_model",
             layer="crystal_fea/n_atoms+atom_fea",
             package="chgnet",
+            version=2,  # graphs of a batch at once: other last digits than version 1
             install="pip install 'aqvolt-flows[mlip]'",
         ),
         EncoderEntry(
             name="m3gnet",
             pattern="m3gnet:PATH",
             load=f"{_HERE}.m3gnet:M3GNetEncoder",
-            sha256=f"{_HERE}.m3gnet:checkpoint_hash",
-            check=f"{_HERE}.m3gnet:check_checkpoint",
-            layer="readout, or mean of the last gc_, + last gc_",
+            sha256=f"{_HERE}.m3gnet_checkpoint:checkpoint_hash",
+            check=f"{_HERE}.m3gnet_checkpoint:check_checkpoint",
+            layer="readout, or mean of the last gc_, + last gc_; or as m3gnet:PATH#readout+gc_1 says",
             package="matgl",
+            version=2,  # as chgnet
             install="pip install 'aqvolt-flows[m3gnet]'",
         ),
         EncoderEntry(
@@ -143,7 +152,7 @@ def encoder_entry(name: str) -> EncoderEntry:
 
 
 def encoder_hash(name: str) -> str:
-    """Return the hash of an encoder's weights; needs no torch.
+    """Return the hash of an encoder: of its weights, and of its version above the first; needs no torch.
 
     Raises
     ------
@@ -152,7 +161,9 @@ def encoder_hash(name: str) -> str:
     ResourceError
         If a checkpoint given by path is not there.
     """
-    return str(_called(encoder_entry(name).sha256)(name))
+    entry = encoder_entry(name)
+    weights = str(_called(entry.sha256)(name))
+    return weights if entry.version == 1 else content_hash({"weights": weights, "version": entry.version})
 
 
 def check_encoder(name: str) -> None:

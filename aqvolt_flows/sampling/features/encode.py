@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from ase import Atoms
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from aqvolt_flows.errors import InputError
@@ -21,6 +21,7 @@ from aqvolt_flows.schemas.provenance import ArtifactRef
 
 if TYPE_CHECKING:
     from aqvolt_flows.sampling.encoders.base import Encoder, Features
+    from aqvolt_flows.sampling.encoders.flat import FlatFrames
     from aqvolt_flows.sampling.features.screen import Block
     from aqvolt_flows.sampling.features.shards import EncodedFrames
 
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 FILTERS = ("min_distance_factor", "max_volume_ratio", "min_packing", "duplicate_tolerance_a")
 #: Rows of a trajectory file that are read, judged and encoded at a time.
 _BLOCK_ROWS = 1024
+_LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+#: Batches of the encoder that are collected before it is called, so that few are cut short by the end of a file.
+_BATCHES = 8
 
 
 @dataclass(frozen=True)
@@ -176,7 +180,7 @@ class Encoding:
                 if code:
                     self._counts[REASONS[code]] += int(n)
             kept = np.flatnonzero(codes == 0)
-            self._collector.add(name, rows[kept], block.steps[kept], [block.atoms(int(i)) for i in kept])
+            self._collector.add(name, rows[kept], block.steps[kept], block.frames(kept))
             seen += len(rows)
         self._counts["generated"] += seen
         return seen
@@ -197,7 +201,7 @@ def encode_configurations(piece: Piece, path: Path, encoder: Encoder, max_batch_
 
 def configurations(
     path: str | Path, start: int = 0, stop: int | None = None, batch_rows: int = 256
-) -> Iterator[tuple[NDArray[np.int64], list[Atoms]]]:
+) -> Iterator[tuple[NDArray[np.int64], FlatFrames]]:
     """Yield rows and configurations of a Parquet file in batches: of frames, of a release, or made elsewhere.
 
     Parameters
@@ -209,42 +213,79 @@ def configurations(
     Raises
     ------
     InputError
-        If the file is not Parquet or lacks a column.
+        If the file is not Parquet or lacks a column, or a row's numbers do not belong together.
     """
+    from aqvolt_flows.sampling.encoders.flat import FlatFrames
+
     names = ("atomic_numbers", "positions", "cell")
     for rows, batch in read_batches(path, names, start, stop, 1, batch_rows):
-        yield rows, [_atoms(*(batch.column(n)[i] for n in names)) for i in range(len(rows))]
+        numbers, positions, cells = (_flattened(path, name, batch.column(name)) for name in names)
+        for name, (_, sizes), expected in (
+            ("positions", positions, 3 * numbers[1]),
+            ("cell", cells, np.full(len(rows), 9)),
+        ):
+            if (sizes != expected).any():
+                i = int(np.flatnonzero(sizes != expected)[0])
+                raise InputError(
+                    f"Row {rows[i]} of {path} has {numbers[1][i]} atomic numbers and {sizes[i]} numbers in {name!r}; "
+                    f"expected {expected[i]}: write the file again."
+                )
+        yield rows, FlatFrames(numbers[0], positions[0], cells[0], np.concatenate([[0], np.cumsum(numbers[1])]))
 
 
-def _atoms(numbers: Any, positions: Any, cell: Any) -> Atoms:
-    places = np.asarray(positions.as_py(), float).reshape(-1, 3)
-    return Atoms(
-        numbers=numbers.as_py(), positions=places, cell=np.asarray(cell.as_py(), float).reshape(3, 3), pbc=True
-    )
+def _flattened(path: str | Path, name: str, column: pa.Array) -> tuple[NDArray, NDArray[np.int64]]:
+    """Return the numbers of a column of lists, nested or not, and how many each row has."""
+    values, ends = column, np.arange(len(column) + 1)
+    while any(kind(values.type) for kind in _LISTS):
+        if values.null_count:
+            raise InputError(f"{path} has rows without {name!r}; expected numbers in each: leave those rows out.")
+        sizes = np.full(len(values), getattr(values.type, "list_size", 0))
+        if not pa.types.is_fixed_size_list(values.type):
+            sizes = values.value_lengths().to_numpy(zero_copy_only=False)
+        ends = np.concatenate([[0], np.cumsum(sizes)])[ends]
+        values = values.flatten()
+    if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
+        raise InputError(f"{path} holds {column.type} in {name!r}; expected lists of numbers: write the file again.")
+    if values.null_count:
+        raise InputError(f"{path} has empty places in {name!r}; expected a number in each: leave those rows out.")
+    return values.to_numpy(zero_copy_only=False), np.diff(ends)
 
 
 class _Collector:
-    """Encodes frames as they come and keeps the features with their addresses."""
+    """Encodes frames as they come, those of several sources together, and keeps the features with their addresses."""
 
     def __init__(self, encoder: Encoder, max_batch_atoms: int) -> None:
         self._encoder, self._max_batch_atoms = encoder, max_batch_atoms
+        self._waiting: list[FlatFrames] = []
         self._names: list[str] = []
         self._rows: list[NDArray[np.int64]] = []
         self._steps: list[NDArray[np.int64]] = []
         self._parts: list[Features] = []
+        self._good: list[NDArray[np.bool_]] = []
         self._failures: Counter[str] = Counter()
 
-    def add(self, name: str, rows: NDArray[np.int64], steps: NDArray[np.int64], frames: list[Atoms]) -> None:
-        """Encode some frames of one source."""
-        if not frames:
+    def add(self, name: str, rows: NDArray[np.int64], steps: NDArray[np.int64], frames: FlatFrames) -> None:
+        """Take in some frames of one source."""
+        if not len(frames):
             return
+        self._waiting.append(frames)
+        self._names += [name] * len(frames)
+        self._rows.append(rows)
+        self._steps.append(steps)
+        if sum(len(f.numbers) for f in self._waiting) >= _BATCHES * self._max_batch_atoms:
+            self._encode()
+
+    def _encode(self) -> None:
+        from aqvolt_flows.sampling.encoders.flat import FlatFrames
+
+        frames = FlatFrames.joined(self._waiting)
+        self._waiting = []
         features = self._encoder.encode(frames, self._max_batch_atoms)
-        good = np.array([i for i in range(len(frames)) if i not in features.failures], np.int64)
+        good = np.ones(len(frames), bool)
+        good[list(features.failures)] = False
+        self._good.append(good)
         self._failures.update(features.failures.values())
-        if len(good):
-            self._names += [name] * len(good)
-            self._rows.append(rows[good])
-            self._steps.append(steps[good])
+        if good.any():
             self._parts.append(features)
 
     def result(self, counts: dict[str, int]) -> Encoded:
@@ -252,7 +293,10 @@ class _Collector:
         from aqvolt_flows.sampling.encoders.base import Features
         from aqvolt_flows.sampling.features.shards import EncodedFrames
 
-        counts = counts | {"unencodable": self._failures.total(), "encoded": len(self._names)}
+        if self._waiting:
+            self._encode()
+        good = np.concatenate([np.empty(0, bool), *self._good])
+        counts = counts | {"unencodable": self._failures.total(), "encoded": int(good.sum())}
         counts |= {f"unencodable_{reason}": n for reason, n in sorted(self._failures.items())}
         if not self._parts:
             return Encoded(None, counts)
@@ -261,5 +305,6 @@ class _Collector:
             np.concatenate([p.atoms for p in self._parts]),
             np.concatenate([p.n_atoms for p in self._parts]),
         )
-        frames = EncodedFrames(self._names, np.concatenate(self._rows), np.concatenate(self._steps), joined)
-        return Encoded(frames, counts)
+        names = [name for name, kept in zip(self._names, good, strict=True) if kept]
+        rows, steps = np.concatenate(self._rows)[good], np.concatenate(self._steps)[good]
+        return Encoded(EncodedFrames(names, rows, steps, joined), counts)

@@ -27,13 +27,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
-from ase import Atoms
 from ase.data import covalent_radii
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from aqvolt_flows.frames import SCHEMA
 from aqvolt_flows.sampling.direct.kernels import compiled
 from aqvolt_flows.sampling.distances import Array, _search, reaches
+from aqvolt_flows.sampling.encoders.flat import FlatFrames
 from aqvolt_flows.schemas.parameters import SamplingParameters
 
 if TYPE_CHECKING:
@@ -77,10 +77,9 @@ class Block:
         """Return how many frames there are."""
         return len(self.steps)
 
-    def atoms(self, i: int) -> Atoms:
-        """Return frame ``i`` as ASE Atoms."""
-        part = slice(self.offsets[i], self.offsets[i + 1])
-        return Atoms(numbers=self.numbers[part], positions=self.positions[part], cell=self.cells[i], pbc=True)
+    def frames(self, indices: ArrayLike) -> FlatFrames:
+        """Return some frames as what encoders take."""
+        return FlatFrames(self.numbers, self.positions, self.cells, self.offsets).take(indices)
 
     @classmethod
     def of(cls, table: pa.Table | pa.RecordBatch) -> Block:

@@ -243,7 +243,8 @@ class FeatureShards:
         if (sha256, layer, *widths) != (self.encoder_sha256, self.layer, self.d_structure, self.d_atom):
             raise InputError(
                 f"Feature shard {path} was made by the encoder {sha256[:12]}… ({layer}), the shards before by "
-                f"{self.encoder_sha256[:12]}… ({self.layer}); features of different encoders cannot be compared."
+                f"{self.encoder_sha256[:12]}… ({self.layer}); features of different encoders or layers cannot be "
+                "compared: encode all of them with the same one (sampling.encoder)."
             )
         return dict(about)
 

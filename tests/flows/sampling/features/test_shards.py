@@ -88,6 +88,11 @@ def test_what_does_not_belong_together_is_refused(tmp_path):
     write_shard(other, encoded([2, 2]), SimpleNamespace(name="x", sha256="cd" * 32, layer="a+b"))
     with pytest.raises(InputError, match=r"2\.arrow was made by the encoder cdcd.*different encoders"):
         FeatureShards([one, other])
+    write_shard(other, encoded([2, 2]), SimpleNamespace(name=ENCODER.name, sha256=ENCODER.sha256, layer="a+c"))
+    with pytest.raises(
+        InputError, match=r"2\.arrow was made by .*a\+c.*before by .*a\+b.* or layers cannot .* encode all"
+    ):
+        FeatureShards([one, other])
     with pytest.raises(InputError, match="hold no frame"):
         FeatureShards([])
 
