@@ -250,10 +250,10 @@ def _document(window: _Window, record: int, keyed: bool, signature: re.Pattern[s
                 problem = "a key and a colon are missing"
             else:
                 value, end = _DECODER.raw_decode(window.buffer, key.end() if key else start)
-                swallowed = None if isinstance(value, dict) else signature.search(window.buffer, start + 1)
-                if (
-                    swallowed and swallowed.start() < end
-                ):  # a stray quote or bracket, and the next document is inside of what it opened
+                # a stray quote takes the head of the next document, which no string of whole JSON can hold
+                known = isinstance(value, str) and not signature.pattern.endswith(r"\{")
+                swallowed = signature.search(window.buffer, start + 1) if known else None
+                if swallowed and swallowed.start() < end:
                     said = f"it is a {type(value).__name__}; expected a document"
                     return Item(record, window.line, error=said), swallowed.start()
                 if end < len(window.buffer) or window.ended:
