@@ -15,12 +15,26 @@ labels = typer.Typer(help="Labels: import published ones, sweep a filter, count.
 
 @labels.command("import", epilog="Example: aqvolt labels import MatPES-R2SCAN-2025.1.json.gz --source matpes")
 def import_files(
-    files: Annotated[list[Path], typer.Argument(help="JSON(.gz), JSON lines, Parquet or extended XYZ.")],
-    source: Annotated[str, typer.Option("--source", help="matpes, mp-aloe, mp (task documents), aqvolt26 or extxyz.")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(help="JSON(.gz), JSON lines, Parquet, ASE-LMDB, extxyz, or the folder of a dataset."),
+    ],
+    source: Annotated[
+        str,
+        typer.Option(
+            "--source", help="matpes, mp-aloe, mp (task documents), aqvolt26, extxyz, aselmdb, colabfit or lemat."
+        ),
+    ],
     dataset: Annotated[
         str | None, typer.Option("--dataset", help="Name that the labels carry; default: the source's.")
     ] = None,
-    functional: Annotated[str, typer.Option("--functional", help="Only these labels, or any.")] = "r2SCAN",
+    functional: Annotated[
+        str | None,
+        typer.Option(
+            "--functional",
+            help="Only these labels, or any; r2SCAN by default. For files that do not say theirs, what it is.",
+        ),
+    ] = None,
     keep_mp_rows: Annotated[
         bool, typer.Option("--keep-mp-rows", help="mp-aloe: keep rows that were taken from the Materials Project.")
     ] = False,
@@ -34,8 +48,26 @@ def import_files(
         list[str] | None, typer.Option("--exclude-element", help="Leave structures with it out; repeatable.")
     ] = None,
     stress_unit: Annotated[
-        str, typer.Option("--stress-unit", help="extxyz: eV/A^3 or GPa (tension positive), kbar (VASP's sign).")
-    ] = "eV/A^3",
+        str | None,
+        typer.Option("--stress-unit", help="extxyz: eV/A^3 (default) or GPa (tension positive), kbar (VASP's sign)."),
+    ] = None,
+    energy_key: Annotated[str | None, typer.Option("--energy-key", help="extxyz: key of the energy.")] = None,
+    forces_key: Annotated[str | None, typer.Option("--forces-key", help="extxyz: column of the forces.")] = None,
+    stress_key: Annotated[
+        str | None, typer.Option("--stress-key", help="extxyz: key of the stress; virials are then not read.")
+    ] = None,
+    virial_key: Annotated[
+        str | None, typer.Option("--virial-key", help="extxyz: key of the virial, -V·stress; stresses are not read.")
+    ] = None,
+    units: Annotated[
+        str | None,
+        typer.Option(
+            "--units", help="energy=hartree,forces=hartree/bohr,stress=GPa,virial=eV,length=bohr; or ase, atomic."
+        ),
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace stored labels that another file gave otherwise.")
+    ] = False,
     campaign: CampaignOption = None,
     as_json: Json = False,
 ) -> None:
@@ -44,26 +76,34 @@ def import_files(
     from aqvolt_flows.stores import Database
     from aqvolt_launch.chain import campaign_for, database_of
 
+    given: dict[str, Any] = {} if functional is None else {"functional": None if functional == "any" else functional}
+    given |= {} if stress_unit is None else {"stress_unit": stress_unit}
     options = _options(
         source=source,
         dataset=dataset,
-        functional=None if functional == "any" else functional,
         keep_mp_rows=keep_mp_rows,
         exclude_potcars=exclude_potcars,
         exclude_elements=tuple(exclude_element or ()),
-        stress_unit=stress_unit,
+        energy_key=energy_key,
+        forces_key=forces_key,
+        stress_key=stress_key,
+        virial_key=virial_key,
+        units=units,
+        replace=replace,
+        **given,
     )
+    options.named_units()
     settings = load_settings()
     # of the settings without reading the campaign: an import needs none of its parameters
     database = (
         Database.connect(settings) if campaign is None else database_of(campaign_for(settings, campaign), settings)
     )
     database.ensure_indexes()
-    reports = [_import_one(path, options, database, settings) for path in files]
+    reports = _import_all(files, options, database, settings)
     if as_json:
         output.emit(reports)
     else:
-        output.imported(reports, ("file", "read", "labels", "new", "skipped", "quarantined", "protocols"))
+        output.imported(reports, ("file", "read", "labels", "new", "skipped", "quarantined", "reasons", "protocols"))
     _refuse_nothing(reports)
 
 
@@ -77,24 +117,48 @@ def _options(**given: Any) -> Any:
         return ImportOptions(**given)
     except ValidationError as error:
         first = error.errors()[0]
+        if not first["loc"]:
+            raise InputError(f"{first['msg'].removeprefix('Value error, ')}; see 'aqvolt labels import -h'.") from None
         name = str(first["loc"][0]).replace("_", "-")
         raise InputError(
             f"--{name} is {first.get('input')!r}: {first['msg']}; see 'aqvolt labels import -h'."
         ) from None
 
 
-def _import_one(path: Path, options: Any, database: Any, settings: Any) -> dict[str, Any]:
-    """Import one file; one that cannot be opened is reported, not fatal to the others."""
-    from aqvolt_flows.datasets.importers.files import read_labels
-    from aqvolt_flows.datasets.importers.intake import LabelImportReport, import_labels
+def _import_all(paths: list[Path], options: Any, database: Any, settings: Any) -> list[dict[str, Any]]:
+    """Import files and the files of folders; one that cannot be opened is reported, not fatal to the others."""
+    from aqvolt_flows.datasets.importers.dataset_folder import dataset_files
+    from aqvolt_flows.datasets.importers.intake import ImportMemory, LabelImportReport
     from aqvolt_flows.errors import InputError
 
-    aside = settings.path("quarantine") / f"{path.name}.labels.jsonl"
+    memory = ImportMemory()
+    reports: list[dict[str, Any]] = []
+    for path in paths:
+        try:
+            listed = dataset_files(path, options.source)
+        except InputError as error:
+            stopped = LabelImportReport(stopped=[str(error)])
+            reports.append({"file": path.name, **stopped.as_dict(), "quarantine": None})
+            continue
+        reports += [_import_one(file, name, options, database, settings, memory) for file, name in listed]
+    return reports
+
+
+def _import_one(path: Path, name: str, options: Any, database: Any, settings: Any, memory: Any) -> dict[str, Any]:
+    from aqvolt_flows.datasets.importers.dataset_folder import named
+    from aqvolt_flows.datasets.importers.files import read_labels
+    from aqvolt_flows.datasets.importers.intake import LabelImportReport, import_labels
+    from aqvolt_flows.datasets.importers.notes import Notes
+    from aqvolt_flows.errors import InputError
+
+    aside = settings.path("quarantine") / f"{name.replace('/', '_')}.labels.jsonl"
+    notes = Notes()
     try:
-        report = import_labels(database, read_labels(path, options), options, aside)
+        entries = named(read_labels(path, options, notes), name)
+        report = import_labels(database, entries, options, aside, notes, memory)
     except InputError as error:
         report = LabelImportReport(stopped=[str(error)])
-    return {"file": path.name, **report.as_dict(), "quarantine": str(aside) if report.quarantined else None}
+    return {"file": name, **report.as_dict(), "quarantine": str(aside) if report.quarantined else None}
 
 
 def _refuse_nothing(reports: list[dict[str, Any]]) -> None:
