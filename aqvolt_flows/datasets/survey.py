@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import islice
 from typing import Any
@@ -80,7 +80,7 @@ def read_labels(database: Database, parameters: ReleaseParameters, spool: Spool)
     places: dict[str, int] = {}
     groups: dict[str, tuple[str | None, str]] = {}
     for label, row in _judged(database, parameters, survey):
-        place = spool.add(row)
+        place = spool.add(replace(row, head=row.protocol) if parameters.head else row)
         if parameters.duplicate_tolerance_a > 0:
             places[row.label_id] = place
             finder.add(row.label_id, row.atomic_numbers, row.positions, row.cell, kind=label["protocol_id"])

@@ -48,7 +48,7 @@ def table_rows(
     with ExitStack() as stack:
         try:
             names, batches = _opened(path, stack)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:  # a ValueError: names that are not UTF-8
             raise InputError(f"{path} is not a whole table ({_short(error)}); fetch it again.") from None
         missing = [name for name in required if name not in names]
         if missing:
@@ -63,7 +63,7 @@ def table_rows(
                 for row in batch.to_pylist():
                     record += 1
                     yield record, row
-        except (pa.ArrowException, OSError, ValueError, UnicodeDecodeError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
             said = f"the table cannot be read any further ({_short(error)})"
             yield Broken(path.name, record + 1, None, said, fatal=True)
 

@@ -125,16 +125,17 @@ def _parsed(block: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the keys of the comment and the columns of the atoms."""
     from ase.io.extxyz import key_val_str_to_dict
 
-    lines = block.rstrip("\n").split("\n")
-    if len(lines) < 2:
-        raise RecordError("not extended XYZ: it has no comment line")
+    lines = block.split("\n")
+    count = _count(lines[0])
+    if count is None or len(lines) < count + 2:
+        raise RecordError("not extended XYZ: it has fewer lines than atoms")
     try:
         said = {_name(k): v for k, v in key_val_str_to_dict(_TENSOR.sub(r"\1" + _ESCAPED, lines[1])).items()}
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:  # whatever ASE's parser meets
         raise RecordError(f"not extended XYZ ({type(error).__name__}: {_short(error)})") from None
     if "Properties" not in said:
         raise RecordError("not extended XYZ: its comment line has no Properties")
-    rows = [line.split() for line in lines[2:]]
+    rows = [line.split() for line in lines[2 : count + 2]]
     names = _columns(str(said["Properties"]).strip())
     width = sum(n for _, _, n in names)
     for number, row in enumerate(rows, 1):

@@ -76,7 +76,7 @@ def parquet_entries(path: Path, options: ImportOptions, notes: Notes | None = No
     """
     try:
         table = pq.ParquetFile(path, pre_buffer=False)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise InputError(
             f"{path} is not a whole Parquet file ({' '.join(str(error).split())}); fetch it again."
         ) from None
@@ -103,7 +103,7 @@ def parquet_entries(path: Path, options: ImportOptions, notes: Notes | None = No
                 for row in batch.to_pylist():
                     record += 1
                     yield _entry(row, path.name, record, options, protocols if ours else None)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
             said = f"the table cannot be read any further ({' '.join(str(error).split())})"
             yield Broken(path.name, record + 1, None, said, fatal=True)
 

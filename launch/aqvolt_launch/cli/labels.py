@@ -1,4 +1,4 @@
-"""``aqvolt labels``: import published labels, sweep a filter, and count what there is."""
+"""``aqvolt labels``: import published labels, sweep a filter, compare two theory levels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import typer
 from aqvolt_launch.cli import output
 from aqvolt_launch.cli.options import AllCampaigns, CampaignOption, Json, OneCampaign
 
-labels = typer.Typer(help="Labels: import published ones, sweep a filter, count.", no_args_is_help=True)
+labels = typer.Typer(
+    help="Labels: import published ones, sweep a filter, compare two theory levels.", no_args_is_help=True
+)
 
 
 @labels.command("import", epilog="Example: aqvolt labels import MatPES-R2SCAN-2025.1.json.gz --source matpes")
@@ -195,6 +197,60 @@ def sweep(
     filters = make_filters(filter, values or [])
     rows = sweep_labels(view_of(load_settings(), campaign, all_campaigns), filters, parse_filter(query))
     output.table(rows, as_json=as_json, title=f"Sweep of {filter}")
+
+
+@labels.command("align", epilog="Example: aqvolt labels align PBE@MatPES r2SCAN@MatPES --figure a.png")
+def align_levels(
+    a: Annotated[str, typer.Argument(help="A protocol: name, identity, or a part of its name that no other has.")],
+    b: Annotated[str, typer.Argument(help="Another protocol; differences are B - A.")],
+    query: Annotated[str, typer.Option("--query", help="Only labels that match this MongoDB query (JSON).")] = "{}",
+    figure: Annotated[Path | None, typer.Option("--figure", help="Write a picture: .png, .pdf or .svg.")] = None,
+    campaign: OneCampaign = None,
+    all_campaigns: AllCampaigns = False,
+    as_json: Json = False,
+) -> None:
+    """Compare two theory levels on the frames that both labeled: shift per element, forces, stress; changes nothing."""
+    from aqvolt_flows.datasets.align import align
+    from aqvolt_flows.settings import load_settings
+    from aqvolt_launch.chain import view_of
+    from aqvolt_launch.cli.query import parse_filter
+
+    found = align(view_of(load_settings(), campaign, all_campaigns), a, b, parse_filter(query))
+    if figure is not None:
+        from aqvolt_flows.datasets.align_plot import draw
+
+        draw(found, figure)
+    if as_json:
+        output.emit({**found.as_dict(), "figure": None if figure is None else str(figure)})
+        return
+    shifts = [
+        {"element": e, "shift_ev": s.value, "from": s.low, "to": s.high, "frames": found.support[e]}
+        for e, s in found.shifts.items()
+    ]
+    output.table(shifts, title=f"{found.b} - {found.a}: {found.frames} frames, {found.atoms} atoms")
+    output.table(_compared(found))
+    if found.determined < len(found.shifts):
+        output.say(
+            f"The compositions determine {found.determined} of {len(found.shifts)} shifts; the others are the smallest "
+            "that fit."
+        )
+    if found.mismatched:
+        output.say(f"Left out: {found.mismatched} frames whose labels are of different cells or positions.")
+    if figure is not None:
+        output.say(f"written: {figure}")
+
+
+def _compared(found: Any) -> list[dict[str, Any]]:
+    rows = (
+        ("energy difference, RMSE (eV/atom)", found.rmse_before),
+        ("left by the shifts, RMSE (eV/atom)", found.rmse),
+        ("left by the shifts, MAE (eV/atom)", found.mae),
+        (f"force cosine, mean of {found.force_cosine_atoms} atoms", found.force_cosine),
+        ("force, MAE of components (eV/Å)", found.force_mae),
+        ("stress, MAE of components (GPa)", found.stress_mae),
+        ("pressure, mean difference (GPa)", found.pressure_difference),
+    )
+    return [{"quantity": name, "value": e.value, "from": e.low, "to": e.high} for name, e in rows]
 
 
 def register(app: typer.Typer) -> None:
