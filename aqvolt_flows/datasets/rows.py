@@ -36,13 +36,13 @@ class Row:
     stress
         (6,), eV/Å³, ASE sign, order xx yy zz yz xz xy.
     magmoms
-        (n_atoms,), µB, where the calculation gave them; neither they nor what follows enters the hash.
+        (n_atoms,), µB, where the calculation gave them; they enter no hash, and neither do the next two.
     bandgap, efermi, vbm, cbm
         eV, where the calculation gave them.
     charges
         (n_atoms,), e.
     head
-        The protocol's name, where a release was asked for a head of each protocol.
+        The protocol's name, where a release was asked for a head of each protocol; it enters the hash.
     record_id
         Identity in the dataset a label was imported from.
     provenance
@@ -79,11 +79,13 @@ class Row:
     head: str | None = None
 
     def digest(self) -> str:
-        """Return the SHA-256 of identities, atoms and labels, rounded as :data:`ROUNDING` says."""
+        """Return the SHA-256 of identities, atoms and labels, rounded as :data:`ROUNDING` says; and of a head."""
         sha = hashlib.sha256(f"{self.frame_id}\0{self.label_id}\0{self.n_atoms}\0".encode())
         sha.update(self.atomic_numbers.astype("<i8").tobytes())
         for name, step in ROUNDING.items():
             sha.update(np.rint(np.asarray(getattr(self, name), dtype=float) / step).astype("<i8").tobytes())
+        if self.head is not None:  # so that a release with heads is another than the same labels without
+            sha.update(f"\0{self.head}".encode())
         return sha.hexdigest()
 
     def to_atoms(self, identities: bool = True) -> Atoms:

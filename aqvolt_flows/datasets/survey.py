@@ -80,7 +80,7 @@ def read_labels(database: Database, parameters: ReleaseParameters, spool: Spool)
     places: dict[str, int] = {}
     groups: dict[str, tuple[str | None, str]] = {}
     for label, row in _judged(database, parameters, survey):
-        place = spool.add(replace(row, head=row.protocol) if parameters.head else row)
+        place = spool.add(row)
         if parameters.duplicate_tolerance_a > 0:
             places[row.label_id] = place
             finder.add(row.label_id, row.atomic_numbers, row.positions, row.cell, kind=label["protocol_id"])
@@ -125,7 +125,7 @@ def _judged(database: Database, parameters: ReleaseParameters, survey: Survey) -
             continue
         reason = reason_to_drop(row, parameters)
         if reason is None:
-            yield label, row
+            yield label, replace(row, head=row.protocol) if parameters.head else row
         else:
             survey.dropped[reason] += 1
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from aqvolt_flows.datasets.importers.published import ImportOptions, RecordError, array, finite, stress
+from aqvolt_flows.datasets.importers.published import ImportOptions, RecordError, array, finite, maybe, stress
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.units import UNIT_EXAMPLES, unit_factor
 
@@ -133,7 +133,8 @@ def _told(problems: list[str], record: Mapping[str, Any]) -> str:
 
 
 def _shown(key: str, value: Any) -> str:
-    return f"{key} {value:.6g}" if isinstance(value, int | float) and not isinstance(value, bool) else key
+    number = maybe(value)
+    return key if number is None else f"{key} {number:.6g}"
 
 
 def _equal(a: Any, b: Any) -> bool:
