@@ -2,8 +2,8 @@
 
 Written are the fields that a label knows: structure (with ``magmom`` where known), energy, forces, abs_forces, stress
 (kbar, xx yy zz yz xz xy, VASP's sign), functional, bandgap, cohesive_energy_per_atom, what follows from the structure,
-and the provenance; what an imported document said of its origin returns to its place. What a label does not know (Bader
-analysis, symmetry) is left out, not invented.
+and the provenance; what an imported document said of its origin returns to its place, Bader charges included. What a
+label does not know (Bader moments, symmetry) is left out, not invented.
 """
 
 from __future__ import annotations

@@ -98,6 +98,15 @@ class TestMatPES:
         assert (label.frame_id, label.source, label.temperature_k) == ("matpes-1", "MatPES", 300.0)
         assert label.provenance["record_id"] == "matpes-1"
 
+    def test_bader_charges_come_back(self, tmp_path):
+        label = label_from_import(only(tmp_path / "x.json", document(bader_charges=[0.9, -0.9])), MATPES)
+        assert (label.charges, label.provenance["charges"]) == ([0.9, -0.9], "bader")
+        again = matpes_document(row_from_label(label.model_dump()))
+        assert again["bader_charges"] == [0.9, -0.9]
+        assert "charges" not in again["provenance"]
+        short = label_from_import(only(tmp_path / "x.json", document(bader_charges=[0.9])), MATPES)
+        assert (short.status, short.charges) == ("valid", None)
+
     def test_the_table_gives_the_same_labels(self, tmp_path):
         rows = []
         for source in (document(), document(matpes_id="matpes-2")):
