@@ -21,10 +21,11 @@ def periodic(flags: Any) -> None:
         For any other flags.
     """
     try:
-        seen = [bool(f) for f in np.asarray(flags).reshape(-1)]
+        given = np.asarray(flags)
+        seen = [bool(f) for f in (np.broadcast_to(given, 3) if given.ndim == 0 else given.reshape(-1))]
     except (TypeError, ValueError):
         seen = []
-    if len(seen) != 3:
+    if len(seen) != 3 or isinstance(flags, str):
         raise RecordError(f"not_periodic: its pbc is {flags!r}; expected three flags")
     if not all(seen):
         said = " ".join("T" if f else "F" for f in seen)

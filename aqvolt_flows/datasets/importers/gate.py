@@ -36,17 +36,19 @@ class Passed:
         Records that are set aside, those that are taken back among them.
     skipped
         Repetitions that say the same.
-    withdrawn, withdrawn_new, withdrawn_protocols
-        Labels that an earlier batch counted and that are taken back; how many of them were new; by protocol.
+    withdrawn, withdrawn_new
+        Labels that an earlier batch of the file counted and that are taken back, by protocol; how many were new.
+    withdrawn_elsewhere
+        Labels of other files of the import that are taken back.
     """
 
     labels: list[LabelDocument] = field(default_factory=list)
     rejected: list[LabelDocument] = field(default_factory=list)
     broken: list[Broken] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
-    withdrawn: int = 0
+    withdrawn: Counter[str] = field(default_factory=Counter)
     withdrawn_new: int = 0
-    withdrawn_protocols: Counter[str] = field(default_factory=Counter)
+    withdrawn_elsewhere: int = 0
 
 
 class Gate:
@@ -106,10 +108,11 @@ class Gate:
         self._seen.refuse(earlier)
         if held is not None:
             del pending[earlier]
+        elif other.provenance.get("file") != label.provenance.get("file"):
+            passed.withdrawn_elsewhere += 1
         else:
-            passed.withdrawn += 1
+            passed.withdrawn[other.protocol_name] += 1
             passed.withdrawn_new += not self._seen.existed(earlier)
-            passed.withdrawn_protocols[other.protocol_name] += 1
         return True
 
     def _defended(self, label: LabelDocument, stored: Mapping[str, Any] | None, passed: Passed) -> bool:

@@ -47,6 +47,8 @@ class LabelImportReport:
         Records that are no labels; ``broken`` quotes the first few.
     stopped
         Why a file could not be read to its end; what came before it stands.
+    withdrawn
+        Labels that other files of the import had given and that a record of this one contradicts.
     protocols
         Labels by protocol.
     reasons
@@ -60,6 +62,7 @@ class LabelImportReport:
     new: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
     quarantined: int = 0
+    withdrawn: int = 0
     broken: list[str] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
     protocols: Counter[str] = field(default_factory=Counter)
@@ -128,14 +131,17 @@ def import_labels(
             passed = gate.judge(batch)
             for broken in passed.broken:
                 aside.take(broken)
-            report.labels += len(passed.labels) - passed.withdrawn
+            report.labels += len(passed.labels) - passed.withdrawn.total()
+            report.withdrawn += passed.withdrawn_elsewhere
             report.skipped.update(passed.skipped)
             report.protocols.update(label.protocol_name for label in passed.labels)
-            report.protocols.subtract(passed.withdrawn_protocols)
+            report.protocols.subtract(passed.withdrawn)
             report.new += database.upsert("labels", passed.labels) - passed.withdrawn_new
             database.upsert("labels", passed.rejected)
     report.protocols = +report.protocols
     report.remarks = notes.sentences() if notes is not None else []
+    if report.withdrawn:
+        report.remarks.append(f"{report.withdrawn} labels of files before it were taken back: they were contradicted.")
     if not report.quarantined:
         quarantine.unlink(missing_ok=True)
     return report

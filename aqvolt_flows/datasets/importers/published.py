@@ -107,6 +107,8 @@ class ImportOptions(Parameters):
         keys = [name for name in _KEY_OPTIONS if getattr(self, name)]
         if keys and self.source not in NAMED_KEYS:
             raise ValueError(f"{keys[0]} is of extxyz files; {self.source} has keys of its own")
+        if "stress_unit" in self.model_fields_set and self.source not in NAMED_KEYS:
+            raise ValueError(f"stress_unit is of extxyz files; {self.source} has a unit of its own (see --units)")
         if self.units and self.source not in WITH_UNITS:
             raise ValueError(f"units are of {', '.join(WITH_UNITS)}; {self.source} has units of its own")
         return self

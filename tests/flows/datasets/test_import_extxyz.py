@@ -144,6 +144,8 @@ class TestKeys:
     def test_keys_belong_to_extxyz_and_one_tensor_is_enough(self):
         with pytest.raises(ValidationError, match="energy_key is of extxyz files"):
             ImportOptions(source="matpes", energy_key="e")
+        with pytest.raises(ValidationError, match="stress_unit is of extxyz files; lemat has a unit of its own"):
+            ImportOptions(source="lemat", stress_unit="GPa")
         with pytest.raises(ValidationError, match="name one quantity twice"):
             options(stress_key="a", virial_key="b")
 
@@ -214,6 +216,8 @@ class TestPeriodicity:
     def test_periodic_frames_and_those_with_a_lattice_only(self, tmp_path):
         assert one(tmp_path / "x.xyz", block(f'energy=1 stress="{NINE}" pbc="T T T"')).energy == 1
         assert one(tmp_path / "x.xyz", block(f'energy=1 stress="{NINE}"')).energy == 1
+        assert one(tmp_path / "x.xyz", block(f'energy=1 stress="{NINE}" pbc=T')).energy == 1
+        assert "not_periodic" in refused(tmp_path / "x.xyz", block(f'energy=1 stress="{NINE}" pbc=maybe'))
         reason = refused(tmp_path / "x.xyz", block(f'energy=1 stress="{NINE}"', lattice=""))
         assert reason.startswith("not_periodic: it has no Lattice")
 
