@@ -96,6 +96,7 @@ def results_of(
         keys[quantity] = _choose(quantity, record, options, problems) if named in {None, quantity} else None
     if keys["stress"] is keys["virial"] is None and not any("stress" in p or "virial" in p for p in problems):
         problems.append("no_stress: no stress or virial")
+    problems += _predicted(keys, record, options)
     if problems:
         raise RecordError(_told(problems, record))
     found = {
@@ -124,6 +125,27 @@ def _choose(quantity: str, record: Mapping[str, Any], options: ImportOptions, pr
         problems.append(f"two_keys: {listed}, which differ (name one with --{quantity}-key)")
         return None
     return found[0]
+
+
+def _predicted(keys: Mapping[str, str | None], record: Mapping[str, Any], options: ImportOptions) -> list[str]:
+    """Return the problem of quantities that a record holds as a prediction only.
+
+    Where one quantity has a key with the prefix of a reference and one without, the keys without are predictions, also
+    that of a quantity which has no reference: QUIP writes such files.
+    """
+    chosen = {q: key for q, key in keys.items() if key and not getattr(options, f"{q}_key")}
+    bare = {q: {_is_bare(q, key) for key in candidates(q, record)} for q in chosen}
+    if not any(len(kinds) == 2 for kinds in bare.values()):
+        return []
+    alone = {q: key for q, key in chosen.items() if bare[q] == {True}}
+    return [
+        f"two_keys: {key}, perhaps a prediction, beside keys of a reference (name it with --{quantity}-key)"
+        for quantity, key in alone.items()
+    ]
+
+
+def _is_bare(quantity: str, key: str) -> bool:
+    return key.lower() in BASES[quantity]
 
 
 def _told(problems: list[str], record: Mapping[str, Any]) -> str:

@@ -74,7 +74,7 @@ class TestKeys:
             (f'DFT_energy=-7.5 DFT_virial="{NINE}"', "DFT_force", [-x / VOLUME for x in SIX]),
             (f'free_energy=-7.5 stress="{NINE}"', "forces", SIX),
             (f'energy=-7.5 free_energy=-7.6 stress="{NINE}"', "forces", SIX),  # ASE's pair: energy is e_0
-            (f'energy=-7.5 REF_energy=-7.5 stress="{NINE}"', "forces", SIX),  # twice the same
+            (f'REF_energy=-7.5 dft_energy=-7.5 stress="{NINE}"', "forces", SIX),  # twice the same
         ],
     )
     def test_common_names_are_known(self, tmp_path, comment, forces, stress):
@@ -98,6 +98,18 @@ class TestKeys:
         )
         assert "force and REF_forces, which differ (name one with --forces-key)" in refused(tmp_path / "x.xyz", text)
         assert one(tmp_path / "x.xyz", text, forces_key="REF_forces").forces[0][0] == 0.2
+
+    def test_a_quantity_that_is_predicted_only(self, tmp_path):
+        """QUIP's files: energy twice, and equal by chance; the virial is the prediction's."""
+        text = (
+            f'2\n{LATTICE} Properties=species:S:1:pos:R:3:REF_forces:R:3 energy=1 REF_energy=1 virial="{NINE}"\n'
+            "Li 0 0 0 0.2 0 0\nCl 2.5 2.5 2.4 -0.2 0 0\n"
+        )
+        reason = refused(tmp_path / "x.xyz", text)
+        assert "virial, perhaps a prediction, beside keys of a reference (name it with --virial-key)" in reason
+        assert one(tmp_path / "x.xyz", text, virial_key="virial").energy == 1
+        mixed = text.replace("energy=1 REF_energy=1", "REF_energy=1")  # names of two kinds, nothing twice
+        assert one(tmp_path / "x.xyz", mixed).energy == 1
 
     def test_stress_and_virial_must_agree(self, tmp_path):
         virial = " ".join(str(-x * VOLUME) for x in np.array(NINE.split(), float))
