@@ -64,7 +64,7 @@ def import_files(
     units: Annotated[
         str | None,
         typer.Option(
-            "--units", help="energy=hartree,forces=hartree/bohr,stress=GPa,virial=eV,length=bohr; or ase, atomic."
+            "--units", help="Units of the file: QUANTITY=UNIT,… (energy=hartree, stress=GPa …), or ase, or atomic."
         ),
     ] = None,
     replace: Annotated[
