@@ -162,7 +162,7 @@ def _shown(key: str, value: Any) -> str:
 def _equal(a: Any, b: Any) -> bool:
     try:
         first, second = np.asarray(a, dtype=float).ravel(), np.asarray(b, dtype=float).ravel()
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False
     if first.shape != second.shape:
         return False
@@ -193,7 +193,7 @@ def _matrix(value: Any) -> Any:
     """Return nine numbers as a matrix, which extended XYZ defines them to be; the check of symmetry follows."""
     try:
         found = np.asarray(value, dtype=float)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return value
     return found.reshape(3, 3) if found.shape == (9,) else found
 

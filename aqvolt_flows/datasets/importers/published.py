@@ -185,7 +185,11 @@ def maybe(value: Any) -> float | None:
     """Return a finite number, or None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.floating | np.integer):
         return None
-    return float(value) if math.isfinite(value) else None
+    try:
+        number = float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return None
+    return number if math.isfinite(number) else None
 
 
 def text(value: Any) -> str | None:
@@ -199,7 +203,7 @@ def array(value: Any, shape: tuple[int, ...], what: str) -> Array:
         raise RecordError(f"it has no {what}; a label needs energy, forces and stress")
     try:
         found = np.asarray(value, dtype=float)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise RecordError(f"its {what} are not an array of numbers of shape {shape}") from None
     if found.shape != shape:
         raise RecordError(f"its {what} have shape {found.shape}; expected {shape}")
@@ -230,7 +234,7 @@ def stress(value: Any, unit: str) -> Array:
         raise RecordError("it has no stress; a label needs energy, forces and stress")
     try:
         found = np.asarray(value, dtype=float)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise RecordError("its stress is not an array of numbers") from None
     if found.shape == (9,):
         raise RecordError(
