@@ -166,8 +166,9 @@ def _equal(a: Any, b: Any) -> bool:
         return False
     if first.shape != second.shape:
         return False
-    scale = max(float(np.abs(first).max(initial=0.0)), 1e-3)
-    return bool(np.abs(first - second).max(initial=0.0) <= _SAME * scale)
+    with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity are equal to nothing
+        scale = max(float(np.abs(first).max(initial=0.0)), 1e-3)
+        return bool(np.abs(first - second).max(initial=0.0) <= _SAME * scale)
 
 
 def _stress(record: Mapping[str, Any], keys: Mapping[str, str | None], cell: Any, units: Units) -> Any:

@@ -43,6 +43,10 @@ WITH_UNITS = ("extxyz", "aselmdb", "colabfit", "lemat")
 SYMMETRY = 1e-4
 
 
+#: No length (Å), force (eV/Å), stress or energy (eV) of a cell comes near; squares of it are still numbers.
+LARGEST = 1e9
+
+
 class RecordError(ValueError):
     """A record that holds no usable label; the message says what was seen and expected.
 
@@ -176,7 +180,7 @@ def external_protocol(dataset: str, functional: str, version: str = "") -> Proto
 def finite(value: Any, what: str) -> float:
     """Return a finite number; anything else is a :class:`RecordError`."""
     number = maybe(value)
-    if number is None:
+    if number is None or abs(number) > LARGEST:
         raise RecordError(f"its {what} is {_seen(value)}; expected a finite number")
     return number
 
@@ -209,6 +213,8 @@ def array(value: Any, shape: tuple[int, ...], what: str) -> Array:
         raise RecordError(f"its {what} have shape {found.shape}; expected {shape}")
     if not np.isfinite(found).all():
         raise RecordError(f"its {what} hold NaN or infinity")
+    if np.abs(found).max(initial=0.0) > LARGEST:
+        raise RecordError(f"its {what} hold {np.abs(found).max():.3g}; expected numbers below {LARGEST:g}")
     return found
 
 
@@ -241,7 +247,7 @@ def stress(value: Any, unit: str) -> Array:
             "its stress is 9 numbers in a row; expected 6 (xx yy zz yz xz xy) or a symmetric 3 × 3 matrix"
         )
     if found.shape == (3, 3):
-        largest = float(np.abs(found).max()) if np.isfinite(found).all() else 0.0
+        largest = float(np.abs(array(found, (3, 3), "stress")).max())
         if np.abs(found - found.T).max(initial=0.0) > SYMMETRY * max(largest, 1e-3):
             raise RecordError("its 3 × 3 stress is not symmetric; expected xy = yx, xz = zx, yz = zy")
         found = matrix_to_voigt(found)
@@ -283,7 +289,7 @@ def structure_arrays(value: Any) -> dict[str, Any]:
         raise RecordError(f"its structure is not a pymatgen structure ({type(error).__name__}: {error})") from None
     return {
         "atomic_numbers": atomic_numbers(numbers),
-        "positions": fractional @ cell,
+        "positions": array(fractional @ cell, (len(numbers), 3), "positions"),
         "cell": cell,
         "magmoms": moment_list(moments, len(numbers)),
     }

@@ -319,6 +319,22 @@ def test_no_mutation_gives_a_traceback_or_loses_the_good_frames(tmp_path, rng: r
         assert found[-1].outcome.energy == -9.5
 
 
+@pytest.mark.parametrize("number", ["nan", "inf", "1e999", "1e308", "-1e308", "1e30"])
+@pytest.mark.parametrize("where", ["energy", "stress", "virial", "force", "position", "cell"])
+def test_a_number_beyond_all_measure_is_named_wherever_it_is(tmp_path, number, where):
+    text = GOOD if where != "virial" else GOOD.replace("stress=", "virial=")
+    old, new = {
+        "energy": ("-7.5", number),
+        "stress": ("1 6 5 6", f"{number} 6 5 6"),
+        "virial": ("1 6 5 6", f"1 {number} 5 6"),
+        "force": ("0.1 0.2", f"0.1 {number}"),
+        "position": ("2.5 2.5", f"2.5 {number}"),
+        "cell": ("5.1 0 0 0 5.1", f"{number} 0 0 0 5.1"),
+    }[where]
+    reason = refused(tmp_path / "x.xyz", text.replace(old, new, 1))
+    assert any(word in reason for word in ("finite", "NaN", "expected numbers below", "not extended XYZ"))
+
+
 def test_six_numbers_of_a_key_with_a_like_name_stay_what_they_are(tmp_path):
     text = block(f'energy=1 stress="{NINE}" max-stress=3 note="stress=4 virial = 5"')
     assert one(tmp_path / "x.xyz", text).energy == 1
