@@ -25,6 +25,7 @@ _CHUNK = 1 << 20
 MAX_DOCUMENT_CHARS = 64 << 20
 _DECODER = json.JSONDecoder()
 _SPACE = re.compile(r"[\s,]*")
+_BLANK = re.compile(r"[\ufeff\s]*")
 _KEY = re.compile(r'\s*("(?:[^"\\]|\\.)*")\s*:\s*')
 
 
@@ -183,6 +184,28 @@ def stream_documents(path: Path) -> Iterator[Item]:
             raise InputError(f"{path} is not a JSON list or mapping of documents: {seen}.")
         window.move(window.at + 1)
         yield from _documents(window, keyed=opening == "{")
+
+
+def stream_values(path: Path) -> Iterator[Item]:
+    """Yield JSON documents that follow each other, over any number of lines each; one alone is the usual case.
+
+    Raises
+    ------
+    InputError
+        If there is no such file.
+    """
+    following = re.compile(r"(?<=\n)\{")
+    with closing(_Text(path)) as text:
+        window, record = _Window(text), 0
+        while window.skip(_BLANK):
+            record += 1
+            item, resume = _document(window, record, keyed=False, signature=following)
+            yield item
+            if item.fatal:
+                return
+            window.move(resume)
+        if text.damage:
+            yield Item(record + 1, window.line, error=text.damage, fatal=True)
 
 
 def _documents(window: _Window, keyed: bool) -> Iterator[Item]:

@@ -32,6 +32,7 @@ __all__ = [
     "potcar_symbol",
     "r2scan_protocol",
     "settings_hash",
+    "spelled_hash",
     "static_incar",
     "theory",
 ]
@@ -111,8 +112,13 @@ def static_incar(incar_updates: Mapping[str, Any] | None = None) -> dict[str, An
 
 def settings_hash(incar: Mapping[str, Any]) -> str:
     """Return the settings hash of an INCAR's theory level with MatPES' POTCARs."""
+    return spelled_hash(theory(incar))
+
+
+def spelled_hash(tags: Mapping[str, Any]) -> str:
+    """Return the settings hash of an INCAR's theory level with its tags as they stand, not normalized."""
     return content_hash(
-        {"incar": theory(incar), "potcar_functional": potcar_functional(), "potcar": frozen_settings()["potcar"]}
+        {"incar": dict(tags), "potcar_functional": potcar_functional(), "potcar": frozen_settings()["potcar"]}
     )
 
 

@@ -120,6 +120,8 @@ def _energies(raw: RawStep, header: Header, incar: Mapping[str, Any]) -> tuple[f
     if "e_0_energy" not in last:
         raise SourcesDisagreeError("the last electronic step has no e_0_energy")
     entropy = last["e_0_energy"] - last["e_fr_energy"]
+    if _permuted(raw.energy, last):
+        return last["e_fr_energy"], last["e_0_energy"], at + 1
     free = _without_work(free, last["e_fr_energy"], work, tags)
     printed = raw.energy.get("e_0_energy")
     if _version(header.version) >= _RIGHT_SINCE and printed is not None and math.isfinite(entropy):
@@ -130,6 +132,20 @@ def _energies(raw: RawStep, header: Header, incar: Mapping[str, Any]) -> tuple[f
                 "electronic step"
             )
     return free, free + entropy, at + 1
+
+
+def _permuted(ionic: Mapping[str, float], electronic: Mapping[str, float]) -> bool:
+    """Return whether a step holds the three energies of its last electronic step under exchanged names.
+
+    Task documents of VASP 6.1.1 have them so; the electronic step then names them rightly (F − E = −T·S).
+    """
+    names = ("e_fr_energy", "e_wo_entrp", "e_0_energy")
+    if any(name not in ionic or name not in electronic for name in names):
+        return False
+    left, right = ([float(e[name]) for name in names] for e in (ionic, electronic))
+    if left == right or not np.isfinite([*left, *right]).all():
+        return False
+    return bool(np.allclose(sorted(left), sorted(right), rtol=0.0, atol=1e-7))
 
 
 def _printed(raw: RawStep, version: str) -> float:
