@@ -26,7 +26,9 @@ __all__ = [
     "Array",
     "Calculation",
     "IonicStep",
+    "ionic_energies",
     "locate",
+    "magmoms_in",
     "potcars_in",
     "read_calculation",
     "read_incar",
@@ -168,7 +170,7 @@ def read_calculation(folder: str | Path, eigenvalues: bool = True, partial: bool
         nelm=_nelm(head),
         symbols=head.symbols,
         steps=steps,
-        magmoms=_magmoms(outcar, len(head.symbols)),
+        magmoms=magmoms_in(outcar, len(head.symbols)),
         bandgap=reader.bandgap() if eigenvalues else None,
         titles=head.titles,
         electrons=float(head.parameters["NELECT"]) if "NELECT" in head.parameters else None,
@@ -217,14 +219,8 @@ def _cross_checked(steps: list[IonicStep], head: Header, incar: dict[str, Any], 
     SourcesDisagreeError, FunctionalError
         Naming what contradicts.
     """
-    last = steps[-1]
-    others = {}
-    free, zero = _OUTCAR_FREE.findall(outcar), _OUTCAR_ZERO.findall(outcar)
-    if len(free) == len(zero) == len(steps):
-        others["OUTCAR"] = (_number(free[-1]), _number(zero[-1]))
-    printed = [(f, z) for n, f, z in _OSZICAR.findall(oszicar) if int(n) == len(steps)]
-    if printed:
-        others["OSZICAR"] = (_number(printed[-1][0]), _number(printed[-1][1]))
+    last, count = steps[-1], len(steps)
+    others = {n: e[count - 1] for n, e in ionic_energies(outcar, oszicar).items() if len(e) == count}
     pressure = plain_value("PSTRESS", head.parameters.get("PSTRESS", 0.0))
     work = float(pressure or 0.0) * abs(float(np.linalg.det(last.cell))) / EV_PER_A3_IN_KBAR
     same_energies(last, others, work)
@@ -233,6 +229,26 @@ def _cross_checked(steps: list[IonicStep], head: Header, incar: dict[str, Any], 
     if meta:
         ran["METAGGA"] = meta.group(1)
     return functional_of({**head.incar, **incar}, ran, head.titles)
+
+
+def ionic_energies(outcar: str, oszicar: str, read: str = "vasprun.xml") -> dict[str, list[tuple[float, float]]]:
+    """Return file → (F, E₀) in eV of each ionic step, for those that say it and are not the file that was read.
+
+    Parameters
+    ----------
+    outcar, oszicar
+        Texts.
+    read
+        The file that the steps come from.
+    """
+    found: dict[str, list[tuple[float, float]]] = {}
+    free, zero = _OUTCAR_FREE.findall(outcar), _OUTCAR_ZERO.findall(outcar)
+    if read != "OUTCAR" and len(free) == len(zero) and free:
+        found["OUTCAR"] = [(_number(f), _number(z)) for f, z in zip(free, zero, strict=True)]
+    printed = {int(n): (_number(f), _number(z)) for n, f, z in _OSZICAR.findall(oszicar)}
+    if printed and sorted(printed) == list(range(1, len(printed) + 1)):
+        found["OSZICAR"] = [printed[n] for n in range(1, len(printed) + 1)]
+    return found
 
 
 def _sentence(text: str) -> str:
@@ -284,7 +300,7 @@ def _unread(finished: bool, outcar: str, said: str, problem: str, custodian: Cus
     return ended(said, "VASP wrote no OUTCAR", outcar=False, custodian=custodian)
 
 
-def _magmoms(outcar: str, n_atoms: int) -> list[float] | None:
+def magmoms_in(outcar: str, n_atoms: int) -> list[float] | None:
     """Return the total moment in each atom's sphere from OUTCAR's last ``magnetization (x)`` table."""
     _, found, rest = outcar.rpartition(" magnetization (x)")
     if not found:

@@ -194,7 +194,9 @@ def _version(text: str) -> tuple[int, int]:
     return (int(found.group(1)), int(found.group(2))) if found else (0, 0)
 
 
-def same_energies(step: IonicStep, others: Mapping[str, tuple[float, float]], at_work: float = 0.0) -> None:
+def same_energies(
+    step: IonicStep, others: Mapping[str, tuple[float, float]], at_work: float = 0.0, read: str = "vasprun.xml"
+) -> None:
     """Compare a step's energies with what other files of the run say of it.
 
     Parameters
@@ -205,6 +207,8 @@ def same_energies(step: IonicStep, others: Mapping[str, tuple[float, float]], at
         File → (F, E₀) that it prints, eV.
     at_work
         p·V that those files may or may not contain, eV.
+    read
+        The file that the step comes from.
 
     Raises
     ------
@@ -217,4 +221,4 @@ def same_energies(step: IonicStep, others: Mapping[str, tuple[float, float]], at
                 continue
             limit = max(SAME_ENERGY_EV, SAME_ENERGY_OSZICAR * abs(own))
             if min(abs(other - own), abs(other - own - at_work)) > limit:
-                raise SourcesDisagreeError(f"{what} is {own:.6f} eV in vasprun.xml and {other:.6f} eV in {name}")
+                raise SourcesDisagreeError(f"{what} is {own:.6f} eV in {read} and {other:.6f} eV in {name}")

@@ -226,6 +226,18 @@ class VasprunReader:
         return max(lowest - highest, 0.0)
 
 
+def starts_as_static(path: Path) -> bool:
+    """Return whether the INCAR that a vasprun.xml repeats asks for no ionic steps; False where it cannot be read."""
+    try:
+        with _opened(path) as handle:
+            head = handle.read(_CHUNK)
+    except (EOFError, OSError, zlib.error):
+        return False
+    given, end, _ = head.partition(b"</incar>")
+    found = re.search(rb'name="NSW">\s*(\d+)', given)
+    return bool(end) and (found is None or int(found.group(1)) == 0)
+
+
 def _opened(path: Path) -> IO[bytes]:
     with path.open("rb") as probe:
         zipped = probe.read(2) == b"\x1f\x8b"
@@ -287,20 +299,19 @@ def _block(element: ET.Element | None, rows: int, what: str) -> Array:
 
 
 def _tags(element: ET.Element) -> dict[str, Any]:
-    """Return the tags below an element, those of nested separators too."""
+    """Return the tags below an element, those of nested separators too; VASP repeats some in other senses later on."""
     found: dict[str, Any] = {}
     for item in element.iter():
-        name = item.get("name")
-        if item.tag not in ("i", "v") or not name:
+        name = (item.get("name") or "").upper()
+        if item.tag not in ("i", "v") or not name or name in found:
             continue
         words = (item.text or "").strip()
-        kind = item.get("type", "float")
-        if kind == "string":
-            found[name.upper()] = words
+        if item.get("type") == "string":
+            found[name] = words
         elif item.tag == "v":
-            found[name.upper()] = [plain_value(name, w) for w in words.split()]
+            found[name] = [plain_value(name, w) for w in words.split()]
         else:
-            found[name.upper()] = plain_value(name, words)
+            found[name] = plain_value(name, words)
     return found
 
 

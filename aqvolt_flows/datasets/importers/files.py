@@ -11,6 +11,7 @@ from aqvolt_flows.datasets.importers.matpes import identifier, matpes_entry
 from aqvolt_flows.datasets.importers.published import Broken, Entry, ImportOptions, RecordError
 from aqvolt_flows.datasets.importers.tables import is_parquet, parquet_entries
 from aqvolt_flows.datasets.importers.tasks import mp_entry
+from aqvolt_flows.datasets.importers.vasp import vasp_entries
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.streams import Item, first_character, stream_documents, stream_lines, stream_values
 from aqvolt_flows.units import STRESS_FACTORS
@@ -34,6 +35,8 @@ def read_labels(path: Path, options: ImportOptions) -> Iterator[Entry]:
         If there is no such file, or it is not of its kind at all. Single broken records are yielded as
         :class:`Broken`, those that the options leave out as :class:`Skipped`.
     """
+    if options.source == "vasp":
+        return vasp_entries(path, options)
     if not path.is_file():
         raise InputError(f"There is no file {path}; give the path of a file to import.")
     if options.stress_unit not in STRESS_FACTORS:
