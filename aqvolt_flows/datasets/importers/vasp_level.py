@@ -89,7 +89,7 @@ def level_of(header: Header, incar: Mapping[str, Any], cell: Array, patched: boo
     given = {k.upper(): v for k, v in {**header.incar, **incar}.items()}
     tags = {k: plain_value(k, v) for k, v in given.items()}
     ran = {k: plain_value(k, v) for k, v in header.parameters.items()}
-    _refuse_unfit({**ran, **tags}, header)
+    _refuse_unfit({**ran, **tags}, tags, header)
     if not np.isfinite(cell).all() or abs(float(np.linalg.det(cell))) < MIN_VOLUME_A3:
         raise RecordError("its cell has no volume, or numbers that VASP could not print")
     functional = functional_of(given, header.parameters, header.titles)
@@ -116,12 +116,12 @@ def level_of(header: Header, incar: Mapping[str, Any], cell: Array, patched: boo
     )
 
 
-def _refuse_unfit(tags: Mapping[str, Any], header: Header) -> None:
-    unfit = no_self_consistency(tags)
+def _refuse_unfit(both: Mapping[str, Any], given: Mapping[str, Any], header: Header) -> None:
+    unfit = no_self_consistency(both)
     if unfit:
         raise RecordError(unfit)
-    if _number(tags.get("IMAGES"), 0.0) > 0:
-        raise RecordError("IMAGES is set: forces of a nudged elastic band are projected, they are no derivatives of E")
+    if _number(given.get("IMAGES"), 0.0) > 0 or "SPRING" in given:  # vasprun.xml of an image repeats SPRING only
+        raise RecordError("it is an image of a nudged elastic band, whose forces are projected: no derivatives of E")
     strange = sorted({s for s in header.symbols if not Element.is_valid_symbol(s)})
     if strange:
         raise RecordError(f"its atoms are called {', '.join(strange)}; expected symbols of elements")

@@ -64,7 +64,7 @@ def rerun(task, parameters=None, **incar):
 
 def test_pbe_low_cutoff_and_unconverged_tasks_do_not_enter(tmp_path, task):
     options = ImportOptions(source="mp")
-    pbe = rerun(task, METAGGA=None) | {"run_type": "PBE"}
+    pbe = rerun(task, {"METAGGA": None}, METAGGA=None) | {"run_type": "PBE"}
     assert only(tmp_path / "a.json", pbe, options) == Skipped("other_functional")
     soft = rerun(task, {"ENMAX": 520.0}, ENCUT=520)
     assert "ENCUT is 520 eV" in only(tmp_path / "b.json", soft, options).reason
@@ -102,7 +102,7 @@ def test_a_job_of_atomate2_is_judged_by_what_is_declared(task):
     theirs = rerun(task, {"ISMEAR": 0}, ENAUG=None, ISMEAR=0)
     good = label_from_outcome(outcome_of_task(theirs, "task-1", r2scan_protocol()), None, "uuid")
     assert (good.status, good.energy, good.protocol_id) == ("valid", -27.04397986, r2scan_protocol().protocol_id)
-    plain = rerun(theirs, METAGGA=None)
+    plain = rerun(theirs, {"METAGGA": None}, METAGGA=None)
     pbe = label_from_outcome(outcome_of_task(plain, "task-1", r2scan_protocol()), None, "uuid")
     assert pbe.failure.reason == "wrong_functional"
     broken = outcome_of_task({"calcs_reversed": [{}]}, "task-2", r2scan_protocol())
