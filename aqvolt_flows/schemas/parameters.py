@@ -330,7 +330,16 @@ class ReleaseParameters(Parameters):
     split_salt: str = Field(default="aqvolt26", description="Seeds the hash that assigns groups to splits.")
     exports: list[Literal["aselmdb", "extxyz", "matpes-json"]] = Field(default_factory=list)
     allow_mixed_protocols: bool = False
-    license: str = Field(default="cc-by-4.0", description="License of the dataset, the Hub's identifier.")
+    license: str = Field(
+        default="cc-by-4.0",
+        description="License of our own labels, the Hub's identifier; imported ones keep that of their source.",
+    )
+    published: str | None = Field(
+        default=None,
+        pattern=r"^\d{4}-\d{2}-\d{2}$",
+        description="Day of publication, for croissant.json; without one it names none, so that equal labels give "
+        "equal bytes.",
+    )
     creator: str = Field(default="aqvolt-flows", min_length=1, description="Who publishes it, for croissant.json.")
     url: str | None = Field(default=None, description="Where it is published, for croissant.json.")
 

@@ -60,6 +60,7 @@ class ImportOptions(Parameters):
         default=False,
         description="Task documents, VASP folders: accept r2SCAN of VASP below 6.2.0, which only a patch taught it.",
     )
+    license: str | None = Field(default=None, description="License of the labels; default: the dataset's, if known.")
     stride: int = Field(default=1, ge=1, description="VASP folders: keep every n-th ionic step of a run of MD.")
     stress_unit: str = Field(
         default="eV/A^3", description="extxyz: eV/A^3 or GPa (tension positive), kbar (VASP's sign)."

@@ -15,8 +15,12 @@ labels = typer.Typer(help="Labels: import published ones, sweep a filter, count.
 
 @labels.command("import", epilog="Example: aqvolt labels import MatPES-R2SCAN-2025.1.json.gz --source matpes")
 def import_files(
-    files: Annotated[list[Path], typer.Argument(help="JSON(.gz), JSON lines, Parquet or extended XYZ.")],
-    source: Annotated[str, typer.Option("--source", help="matpes, mp-aloe, mp (task documents), aqvolt26 or extxyz.")],
+    files: Annotated[
+        list[Path], typer.Argument(help="JSON(.gz), JSON lines, Parquet, extended XYZ, a folder of VASP.")
+    ],
+    source: Annotated[
+        str, typer.Option("--source", help="matpes, mp-aloe, mp (task documents), vasp (a folder), aqvolt26 or extxyz.")
+    ],
     dataset: Annotated[
         str | None, typer.Option("--dataset", help="Name that the labels carry; default: the source's.")
     ] = None,
@@ -36,6 +40,13 @@ def import_files(
     stress_unit: Annotated[
         str, typer.Option("--stress-unit", help="extxyz: eV/A^3 or GPa (tension positive), kbar (VASP's sign).")
     ] = "eV/A^3",
+    patched_vasp: Annotated[
+        bool, typer.Option("--patched-vasp", help="mp, vasp: accept r2SCAN of VASP below 6.2.0, which needed a patch.")
+    ] = False,
+    license: Annotated[
+        str | None, typer.Option("--license", help="License of the labels, for the cards of releases.")
+    ] = None,
+    stride: Annotated[int, typer.Option("--stride", help="vasp: keep every n-th ionic step of a run of MD.")] = 1,
     campaign: CampaignOption = None,
     as_json: Json = False,
 ) -> None:
@@ -52,6 +63,9 @@ def import_files(
         exclude_potcars=exclude_potcars,
         exclude_elements=tuple(exclude_element or ()),
         stress_unit=stress_unit,
+        patched_vasp=patched_vasp,
+        stride=stride,
+        license=license,
     )
     settings = load_settings()
     # of the settings without reading the campaign: an import needs none of its parameters
@@ -89,12 +103,13 @@ def _import_one(path: Path, options: Any, database: Any, settings: Any) -> dict[
     from aqvolt_flows.datasets.importers.intake import LabelImportReport, import_labels
     from aqvolt_flows.errors import InputError
 
-    aside = settings.path("quarantine") / f"{path.name}.labels.jsonl"
+    name = path.name or path.resolve().name  # of "." and "/"
+    aside = settings.path("quarantine") / f"{name}.labels.jsonl"
     try:
         report = import_labels(database, read_labels(path, options), options, aside)
     except InputError as error:
         report = LabelImportReport(stopped=[str(error)])
-    return {"file": path.name, **report.as_dict(), "quarantine": str(aside) if report.quarantined else None}
+    return {"file": name, **report.as_dict(), "quarantine": str(aside) if report.quarantined else None}
 
 
 def _refuse_nothing(reports: list[dict[str, Any]]) -> None:
