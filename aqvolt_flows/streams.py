@@ -250,6 +250,12 @@ def _document(window: _Window, record: int, keyed: bool, signature: re.Pattern[s
                 problem = "a key and a colon are missing"
             else:
                 value, end = _DECODER.raw_decode(window.buffer, key.end() if key else start)
+                swallowed = None if isinstance(value, dict) else signature.search(window.buffer, start + 1)
+                if (
+                    swallowed and swallowed.start() < end
+                ):  # a stray quote or bracket, and the next document is inside of what it opened
+                    said = f"it is a {type(value).__name__}; expected a document"
+                    return Item(record, window.line, error=said), swallowed.start()
                 if end < len(window.buffer) or window.ended:
                     return Item(record, window.line, (json.loads(key[1]), value) if key else value), end
         except RecursionError:

@@ -120,18 +120,22 @@ def _one_of(tag: str, given: Mapping[str, Any], ran: Mapping[str, Any]) -> str |
 
 
 def _hybrid(tags: Mapping[str, Any]) -> str:
-    exact, screening = tags.get("AEXX", 0.25), tags.get("HFSCREEN", 0.0)
+    exact, screening = _number(tags.get("AEXX"), 0.25), _number(tags.get("HFSCREEN"), 0.0)
     if exact == 1.0:
         return "HF"
-    if exact == 0.25 and isinstance(screening, float) and 0.19 <= screening <= 0.21:
+    if tags.get("GGA") in ("B3", "B5"):
+        return "B3LYP"
+    if exact == 0.25 and 0.19 <= screening <= 0.21:
         return "HSE06"
     if exact == 0.25 and screening == 0.3:
         return "HSE03"
     if exact == 0.25 and not screening:
         return "PBE0"
-    if tags.get("GGA") in ("B3", "B5"):
-        return "B3LYP"
     return f"hybrid(AEXX={exact:g},HFSCREEN={screening:g})"
+
+
+def _number(value: Any, otherwise: float) -> float:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else otherwise
 
 
 def _families(titles: Iterable[str]) -> list[str]:
@@ -165,7 +169,7 @@ def _dispersion(given: Mapping[str, Any], ran: Mapping[str, Any]) -> str:
     if both.get("LVDW") is True:
         return "+D2"
     kind = both.get("IVDW")
-    if isinstance(kind, float) and kind > 0:
+    if isinstance(kind, float) and 0 < kind < 1e6:
         return f"+{_DISPERSION.get(int(kind), f'IVDW{kind:g}')}"
     return ""
 

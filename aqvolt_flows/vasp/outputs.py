@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.schemas.provenance import Failure, LabelReason, failed_because
-from aqvolt_flows.units import EV_PER_A3_IN_KBAR
 from aqvolt_flows.vasp.endings import STOPPED, CustodianLog, Ending, custodian_log, ended
 from aqvolt_flows.vasp.functional import FunctionalError, functional_of, version_fault
 from aqvolt_flows.vasp.incar import plain_value
-from aqvolt_flows.vasp.steps import IonicStep, SourcesDisagreeError, ionic_step, same_energies
+from aqvolt_flows.vasp.steps import IonicStep, SourcesDisagreeError, ionic_step, pressure_work, same_energies
 from aqvolt_flows.vasp.used import used_level
 from aqvolt_flows.vasp.vasprun import Header, VasprunReader
 
@@ -221,9 +220,7 @@ def _cross_checked(steps: list[IonicStep], head: Header, incar: dict[str, Any], 
     """
     last, count = steps[-1], len(steps)
     others = {n: e[count - 1] for n, e in ionic_energies(outcar, oszicar).items() if len(e) == count}
-    pressure = plain_value("PSTRESS", head.parameters.get("PSTRESS", 0.0))
-    work = float(pressure or 0.0) * abs(float(np.linalg.det(last.cell))) / EV_PER_A3_IN_KBAR
-    same_energies(last, others, work)
+    same_energies(last, others, pressure_work(head.parameters.get("PSTRESS"), last.cell))
     ran = dict(head.parameters)
     meta = re.search(r"^\s*METAGGA\s*=\s*([A-Z0-9]{3,}\w*)\s+LMAXTAU", outcar, re.MULTILINE)
     if meta:

@@ -112,7 +112,7 @@ def _energies(raw: RawStep, header: Header, incar: Mapping[str, Any]) -> tuple[f
     free = raw.energy.get("e_fr_energy")
     if free is None:
         raise SourcesDisagreeError("the ionic step has no e_fr_energy")
-    work = _float(tags.get("PSTRESS")) * abs(float(np.linalg.det(raw.cell))) / EV_PER_A3_IN_KBAR
+    work = pressure_work(tags.get("PSTRESS"), raw.cell)
     if not raw.electronic:
         return free - work, _printed(raw, header.version) - work, 0
     at = _ground_state(raw, tags)
@@ -185,8 +185,21 @@ def _without_work(free: float, electronic: float, work: float, tags: Mapping[str
     )
 
 
-def _float(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else 0.0
+def pressure_work(pstress: Any, cell: Array) -> float:
+    """Return p·V of a cell in eV; 0 without a pressure, or for a cell that VASP could not print.
+
+    Parameters
+    ----------
+    pstress
+        PSTRESS, kbar.
+    cell
+        (3, 3), Å.
+    """
+    if isinstance(pstress, bool) or not isinstance(pstress, int | float) or not np.isfinite(pstress):
+        return 0.0
+    if not pstress or not np.isfinite(cell).all():
+        return 0.0
+    return float(pstress) * abs(float(np.linalg.det(cell))) / EV_PER_A3_IN_KBAR
 
 
 def _version(text: str) -> tuple[int, int]:

@@ -14,10 +14,10 @@ from pymatgen.core import Element
 from aqvolt_flows.datasets.importers.published import RecordError
 from aqvolt_flows.identity import content_hash
 from aqvolt_flows.schemas.provenance import Protocol
-from aqvolt_flows.units import EV_PER_A3_IN_KBAR
 from aqvolt_flows.vasp.functional import functional_of, version_fault
 from aqvolt_flows.vasp.incar import MOTION, no_self_consistency, plain_value, theory
 from aqvolt_flows.vasp.settings import frozen_potcars, potcar_functional
+from aqvolt_flows.vasp.steps import pressure_work
 from aqvolt_flows.vasp.used import used_changes, used_level
 from aqvolt_flows.vasp.vasprun import Header
 
@@ -62,7 +62,7 @@ class Level:
 
     def work(self, cell: Array) -> float:
         """Return p·V of a cell, eV."""
-        return self.pstress * abs(float(np.linalg.det(cell))) / EV_PER_A3_IN_KBAR
+        return pressure_work(self.pstress, cell)
 
     def provenance(self) -> dict[str, Any]:
         """Return what a label keeps of its run."""
