@@ -34,6 +34,8 @@ DATASETS: dict[str, str] = {
 #: this much in eV/Å³ (0.05 kbar): real task documents differ by up to 0.0055 kbar, which VASP's grids leave.
 SYMMETRY = 1e-4
 SYMMETRY_EV_PER_A3 = 0.05 / EV_PER_A3_IN_KBAR
+#: Beyond this a number is damage: no energy, length, force or stress has so many of any unit.
+LARGEST = 1e12
 
 
 class RecordError(ValueError):
@@ -128,6 +130,8 @@ def external_protocol(dataset: str, functional: str, version: str = "") -> Proto
 def finite(value: Any, what: str) -> float:
     """Return a finite number; anything else is a :class:`RecordError`."""
     number = maybe(value)
+    if number is not None and abs(number) > LARGEST:
+        raise RecordError(f"its {what} is {number:g}, which no unit makes of a calculation")
     if number is None:
         raise RecordError(f"its {what} is {_seen(value)}; expected a finite number")
     return number
@@ -157,6 +161,8 @@ def array(value: Any, shape: tuple[int, ...], what: str) -> Array:
         raise RecordError(f"its {what} have shape {found.shape}; expected {shape}")
     if not np.isfinite(found).all():
         raise RecordError(f"its {what} hold NaN or infinity")
+    if np.abs(found).max(initial=0.0) > LARGEST:
+        raise RecordError(f"its {what} hold {np.abs(found).max():g}, which no unit makes of a calculation")
     return found
 
 
