@@ -18,6 +18,7 @@ from aqvolt_flows.labeling.protocols import label_key
 from aqvolt_flows.labeling.vasp import R2scanStaticMaker
 from aqvolt_flows.labeling.vasp_labeler import doctor_rows
 from aqvolt_flows.schemas.label import LabelOutcome
+from aqvolt_flows.schemas.parameters import LabelingParameters
 from aqvolt_flows.schemas.provenance import ArtifactRef
 from aqvolt_flows.vasp.settings import r2scan_protocol
 
@@ -285,7 +286,7 @@ def test_the_doctor_names_the_version_that_knows_r2scan_and_an_older_one_that_ra
 
     def row():
         rows = list(doctor_rows(LabelingParameters(), [], database, "fail"))
-        return next(check for check in rows if check.name == "VASP: version")
+        return next(check for check in rows if check.check == "VASP: version")
 
     assert (row().status, row().detail) == ("ok", "r2SCAN needs VASP 6.2.0 or later; each run is checked")
     output = {"protocol": {"code": "vasp", "version": "5.4.4"}, "failure": {"reason": "old_vasp"}}
