@@ -19,6 +19,8 @@ CELL = 2.565 * (np.ones((3, 3)) - np.eye(3))
 VOLUME = float(abs(np.linalg.det(CELL)))
 #: 1 eV/Å³ = 1602.176634 kbar (SI 2019, exact).
 KBAR = 1602.176634
+#: The same with VASP's own charge of the electron, with which it makes P·V.
+VASP_KBAR = 1602.17733
 TITLES = ("PAW_PBE Li_sv 10Sep2004", "PAW_PBE Cl 06Sep2000")
 #: MatPES r2SCAN, as pymatgen writes it.
 MATPES = {
@@ -68,6 +70,12 @@ class Form:
     ionic: Mapping[str, float] | None = None
     stress: bool = True
     forces: bool = True
+    pressed: bool = True
+
+    @property
+    def pstress(self) -> float:
+        """PSTRESS, kbar; vasprun.xml takes it off the stress where ``pressed``."""
+        return float(self.incar.get("PSTRESS", 0.0))
 
     def energies(self, step: int) -> dict[str, float]:
         """Return the energies of the last electronic step."""
@@ -162,7 +170,7 @@ def _calculation(form: Form, step: int) -> str:
     return (
         f"<calculation>\n{scf}{_structure(form.positions(step))}"
         + (_rows("forces", forces) if form.forces else "")
-        + (_rows("stress", stress) if form.stress else "")
+        + (_rows("stress", stress - form.pstress * form.pressed * np.eye(3)) if form.stress else "")
         + _energy(ionic)
         + "<dos>\n<total>\n<array>\n<set>\n<r> 1.0 2.0 3.0 </r>\n</set>\n</array>\n</total>\n</dos>\n</calculation>\n"
     )
@@ -200,6 +208,8 @@ def outcar(form: Form, foot: bool = True) -> str:
         six = [stress[0, 0], stress[1, 1], stress[2, 2], stress[0, 1], stress[1, 2], stress[2, 0]]
         if form.stress:
             text += "  in kB  " + " ".join(f"{x:11.5f}" for x in six) + "\n"
+            beyond = np.trace(stress) / 3 - form.pstress
+            text += f"  external pressure = {beyond:11.2f} kB  Pullay stress = {form.pstress:11.2f} kB\n"
         text += cell + f" POSITION                                       TOTAL-FORCE (eV/Angst)\n {'-' * 83}\n"
         for at, f in zip(form.positions(step) @ CELL, forces, strict=True):
             text += " " + " ".join(f"{x:12.5f}" for x in at) + "    " + " ".join(f"{x:13.6f}" for x in f) + "\n"
@@ -207,6 +217,9 @@ def outcar(form: Form, foot: bool = True) -> str:
             f" {'-' * 83}\n  FREE ENERGIE OF THE ION-ELECTRON SYSTEM (eV)\n  free  energy   TOTEN  = {last['e_fr_energy']:18.8f} eV\n\n"
             f"  energy  without entropy={last['e_wo_entrp']:18.8f}  energy(sigma->0) ={last['e_0_energy']:18.8f}\n"
         )
+        if form.pstress:
+            work = form.pstress * VOLUME / VASP_KBAR
+            text += f"  enthalpy is  TOTEN    ={last['e_fr_energy'] + work:18.8f} eV   P V={work:18.8f}\n"
     return text + (
         "\n\n General timing and accounting informations for this job:\n                         Elapsed time (sec):       23.571\n"
         if foot

@@ -17,7 +17,7 @@ from aqvolt_flows.schemas.provenance import Failure, LabelReason, failed_because
 from aqvolt_flows.vasp.endings import STOPPED, CustodianLog, Ending, custodian_log, ended
 from aqvolt_flows.vasp.functional import FunctionalError, functional_of, version_fault
 from aqvolt_flows.vasp.incar import plain_value
-from aqvolt_flows.vasp.steps import IonicStep, SourcesDisagreeError, ionic_step, pressure_work, same_energies
+from aqvolt_flows.vasp.steps import IonicStep, SourcesDisagreeError, ionic_step, pressure_work, same_energies, terms_of
 from aqvolt_flows.vasp.used import used_level
 from aqvolt_flows.vasp.vasprun import Header, VasprunReader
 
@@ -25,6 +25,7 @@ __all__ = [
     "Array",
     "Calculation",
     "IonicStep",
+    "Mesh",
     "ionic_energies",
     "locate",
     "magmoms_in",
@@ -42,9 +43,19 @@ _FOOTER = "General timing and accounting informations for this job"
 _TAIL_BYTES = 60_000
 #: OSZICAR's line of one MD step begins with its number and temperature, which is stars where it has too many digits.
 _TEMPERATURE = re.compile(r"^\s*(\d+)\s+T=\s*(\S+)", re.MULTILINE)
+#: … and ends with the total moment.
+_MAGNETIZATION = re.compile(r"^\s*\d+ T=.*mag=\s*(-?\d+\.\d+)\s*$", re.MULTILINE)
 _OSZICAR = re.compile(r"^\s*(\d+)\s+(?:T=.*?)?F=\s*(\S+)\s+E0=\s*(\S+)", re.MULTILINE)
 _OUTCAR_FREE = re.compile(r"free  energy   TOTEN\s*=\s*(\S+)")
 _OUTCAR_ZERO = re.compile(r"energy  without entropy=\s*\S+.*?energy\(sigma->0\)\s*=\s*(\S+)")
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """A regular mesh of k-points without a shift: its divisions, and whether it is centered at Γ."""
+
+    divisions: tuple[int, int, int]
+    gamma: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +79,12 @@ class Calculation:
         NELECT, the valence electrons of the cell.
     temperatures
         Of each ionic step of MD, K; NaN where OSZICAR could not print one.
+    magnetizations
+        Total moment after each step of MD, μB, as far as OSZICAR tells it.
+    kpoints
+        The mesh that was used and its kind, for another run with the same; None for another kind of list.
+    pressure_doubt
+        Why the numbers of a run with PSTRESS cannot be those of labels (:mod:`aqvolt_flows.vasp.pressure`), or empty.
     used
         What VASP says it used (:func:`aqvolt_flows.vasp.used.used_level`).
     functional
@@ -89,6 +106,9 @@ class Calculation:
     electrons: float | None = None
     corrections: list[str] = field(default_factory=list)
     temperatures: list[float] = field(default_factory=list)
+    magnetizations: list[float] = field(default_factory=list)
+    kpoints: Mesh | None = None
+    pressure_doubt: str = ""
     used: dict[str, Any] = field(default_factory=dict)
     functional: str = ""
 
@@ -140,13 +160,14 @@ def read_calculation(folder: str | Path, eigenvalues: bool = True, partial: bool
         "core_hours": _core_hours(outcar),
         "corrections": custodian.corrections,
         "temperatures": temperatures_in(oszicar),
+        "magnetizations": [float(m) for m in _MAGNETIZATION.findall(oszicar)],
     }
     path = locate(where, "vasprun.xml")
     if path is None:
         return Calculation(**_unread(finished, outcar, said, "there is none", custodian), **common)
     reader = VasprunReader(path, eigenvalues)
     incar = read_incar(where)
-    steps, wrong = _steps(reader, incar)
+    steps, wrong, doubt = _steps(reader, incar, outcar)
     head = reader.header
     stopped = re.search(STOPPED, said)
     if finished and stopped:
@@ -173,6 +194,8 @@ def read_calculation(folder: str | Path, eigenvalues: bool = True, partial: bool
         bandgap=reader.bandgap() if eigenvalues else None,
         titles=head.titles,
         electrons=float(head.parameters["NELECT"]) if "NELECT" in head.parameters else None,
+        kpoints=_mesh(head),
+        pressure_doubt=doubt,
         used=used_level(head),
         functional=functional,
         **common,
@@ -199,15 +222,26 @@ def _judged(
     return {"ending": "finished"}, functional
 
 
-def _steps(reader: VasprunReader, incar: dict[str, Any]) -> tuple[list[IonicStep], str]:
-    """Return the whole ionic steps up to one that contradicts itself, and what is wrong with that one."""
+def _steps(reader: VasprunReader, incar: dict[str, Any], outcar: str) -> tuple[list[IonicStep], str, str]:
+    """Return the steps up to one that contradicts itself, what is wrong with it, and what PSTRESS leaves in doubt."""
+    raws = list(reader.steps())
+    head = reader.header
+    terms = terms_of(raws, head, incar, outcar)
     steps: list[IonicStep] = []
-    for raw in reader.steps():
+    for raw, work in zip(raws, terms.works, strict=True):
         try:
-            steps.append(ionic_step(raw, reader.header, incar, _nelm(reader.header)))
+            steps.append(ionic_step(raw, head, incar, _nelm(head), work, terms.pressure))
         except SourcesDisagreeError as error:
-            return steps, str(error)
-    return steps, ""
+            return steps, str(error), terms.doubt
+    return steps, "", terms.doubt
+
+
+def _mesh(head: Header) -> Mesh | None:
+    """Return the mesh of a run; None for one that is shifted, or a list of another kind."""
+    points = head.kpoints
+    if points.divisions is None or points.shifted or points.scheme not in ("Gamma", "Monkhorst-Pack"):
+        return None
+    return Mesh(points.divisions, points.scheme == "Gamma")
 
 
 def _cross_checked(steps: list[IonicStep], head: Header, incar: dict[str, Any], outcar: str, oszicar: str) -> str:

@@ -5,8 +5,8 @@ VASP up to 6.0.8 prints another quantity as ``e_0_energy`` of an ionic step, whi
 
     E₀ = F_ionic + (E₀ − F) of the last electronic step
 
-F_ionic may hold more than the electronic steps: dispersion (IVDW), and p·V where PSTRESS is set (ASE's
-``read_vasp_xml``), which is no energy of the cell and is taken off. Any other difference between the sources of one
+F_ionic may hold more than the electronic steps: dispersion (IVDW), and P·V where PSTRESS is set, which is no energy of
+the cell and is taken off (:mod:`aqvolt_flows.vasp.pressure`). Any other difference between the sources of one
 file is refused: one of them is wrong, and nothing tells which.
 """
 
@@ -14,15 +14,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aqvolt_flows.units import EV_PER_A3_IN_KBAR, matrix_to_voigt, vasp_stress_to_ase
+from aqvolt_flows.units import VASP_EV_PER_A3_IN_KBAR, matrix_to_voigt, vasp_stress_to_ase
 from aqvolt_flows.vasp.incar import plain_value
+from aqvolt_flows.vasp.pressure import Printed, Terms, pressure_terms
 from aqvolt_flows.vasp.vasprun import Header, RawStep
 
 Array = NDArray[np.float64]
@@ -76,7 +77,12 @@ class IonicStep:
 
 
 def ionic_step(
-    raw: RawStep, header: Header, incar: Mapping[str, Any] | None = None, nelm: int | None = None
+    raw: RawStep,
+    header: Header,
+    incar: Mapping[str, Any] | None = None,
+    nelm: int | None = None,
+    work: float = 0.0,
+    pressure: float = 0.0,
 ) -> IonicStep:
     """Return a step in our units.
 
@@ -88,6 +94,8 @@ def ionic_step(
         Tags of the INCAR file beside it; vasprun.xml repeats only those that VASP knows to print.
     nelm
         Allowed electronic steps: the energies of a step that took as many are not compared, it is no result anyway.
+    work, pressure
+        What PSTRESS added to the energy (eV) and took off the stress's diagonal (kbar), see :func:`terms_of`.
 
     Raises
     ------
@@ -99,20 +107,49 @@ def ionic_step(
     if raw.stress is None:
         raise SourcesDisagreeError("VASP wrote no stress (ISIF = 0, or a version that leaves it out)")
     if nelm is not None and len(raw.electronic) >= nelm:
-        free, zero, count = raw.energy.get("e_fr_energy", float("nan")), float("nan"), len(raw.electronic)
+        free, zero, count = raw.energy.get("e_fr_energy", float("nan")) - work, float("nan"), len(raw.electronic)
     else:
-        free, zero, count = _energies(raw, header, incar or {})
-    stress = matrix_to_voigt(vasp_stress_to_ase(raw.stress))
+        free, zero, count = _energies(raw, header, incar or {}, work)
+    stress = matrix_to_voigt(vasp_stress_to_ase(raw.stress + pressure * np.eye(3)))
     return IonicStep(raw.fractional, raw.cell, zero, raw.forces, stress, count, free)
 
 
-def _energies(raw: RawStep, header: Header, incar: Mapping[str, Any]) -> tuple[float, float, int]:
+def terms_of(
+    raws: Sequence[RawStep], header: Header, incar: Mapping[str, Any] | None = None, outcar: str = ""
+) -> Terms:
+    """Return what PSTRESS added to the energies and stresses of steps of one run.
+
+    Parameters
+    ----------
+    raws
+        Steps as printed; those without stress or energy say nothing.
+    header, incar
+        See :func:`ionic_step`.
+    outcar
+        Text of OUTCAR, which keeps the terms apart.
+    """
+    tags = {**header.parameters, **header.incar, **(incar or {})}
+    pstress = plain_value("PSTRESS", tags.get("PSTRESS"))
+    if not isinstance(pstress, float) or not pstress or not math.isfinite(pstress):
+        return Terms([0.0] * len(raws))
+    printed = [
+        Printed(
+            volume=abs(float(np.linalg.det(raw.cell))) if np.isfinite(raw.cell).all() else float("nan"),
+            free=raw.energy.get("e_fr_energy", float("nan")),
+            electronic=raw.electronic[-1]["e_fr_energy"] if raw.electronic else None,
+            pressure=float("nan") if raw.stress is None else float(np.trace(raw.stress)) / 3,
+        )
+        for raw in raws
+    ]
+    return pressure_terms(pstress, printed, max(len(header.symbols), 1), outcar)
+
+
+def _energies(raw: RawStep, header: Header, incar: Mapping[str, Any], work: float) -> tuple[float, float, int]:
     """Return F and E₀ of a step without p·V (eV), and its number of electronic steps."""
     tags = {k.upper(): plain_value(k, v) for k, v in {**header.parameters, **header.incar, **incar}.items()}
     free = raw.energy.get("e_fr_energy")
     if free is None:
         raise SourcesDisagreeError("the ionic step has no e_fr_energy")
-    work = pressure_work(tags.get("PSTRESS"), raw.cell)
     if not raw.electronic:
         return free - work, _printed(raw, header.version) - work, 0
     at = _ground_state(raw, tags)
@@ -122,7 +159,7 @@ def _energies(raw: RawStep, header: Header, incar: Mapping[str, Any]) -> tuple[f
     entropy = last["e_0_energy"] - last["e_fr_energy"]
     if _permuted(raw.energy, last):
         return last["e_fr_energy"], last["e_0_energy"], at + 1
-    free = _without_work(free, last["e_fr_energy"], work, tags)
+    free = _explained(free - work, last["e_fr_energy"], tags)
     printed = raw.energy.get("e_0_energy")
     if _version(header.version) >= _RIGHT_SINCE and printed is not None and math.isfinite(entropy):
         own = printed - raw.energy["e_fr_energy"]
@@ -168,17 +205,13 @@ def _ground_state(raw: RawStep, tags: Mapping[str, Any]) -> int:
     return len(raw.electronic) - 1
 
 
-def _without_work(free: float, electronic: float, work: float, tags: Mapping[str, Any]) -> float:
-    """Return the free energy without p·V; what else the ionic step holds must have a tag that adds it."""
+def _explained(free: float, electronic: float, tags: Mapping[str, Any]) -> float:
+    """Return the free energy of the ionic step; what it holds beyond its SCF must have a tag that adds it."""
     more = free - electronic
-    if not math.isfinite(more):
-        return free - work
-    if work and min(abs(more), abs(more - work)) <= SAME_ENERGY_EV:
-        return electronic
-    if abs(more) <= SAME_ENERGY_EV:
+    if not math.isfinite(more) or abs(more) <= SAME_ENERGY_EV:
         return free
     if any(tags.get(tag) not in (None, False, 0.0) for tag in _ADDED):
-        return free - work
+        return free
     raise SourcesDisagreeError(
         f"e_fr_energy of the ionic step is {more:+.6f} eV from that of its last electronic step, and INCAR names "
         "nothing that adds to it (IVDW, PSTRESS …)"
@@ -199,7 +232,7 @@ def pressure_work(pstress: Any, cell: Array) -> float:
         return 0.0
     if not pstress or not np.isfinite(cell).all():
         return 0.0
-    return float(pstress) * abs(float(np.linalg.det(cell))) / EV_PER_A3_IN_KBAR
+    return float(pstress) * abs(float(np.linalg.det(cell))) / VASP_EV_PER_A3_IN_KBAR
 
 
 def _version(text: str) -> tuple[int, int]:

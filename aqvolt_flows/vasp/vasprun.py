@@ -47,11 +47,14 @@ class KPoints:
         Of the mesh; None for lines and lists.
     count
         Irreducible points.
+    shifted
+        The mesh is moved off its own center.
     """
 
     scheme: str = ""
     divisions: tuple[int, int, int] | None = None
     count: int = 0
+    shifted: bool = False
 
 
 @dataclass(eq=False)
@@ -325,7 +328,8 @@ def _kpoints(element: ET.Element) -> KPoints:
     words = (generation.findtext("v[@name='divisions']") or "").split()
     numbers = [int(w) for w in words if w.lstrip("-").isdigit()]
     divisions = (numbers[0], numbers[1], numbers[2]) if len(numbers) == 3 else None
-    return KPoints(scheme, divisions if scheme in ("Gamma", "Monkhorst-Pack") else None, count)
+    shift = [number(w) for w in (generation.findtext("v[@name='usershift']") or "").split()]
+    return KPoints(scheme, divisions if scheme in ("Gamma", "Monkhorst-Pack") else None, count, any(shift))
 
 
 def _cells(row: ET.Element) -> list[str]:

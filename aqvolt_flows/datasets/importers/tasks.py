@@ -35,7 +35,7 @@ from aqvolt_flows.schemas.provenance import Failure, Protocol
 from aqvolt_flows.vasp.functional import FunctionalError, functional_of, version_fault
 from aqvolt_flows.vasp.incar import no_self_consistency, plain_value
 from aqvolt_flows.vasp.settings import frozen_incar, potcar_symbol, theory
-from aqvolt_flows.vasp.steps import SAME_ENERGY_EV, SourcesDisagreeError, ionic_step
+from aqvolt_flows.vasp.steps import SAME_ENERGY_EV, SourcesDisagreeError, ionic_step, terms_of
 from aqvolt_flows.vasp.used import used_changes, used_level
 from aqvolt_flows.vasp.vasprun import Header, KPoints, RawStep
 
@@ -184,8 +184,12 @@ def _energy(document: Mapping[str, Any], step: Mapping[str, Any], header: Header
     if not electronic and said and _before_6_1(header.version):
         return said[0]  # pymatgen had the electronic steps, and repaired it
     cell = atoms["cell"]
-    raw = RawStep(cell, cell, cell, cell, ionic, electronic)
-    found = ionic_step(raw, header)
+    printed = _numbers(step.get("stress"))
+    raw = RawStep(cell, cell, cell, array(printed, (3, 3), "stress") if printed else cell, ionic, electronic)
+    terms = terms_of([raw], header)
+    if terms.doubt:
+        raise RecordError(terms.doubt)
+    found = ionic_step(raw, header, work=terms.works[0])
     known = [found.energy, found.free_energy, *(electronic[-1].values() if electronic else ionic.values())]
     for other in said:
         # pymatgen before 2022.1 took E without entropy for VASP 6 (pymatgen pull request 2369)

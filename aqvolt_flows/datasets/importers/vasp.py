@@ -140,7 +140,7 @@ def _entries(run: Run, reader: VasprunReader | OutcarReader, kind: str, options:
     held: tuple[int, RawStep] | None = None
     for number, raw in enumerate(reader.steps(), 1):
         if level is None:
-            level = level_of(reader.header, incar, raw.cell, options.patched_vasp)
+            level = level_of(reader.header, incar, raw, outcar, options.patched_vasp)
             if options.functional is not None and level.protocol.functional.lower() != options.functional.lower():
                 yield Skipped("other_functional")
                 return
@@ -170,7 +170,7 @@ class _Facts:
         if level.kind == "aimd" and (number - 1) % self.options.stride:
             return
         try:
-            step = ionic_step(raw, header, level.tags, level.nelm)
+            step = ionic_step(raw, header, level.tags, level.nelm, level.held_work(raw.cell), level.pressure)
             if step.scf_steps >= level.nelm:
                 raise RecordError(f"its SCF took {step.scf_steps} steps, as many as NELM allows")
             others = {name: listed[number - 1] for name, listed in self.energies.items() if number <= len(listed)}

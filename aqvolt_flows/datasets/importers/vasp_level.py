@@ -17,9 +17,9 @@ from aqvolt_flows.schemas.provenance import Protocol
 from aqvolt_flows.vasp.functional import functional_of, version_fault
 from aqvolt_flows.vasp.incar import MOTION, no_self_consistency, plain_value, theory
 from aqvolt_flows.vasp.settings import frozen_potcars, potcar_functional
-from aqvolt_flows.vasp.steps import pressure_work
+from aqvolt_flows.vasp.steps import pressure_work, terms_of
 from aqvolt_flows.vasp.used import used_changes, used_level
-from aqvolt_flows.vasp.vasprun import Header
+from aqvolt_flows.vasp.vasprun import Header, RawStep
 
 Array = NDArray[np.float64]
 Kind = Literal["static", "relaxation", "aimd"]
@@ -49,6 +49,8 @@ class Level:
         Target temperature of MD, where it is one.
     pstress
         kbar.
+    holds_work, pressure
+        What PSTRESS added: whether energies hold P·V, and what is to be added to the diagonal of stresses, kbar.
     """
 
     protocol: Protocol
@@ -57,27 +59,35 @@ class Level:
     nelm: int
     temperature_k: float | None
     pstress: float
+    holds_work: bool = False
+    pressure: float = 0.0
     settings: dict[str, Any] = field(default_factory=dict)
     titles: tuple[str, ...] = ()
 
     def work(self, cell: Array) -> float:
-        """Return p·V of a cell, eV."""
+        """Return P·V of a cell, eV."""
         return pressure_work(self.pstress, cell)
+
+    def held_work(self, cell: Array) -> float:
+        """Return the P·V that the energies hold, eV."""
+        return self.work(cell) if self.holds_work else 0.0
 
     def provenance(self) -> dict[str, Any]:
         """Return what a label keeps of its run."""
         return {"run": self.kind, "settings": self.settings, "potcars": list(self.titles)}
 
 
-def level_of(header: Header, incar: Mapping[str, Any], cell: Array, patched: bool = False) -> Level:
+def level_of(header: Header, incar: Mapping[str, Any], first: RawStep, outcar: str, patched: bool = False) -> Level:
     """Return the level of a run.
 
     Parameters
     ----------
     header, incar
         What vasprun.xml or OUTCAR says, and the INCAR file beside it.
-    cell
-        (3, 3), Å, of the first step.
+    first
+        The first step, for which the mesh was made, and which shows what PSTRESS adds.
+    outcar
+        Text of OUTCAR, or empty.
     patched
         Accept r2SCAN of versions that know it only if patched.
 
@@ -86,6 +96,7 @@ def level_of(header: Header, incar: Mapping[str, Any], cell: Array, patched: boo
     RecordError, FunctionalError
         If its steps cannot be labels, or its sources contradict each other.
     """
+    cell = first.cell
     given = {k.upper(): v for k, v in {**header.incar, **incar}.items()}
     tags = {k: plain_value(k, v) for k, v in given.items()}
     ran = {k: plain_value(k, v) for k, v in header.parameters.items()}
@@ -96,6 +107,9 @@ def level_of(header: Header, incar: Mapping[str, Any], cell: Array, patched: boo
     old = None if patched else version_fault(functional, header.version)
     if old:
         raise RecordError(f"{old}, or --patched-vasp")
+    terms = terms_of([first], header, incar, outcar)
+    if terms.doubt:
+        raise RecordError(terms.doubt)
     used = used_level(header)
     settings = _settings(given, used, cell, header, functional)
     potcars = frozen_potcars() | _symbols(header)
@@ -111,6 +125,8 @@ def level_of(header: Header, incar: Mapping[str, Any], cell: Array, patched: boo
         nelm=int(_number(both.get("NELM"), 60.0)),
         temperature_k=begin if kind == "aimd" and begin == end and begin > 0 else None,
         pstress=_number(both.get("PSTRESS"), 0.0),
+        holds_work=bool(terms.works[0]),
+        pressure=terms.pressure,
         settings=settings | ({"MESH": used["MESH"]} if "MESH" in used else {}),
         titles=tuple(header.titles),
     )

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from vasp_forms import KBAR, MATPES, VOLUME, Form, oszicar, outcar, vasprun, write_run
+from vasp_forms import KBAR, MATPES, VASP_KBAR, VOLUME, Form, oszicar, outcar, vasprun, write_run
 
 from aqvolt_flows.datasets.importers.files import read_labels
 from aqvolt_flows.datasets.importers.intake import import_labels, label_from_import
@@ -80,10 +80,15 @@ def test_statics_relaxations_and_md_each_give_their_steps(tmp_path):
 
 
 def test_the_enthalpy_of_a_run_under_pressure_is_no_energy(tmp_path):
-    work = 5.0 * VOLUME / KBAR
+    """PSTRESS adds P·V to the ionic energy and is taken off the stress; OUTCAR keeps both apart."""
+    work = 5.0 * VOLUME / VASP_KBAR
     form = Form(incar=MD, ionic={"e_fr_energy": -9.25 + work, "e_wo_entrp": -9.15 + work, "e_0_energy": -9.20 + work})
     write_run(tmp_path, form)
-    assert [label.energy for label in labels(tmp_path)] == pytest.approx([-9.20], abs=1e-7)
+    (label,) = labels(tmp_path)
+    assert label.energy == pytest.approx(-9.20, abs=1e-7)
+    assert label.stress[:3] == pytest.approx([-10 / KBAR, -20 / KBAR, -30 / KBAR])
+    (tmp_path / "OUTCAR").unlink()
+    assert "do not tell whether its stresses hold P (5 kbar)" in reasons(tmp_path)[0]
 
 
 @pytest.mark.parametrize(
