@@ -25,6 +25,7 @@ _CHUNK = 1 << 20
 MAX_DOCUMENT_CHARS = 64 << 20
 _DECODER = json.JSONDecoder()
 _SPACE = re.compile(r"[\s,]*")
+_BLANK = re.compile(r"[\ufeff\s]*")
 _KEY = re.compile(r'\s*("(?:[^"\\]|\\.)*")\s*:\s*')
 
 
@@ -185,6 +186,28 @@ def stream_documents(path: Path) -> Iterator[Item]:
         yield from _documents(window, keyed=opening == "{")
 
 
+def stream_values(path: Path) -> Iterator[Item]:
+    """Yield JSON documents that follow each other, over any number of lines each; one alone is the usual case.
+
+    Raises
+    ------
+    InputError
+        If there is no such file.
+    """
+    following = re.compile(r"(?<=\n)\{")
+    with closing(_Text(path)) as text:
+        window, record = _Window(text), 0
+        while window.skip(_BLANK):
+            record += 1
+            item, resume = _document(window, record, keyed=False, signature=following)
+            yield item
+            if item.fatal:
+                return
+            window.move(resume)
+        if text.damage:
+            yield Item(record + 1, window.line, error=text.damage, fatal=True)
+
+
 def _documents(window: _Window, keyed: bool) -> Iterator[Item]:
     closing_bracket = "}" if keyed else "]"
     record, signature = 0, None
@@ -227,6 +250,12 @@ def _document(window: _Window, record: int, keyed: bool, signature: re.Pattern[s
                 problem = "a key and a colon are missing"
             else:
                 value, end = _DECODER.raw_decode(window.buffer, key.end() if key else start)
+                swallowed = None if isinstance(value, dict) else signature.search(window.buffer, start + 1)
+                if (
+                    swallowed and swallowed.start() < end
+                ):  # a stray quote or bracket, and the next document is inside of what it opened
+                    said = f"it is a {type(value).__name__}; expected a document"
+                    return Item(record, window.line, error=said), swallowed.start()
                 if end < len(window.buffer) or window.ended:
                     return Item(record, window.line, (json.loads(key[1]), value) if key else value), end
         except RecursionError:

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from aqvolt_flows.datasets.leakage import ANCESTORS, WITHIN
+from aqvolt_flows.datasets.licenses import OTHER
 from aqvolt_flows.datasets.stats import QUANTILES, UNITS
 
 _SIZES = ((1e3, "n<1K"), (1e4, "1K<n<10K"), (1e5, "10K<n<100K"), (1e6, "100K<n<1M"), (1e7, "1M<n<10M"))
@@ -33,6 +34,7 @@ def _front_matter(manifest: Mapping[str, Any]) -> str:
     files = [{"split": s, "path": f"data/{s}.parquet"} for s, n in counts["by_split"].items() if n]
     values = {
         "license": manifest["license"],
+        **({"license_name": "by-source"} if manifest["license"] == OTHER else {}),
         "pretty_name": manifest["name"],
         "tags": [
             "chemistry",
@@ -219,10 +221,21 @@ reads, `--format matpes-json` MatPES documents.
 """
 
 
-def _citation(manifest: Mapping[str, Any]) -> str:
-    return f"""## Licence and citation
+def _license_text(manifest: Mapping[str, Any]) -> str:
+    """Return the sentence about the license, or the table of licenses where the sources have several."""
+    licenses = manifest.get("licenses", {})
+    if manifest["license"] != OTHER:
+        return f"License: {manifest['license']}."
+    counts = manifest["counts"]["by_source"]
+    rows = [[source, f"{counts.get(source, 0):,}", name] for source, name in licenses.items()]
+    said = "The labels come from sources with different licenses; each keeps its own" if len(rows) > 1 else "License"
+    return f"**{said}:**\n\n{_table(['source', 'labels', 'license'], rows)}\nAsk the source where it is unknown."
 
-Licence: {manifest["license"]}. Cite the release by its content hash, and the AQVolt26 paper for the method:
+
+def _citation(manifest: Mapping[str, Any]) -> str:
+    return f"""## License and citation
+
+{_license_text(manifest)} Cite the release by its content hash, and the AQVolt26 paper for the method:
 
 ```bibtex
 @misc{{{manifest["name"].replace(".", "-")}-{manifest["content_hash"][:12]},

@@ -75,10 +75,10 @@ def describe(release: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
         "name": manifest["name"],
         "description": f"{counts['total']} configurations with energy, forces and stress, release "
         f"{manifest['release_id']}, protocols: {', '.join(manifest['protocols'])}.",
-        "license": _license(manifest["license"]),
+        "license": _licenses(manifest),
         "url": manifest["url"] or content_uri(manifest["content_hash"]),
         "creator": {"@type": "sc:Organization", "name": manifest["creator"]},
-        "datePublished": str(manifest["labels_as_of"])[:10],
+        **({"datePublished": manifest["published"]} if manifest.get("published") else {}),
         "version": "1.0.0",
         "citeAs": f"{manifest['name']}, release {manifest['release_id']}, content hash {manifest['content_hash']}.",
         "isLiveDataset": False,
@@ -93,8 +93,16 @@ def content_uri(digest: str) -> str:
     return "ni:///sha-256;" + base64.urlsafe_b64encode(bytes.fromhex(digest)).decode().rstrip("=")
 
 
+def _licenses(manifest: Mapping[str, Any]) -> Any:
+    """Return the URL of the one license, or those of all where sources have several."""
+    listed = sorted(set(manifest.get("licenses", {}).values())) or [manifest["license"]]
+    found = [_license(name) for name in listed]
+    return found[0] if len(found) == 1 else found
+
+
 def _license(identifier: str) -> str:
     names = {"cc-by-4.0": "CC-BY-4.0", "cc0-1.0": "CC0-1.0", "mit": "MIT", "apache-2.0": "Apache-2.0"}
+    names |= {"bsd-3-clause": "BSD-3-Clause"}
     return f"https://spdx.org/licenses/{names[identifier]}.html" if identifier in names else identifier
 
 

@@ -12,7 +12,8 @@ from aqvolt_flows.datasets.columns import BY_NAME, RESULTS
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.schemas.label import LabelOutcome
 from aqvolt_flows.schemas.provenance import Failure
-from aqvolt_flows.vasp.settings import changes, potcar_symbol, settings_hash, static_incar, theory
+from aqvolt_flows.vasp.functional import FunctionalError, functional_of, version_fault
+from aqvolt_flows.vasp.settings import changes, potcar_symbol, settings_hash, spelled_hash, static_incar, theory
 
 
 def find_fault(outcome: LabelOutcome, frame: Mapping[str, Any] | None) -> Failure | None:
@@ -82,21 +83,32 @@ def _frame_fault(outcome: LabelOutcome, frame: Mapping[str, Any] | None) -> Fail
 def protocol_fault(outcome: LabelOutcome) -> Failure | None:
     """Return why VASP did not compute what the protocol declares, or ``None``.
 
-    It compares ``details.incar`` (the tags of the last INCAR that define the energy surface) and
-    ``details.potcar_titles`` with the protocol's settings hash and MatPES' pseudopotentials. An outcome without these
+    It compares ``details.incar`` (the tags of the last INCAR that define the energy surface), what VASP used
+    (``details.used``) and ``details.potcar_titles`` with the protocol's functional and settings hash and with MatPES'
+    pseudopotentials. An outcome without these
     details, as imported labels are, declares only its own protocol and passes.
     """
     incar = outcome.details.get("incar")
     if outcome.protocol.code != "vasp" or not isinstance(incar, Mapping):
         return None
-    ran = theory(incar)
-    if settings_hash(ran) != outcome.protocol.settings_hash:
-        return _settings_fault(ran, outcome.protocol.functional)
-    for title in outcome.details.get("potcar_titles") or ():
-        fault = _potcar_fault(str(title))
+    ran, titles = theory(incar), [str(t) for t in outcome.details.get("potcar_titles") or ()]
+    used = outcome.details.get("used")
+    try:
+        functional = functional_of(ran, used if isinstance(used, Mapping) else None, titles)
+    except FunctionalError as error:
+        return Failure(reason="wrong_functional", message=f"VASP's own files contradict each other: {error}.")
+    declared = outcome.protocol.functional
+    if functional != declared:
+        return Failure(reason="wrong_functional", message=f"VASP computed {functional}; the protocol says {declared}.")
+    # labels of earlier versions hashed the tags as they were spelled, which details still hold
+    if outcome.protocol.settings_hash not in (settings_hash(ran), spelled_hash(incar)):
+        return _settings_fault(ran, declared)
+    for title in titles:
+        fault = _potcar_fault(title)
         if fault is not None:
             return fault
-    return None
+    old = version_fault(functional, outcome.protocol.version)
+    return Failure(reason="old_vasp", message=f"{old}.") if old else None
 
 
 def _settings_fault(ran: Mapping[str, Any], functional: str) -> Failure:
@@ -104,8 +116,6 @@ def _settings_fault(ran: Mapping[str, Any], functional: str) -> Failure:
     differing = changes(declared, ran)
     listed = "; ".join(f"{tag}: {old!r} declared, {new!r} ran" for tag, (old, new) in differing.items())
     message = f"VASP ran another theory level than {functional} as declared ({listed or 'a campaign-specific tag'})."
-    if "METAGGA" in differing:
-        return Failure(reason="wrong_functional", message=message)
     cutoff = ran.get("ENCUT")
     if not isinstance(cutoff, int | float) or cutoff < declared["ENCUT"]:
         return Failure(reason="low_cutoff", message=message)

@@ -15,6 +15,7 @@ import uuid
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from aqvolt_flows.aside import written_aside
 from aqvolt_flows.datasets import card, croissant, folder, plots
 from aqvolt_flows.datasets.filters import describe_reason
 from aqvolt_flows.datasets.formats import write_split, write_tables
+from aqvolt_flows.datasets.licenses import card_license, licenses_of
 from aqvolt_flows.datasets.rows import ROUNDING, content_lines, release_hash
 from aqvolt_flows.datasets.splits import SPLITS, Assignment
 from aqvolt_flows.datasets.spool import Spool
@@ -111,7 +113,7 @@ def create_release(
         if made_root:
             with suppress(OSError):
                 root.rmdir()  # succeeds only when nothing was released
-    return _document(database, target, key)
+    return _document(database, target, key, survey.as_of)
 
 
 def labels_fingerprint(database: Database, parameters: ReleaseParameters) -> str:
@@ -196,6 +198,7 @@ def _manifest(
 ) -> dict[str, Any]:
     entries = survey.entries
     by_protocol = Counter(e.protocol for e in entries)
+    licenses = licenses_of(survey.licenses(), parameters.license)
     splits = Counter(e.split for e in entries)
     return {
         "format": FORMAT,
@@ -222,11 +225,12 @@ def _manifest(
             name: describe_reason(name, parameters) for name, n in sorted(survey.dropped.items()) if n
         },
         "splits": _splits(parameters, survey, assignment),
-        "license": parameters.license,
+        "license": card_license(licenses),
+        "licenses": licenses,
+        "published": parameters.published,
         "creator": parameters.creator,
         "url": parameters.url,
         "code_version": __version__,
-        "labels_as_of": survey.as_of.isoformat() if survey.as_of else None,
         "plots": [],
     }
 
@@ -279,12 +283,14 @@ def _write_json(target: Path, value: Any) -> None:
         aside.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
-def _document(database: Database, target: Path, key: str | None) -> ReleaseDocument:
+def _document(database: Database, target: Path, key: str | None, as_of: datetime | None) -> ReleaseDocument:
     manifest = folder.read_manifest(target)
     release_id = manifest["release_id"]
     known = database["releases"].find_one({"release_id": release_id}, {"key": 1})
     own = content_key("release/1", name=manifest["name"], content_hash=manifest["content_hash"])
     stored = {k: v for k, v in manifest.items() if k != "files"}
+    # the date of the newest label is of this database, not of the labels: the folder does not have it
+    stored["labels_as_of"] = as_of.isoformat() if as_of else None
     return ReleaseDocument(
         key=key or (known["key"] if known else own),
         release_id=release_id,

@@ -41,6 +41,7 @@ class Entry:
     n_atoms: int
     digest: str
     cohesive_known: bool
+    license: str | None = None
     split: str = ""
 
 
@@ -66,6 +67,13 @@ class Survey:
     protocols: dict[str, dict[str, Any]] = field(default_factory=dict)
     as_of: datetime | None = None
 
+    def licenses(self) -> dict[str, set[str | None]]:
+        """Return source → the licenses that its labels carry; None for labels that name none."""
+        found: dict[str, set[str | None]] = {}
+        for entry in self.entries:
+            found.setdefault(entry.source, set()).add(entry.license)
+        return found
+
     def splits(self) -> list[str]:
         """Return the names of the sets: train, val, test, then the hold-outs."""
         return [*SPLITS, *sorted({e.split for e in self.entries} - set(SPLITS))]
@@ -82,6 +90,7 @@ def read_labels(database: Database, parameters: ReleaseParameters, spool: Spool)
     survey = Survey()
     finder = DuplicateFinder(parameters.duplicate_tolerance_a)
     places: dict[str, int] = {}
+    speakers: dict[str, str] = {}
     groups: dict[str, tuple[str | None, str]] = {}
     for label, row in _judged(database, parameters, survey):
         place = spool.add(row)
@@ -91,8 +100,10 @@ def read_labels(database: Database, parameters: ReleaseParameters, spool: Spool)
         found, otherwise = own_group(row, parameters.group_by)
         if parameters.group_by in {"parent", "prototype"}:
             groups[row.label_id] = (found, otherwise)
-        survey.entries.append(_entry(row, place, found or otherwise))
-        survey.protocols.setdefault(row.protocol, label["protocol"])
+        survey.entries.append(_entry(row, place, found or otherwise, (label.get("provenance") or {}).get("license")))
+        spoken = speakers.get(row.protocol)
+        if spoken is None or row.label_id < spoken:  # the same label speaks for it, in whatever order they come
+            survey.protocols[row.protocol], speakers[row.protocol] = label["protocol"], row.label_id
         survey.as_of = max(survey.as_of or label["last_updated"], label["last_updated"])
     spool.finish()
 
@@ -161,9 +172,10 @@ def _ahead(labels: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             yield from block
 
 
-def _entry(row: Row, place: int, group: str) -> Entry:
+def _entry(row: Row, place: int, group: str, license: str | None) -> Entry:
     known = row.cohesive_energy_per_atom is not None
-    return Entry(place, row.frame_id, row.label_id, group, row.source, row.protocol, row.n_atoms, row.digest(), known)
+    identity = (row.frame_id, row.label_id, group, row.source, row.protocol)
+    return Entry(place, *identity, row.n_atoms, row.digest(), known, license)
 
 
 def split_entries(database: Database, parameters: ReleaseParameters, survey: Survey) -> Assignment:

@@ -23,6 +23,7 @@ from aqvolt_flows.schemas.provenance import Failure
 from aqvolt_flows.vasp.continuation import read_poscar
 from aqvolt_flows.vasp.outputs import Calculation, read_calculation, read_text
 from aqvolt_flows.vasp.settings import changes, theory
+from aqvolt_flows.vasp.used import used_changes
 
 #: Tags that make the run one of this ensemble; the number of steps, their length and the noise may differ.
 _DYNAMICS = ["IBRION", "MDALGO", "ISIF", "TEBEG", "TEEND", "LANGEVIN_GAMMA", "LANGEVIN_GAMMA_L", "PMASS", "PSTRESS"]
@@ -164,6 +165,12 @@ def fault_of(part: Part, asked: Mapping[str, Any], expected: Mapping[str, Any]) 
     drift = changes(theory(expected), theory({k: v for k, v in found.incar.items() if k in expected}))
     if drift:
         return Failure(reason="protocol_changed", message=f"custodian left the theory level: {_listed(drift)}.")
+    # a run that goes on keeps the mesh of its first cell, which is not that of KSPACING any more
+    used = {tag: value for tag, value in found.used.items() if tag not in ("MESH", "SCHEME")}
+    drift = used_changes(theory(expected), used, None)
+    if drift:
+        message = f"VASP used another theory level than INCAR says: {_listed(drift)}."
+        return Failure(reason="protocol_changed", message=message)
     tags = [tag for tag in _DYNAMICS if tag in asked]
     drift = changes({t: asked[t] for t in tags}, {t: found.incar.get(t) for t in tags})
     if drift:

@@ -35,12 +35,16 @@ REASONS: dict[str, Reason] = {
     "wrong_structure": Reason("bad_output", "The output is of other atoms than the frame's.", "never"),
     "wrong_shape": Reason("bad_output", "Forces or stress have the wrong shape.", "never"),
     "not_finite": Reason("bad_output", "Energy, forces or stress hold NaN or infinity.", "never"),
+    "no_forces": Reason("bad_output", "VASP wrote no forces.", "never"),
+    "no_stress": Reason("bad_output", "VASP wrote no stress, as with ISIF = 0.", "later"),
+    "energy_mismatch": Reason("bad_output", "The files of the run contradict each other about its energy.", "here"),
     "force_drift": Reason("bad_output", "The forces do not sum to zero.", "never"),
     "vasp_error": Reason("failed", "VASP stopped with an error of its own that custodian could not cure.", "never"),
     "vasp_not_started": Reason(
         "failed", "VASP wrote nothing: inputs could not be written or the command failed.", "later"
     ),
-    "protocol_changed": Reason("failed", "The last INCAR, custodian's changes included, is another level.", "never"),
+    "old_vasp": Reason("failed", "The version of VASP does not know r2SCAN without a patch.", "later"),
+    "protocol_changed": Reason("failed", "The last INCAR, or what VASP used, is another level.", "never"),
     "protocol_drift": Reason("failed", "The pymatgen installed here writes other settings than the frozen.", "later"),
     "missing_vasp": Reason("failed", "VASP_CMD is not set or names no executable where the job ran.", "later"),
     "missing_potcar": Reason("failed", "A POTCAR is not there.", "later"),

@@ -21,6 +21,7 @@ from aqvolt_flows.schemas.label import LabelOutcome
 from aqvolt_flows.schemas.provenance import LabelReason, Protocol, failed_because
 from aqvolt_flows.vasp.outputs import Calculation, locate, potcars_in, read_calculation
 from aqvolt_flows.vasp.settings import changes, r2scan_protocol, static_incar, theory
+from aqvolt_flows.vasp.used import used_changes
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -51,8 +52,8 @@ def outcome_from_directory(
     frame
         If given, a result for other atoms or positions is refused (``wrong_structure``).
     incar
-        If given, a last INCAR of another theory level is refused (``protocol_changed``); custodian may have
-        changed it.
+        If given, a last INCAR of another theory level is refused (``protocol_changed``), custodian may have changed
+        it; and so is a run that used other cutoffs, another functional or other k-points than it says.
     """
     found = read_calculation(folder)
     used = protocol.model_copy(update={"version": found.version, "potcar_hashes": potcars_in(folder)})
@@ -80,10 +81,10 @@ def outcome_from_directory(
     if not found.converged:
         message = f"The SCF took {last.scf_steps} steps, as many as NELM allows, without reaching EDIFF."
         return refused("unconverged", "electronic", message)
-    changed = changes(theory(incar), theory(found.incar)) if incar is not None else {}
-    if changed:
-        listed = "; ".join(f"{tag}: {old!r} → {new!r}" for tag, (old, new) in changed.items())
-        return refused("failed", "protocol_changed", f"The last INCAR is of another theory level ({listed}).")
+    if incar is not None:
+        message = _other_level(found, protocol, incar)
+        if message:
+            return refused("failed", "protocol_changed", message)
     result: dict[str, Any] = {
         "magmoms": [found.magmoms[i] for i in rank] if found.magmoms else None,
         "bandgap": found.bandgap,
@@ -95,6 +96,22 @@ def outcome_from_directory(
         "stress": last.stress,
     }
     return computed(**(fields | result))
+
+
+def _other_level(found: Calculation, protocol: Protocol, incar: dict[str, Any]) -> str:
+    """Return the sentence that says why a run is of another theory level than asked for; empty where it is not."""
+    if found.functional != protocol.functional:
+        return f"VASP computed {found.functional}; expected {protocol.functional}."
+    expected = theory(incar)
+    changed = changes(expected, theory(found.incar))
+    if changed:
+        listed = "; ".join(f"{tag}: {old!r} → {new!r}" for tag, (old, new) in changed.items())
+        return f"The last INCAR is of another theory level ({listed})."
+    used = used_changes(expected, found.used, found.steps[0].cell)
+    if used:
+        listed = "; ".join(f"{tag}: {old} → {new}" for tag, (old, new) in used.items())
+        return f"INCAR is right, but VASP used another theory level ({listed}); remove KPOINTS, correct the tags."
+    return ""
 
 
 def _displacement(frame: Configuration, numbers: np.ndarray, fractional: np.ndarray, cell: np.ndarray) -> float:
@@ -118,6 +135,8 @@ def _details(found: Calculation) -> dict[str, Any]:
         facts["electrons"] = found.electrons
     if found.incar:
         facts["incar"] = theory(found.incar)
+    if found.used:
+        facts["used"] = found.used
     return facts | {"cores": found.cores}
 
 

@@ -14,6 +14,7 @@ from aqvolt_flows.labeling.vasp import R2scanStaticMaker, outcome_from_directory
 from aqvolt_flows.schemas.label import LabelOutcome
 from aqvolt_flows.schemas.parameters import LabelingParameters
 from aqvolt_flows.schemas.provenance import Protocol
+from aqvolt_flows.vasp.functional import FIRST_VERSION
 from aqvolt_flows.vasp.settings import r2scan_protocol, static_incar
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ def doctor_rows(
 
     yield checked("VASP: command", severity, lambda: f"VASP_CMD {vasp_command()!r}")
     yield checked("VASP: theory level", severity, settings_frozen)
+    yield _version_row(database, severity)
     folder = checked("VASP: POTCAR folder", severity, lambda: str(potcar_folder()))
     yield folder
     if folder.status != "ok":
@@ -96,6 +98,24 @@ def doctor_rows(
                 todo = f"Put {found.symbol or 'it'} of {potcar_functional()} into the folder of POTCARs."
                 yield Check(name, severity, f"{found.status}: {found.detail}", todo)
     yield from _potcars_of_earlier_labels(database, elements, severity)
+
+
+def _version_row(database: Database | None, severity: Status) -> Check:
+    """Return the row that says which versions know r2SCAN, and whether an earlier run of this database had another.
+
+    VASP tells its version only in the files of a run, so that it is compared there, before a label is made of it.
+    """
+    first = ".".join(str(part) for part in FIRST_VERSION["r2SCAN"])
+    said = f"r2SCAN needs VASP {first} or later; each run is checked"
+    query = {"metadata.aqvolt.stage": "label", "output.failure.reason": "old_vasp"}
+    try:
+        old = None if database is None else database["outputs"].find_one(query, {"output.protocol.version": 1})
+    except PyMongoError:
+        old = None  # another row says that no database answers
+    if old is None:
+        return Check("VASP: version", "ok", said)
+    seen = old["output"]["protocol"]["version"]
+    return Check("VASP: version", severity, f"{said}; a run had {seen}", f"Point VASP_CMD at VASP {first} or later.")
 
 
 def _potcars_of_earlier_labels(database: Database | None, elements: list[str], severity: Status) -> Iterator[Check]:

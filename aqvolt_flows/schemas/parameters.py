@@ -335,7 +335,16 @@ class ReleaseParameters(Parameters):
         exclude_if=lambda value: not value,  # releases that do not ask for it keep their keys
         description="Give each label its protocol as the column 'head', for models with one head a theory level.",
     )
-    license: str = Field(default="cc-by-4.0", description="License of the dataset, the Hub's identifier.")
+    license: str = Field(
+        default="cc-by-4.0",
+        description="License of our own labels, the Hub's identifier; imported ones keep that of their source.",
+    )
+    published: str | None = Field(
+        default=None,
+        pattern=r"^\d{4}-\d{2}-\d{2}$",
+        description="Day of publication, for croissant.json; without one it names none, so that equal labels give "
+        "equal bytes.",
+    )
     creator: str = Field(default="aqvolt-flows", min_length=1, description="Who publishes it, for croissant.json.")
     url: str | None = Field(default=None, description="Where it is published, for croissant.json.")
 

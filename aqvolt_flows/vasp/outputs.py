@@ -3,83 +3,51 @@
 from __future__ import annotations
 
 import gzip
-import json
 import re
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.schemas.provenance import Failure, LabelReason, failed_because
-from aqvolt_flows.units import matrix_to_voigt, vasp_stress_to_ase
-from aqvolt_flows.vasp.pressure import Printed, Terms, pressure_terms
+from aqvolt_flows.vasp.endings import STOPPED, CustodianLog, Ending, custodian_log, ended
+from aqvolt_flows.vasp.functional import FunctionalError, functional_of, version_fault
+from aqvolt_flows.vasp.incar import plain_value
+from aqvolt_flows.vasp.steps import IonicStep, SourcesDisagreeError, ionic_step, pressure_work, same_energies, terms_of
+from aqvolt_flows.vasp.used import used_level
+from aqvolt_flows.vasp.vasprun import Header, VasprunReader
 
-if TYPE_CHECKING:
-    from pymatgen.io.vasp.outputs import Vasprun
+__all__ = [
+    "Array",
+    "Calculation",
+    "IonicStep",
+    "Mesh",
+    "ionic_energies",
+    "locate",
+    "magmoms_in",
+    "potcars_in",
+    "read_calculation",
+    "read_incar",
+    "read_text",
+    "temperatures_in",
+]
 
 Array = NDArray[np.float64]
-Ending = Literal["finished", "killed", "bad_output", "failed"]
 
 #: The last lines of a run that came to its end; VASP writes the timing table only then.
 _FOOTER = "General timing and accounting informations for this job"
 _TAIL_BYTES = 60_000
-#: OSZICAR's line of one MD step begins with its number and temperature.
-_TEMPERATURE = re.compile(r"^\s*\d+ T=\s*([-+.\dEe]+)", re.MULTILINE)
+#: OSZICAR's line of one MD step begins with its number and temperature, which is stars where it has too many digits.
+_TEMPERATURE = re.compile(r"^\s*(\d+)\s+T=\s*(\S+)", re.MULTILINE)
 #: … and ends with the total moment.
 _MAGNETIZATION = re.compile(r"^\s*\d+ T=.*mag=\s*(-?\d+\.\d+)\s*$", re.MULTILINE)
-#: What schedulers, kernels and VASP say when a run is ended from outside → reason. The first match wins.
-_KILL_SIGNS: tuple[tuple[LabelReason, str], ...] = (
-    ("no_space_left", r"No space left on device|ENOSPC|Disk quota exceeded"),
-    ("out_of_memory", r"oom[-_ ]?kill|Out of memory|Cannot allocate memory|insufficient virtual memory|std::bad_alloc"),
-    ("wall_time", r"DUE TO TIME LIMIT|walltime|wall time limit|hard stop encountered|soft stop encountered"),
-    ("signal", r"forrtl: severe \(174\)|SIG(TERM|KILL|SEGV)|Segmentation fault|signal (9|15)|Killed|CANCELLED"),
-)
-#: A STOPCAR ended the run: "hard" (LABORT) in the middle of the last step's SCF, which is as short as a converged one;
-#: "soft" (LSTOP) after a whole step (VASP wiki, STOPCAR).
-_STOPPED = r"(hard|soft) stop encountered"
-#: What VASP says before it stops by itself (its own text; custodian's VaspErrorHandler looks for the same).
-_COMPLAINTS = (
-    r"ZBRENT: fatal|VERY BAD NEWS|internal error|BRMIX: very serious|Sub-Space-Matrix is not hermitian|EDDDAV: Call to"
-    r"|POSMAP internal error|SGRCON|triple product of the basis vectors|LAPACK: Routine ZPOTRF failed"
-    r"|number of potentials on File POTCAR|Error reading item|No initial positions|REFUSE TO CONTINUE"
-)
-
-
-@dataclass(frozen=True, eq=False)
-class IonicStep:
-    """One ionic step.
-
-    Attributes
-    ----------
-    fractional, cell
-        (n_atoms, 3) and (3, 3; Å, rows are vectors).
-    energy
-        VASP's energy extrapolated to zero smearing (``e_0_energy``), total, eV; without the P·V of PSTRESS.
-    forces
-        (n_atoms, 3), eV/Å.
-    stress
-        (6,), eV/Å³, ASE sign, xx yy zz yz xz xy; that of the cell itself, whatever PSTRESS is.
-    scf_steps
-        Electronic steps made; as many as NELM means not converged.
-    """
-
-    fractional: Array
-    cell: Array
-    energy: float
-    forces: Array
-    stress: Array
-    scf_steps: int
-
-    @property
-    def positions(self) -> Array:
-        """Cartesian positions, (n_atoms, 3), Å."""
-        return np.asarray(self.fractional @ self.cell)
+_OSZICAR = re.compile(r"^\s*(\d+)\s+(?:T=.*?)?F=\s*(\S+)\s+E0=\s*(\S+)", re.MULTILINE)
+_OUTCAR_FREE = re.compile(r"free  energy   TOTEN\s*=\s*(\S+)")
+_OUTCAR_ZERO = re.compile(r"energy  without entropy=\s*\S+.*?energy\(sigma->0\)\s*=\s*(\S+)")
 
 
 @dataclass(frozen=True)
@@ -109,12 +77,18 @@ class Calculation:
         Cores × elapsed time of the last run (VASP's own count); None where it does not say.
     electrons
         NELECT, the valence electrons of the cell.
+    temperatures
+        Of each ionic step of MD, K; NaN where OSZICAR could not print one.
     magnetizations
         Total moment after each step of MD, μB, as far as OSZICAR tells it.
     kpoints
         The mesh that was used and its kind, for another run with the same; None for another kind of list.
     pressure_doubt
         Why the numbers of a run with PSTRESS cannot be those of labels (:mod:`aqvolt_flows.vasp.pressure`), or empty.
+    used
+        What VASP says it used (:func:`aqvolt_flows.vasp.used.used_level`).
+    functional
+        Which functional it is; empty where the run did not finish.
     """
 
     ending: Ending
@@ -135,19 +109,13 @@ class Calculation:
     magnetizations: list[float] = field(default_factory=list)
     kpoints: Mesh | None = None
     pressure_doubt: str = ""
+    used: dict[str, Any] = field(default_factory=dict)
+    functional: str = ""
 
     @property
     def converged(self) -> bool:
         """Whether the run finished with a self-consistent last step."""
         return self.ending == "finished" and bool(self.steps) and self.steps[-1].scf_steps < self.nelm
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence pymatgen's advice (POTCAR searches, XML repairs); what matters becomes a reason here."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def locate(folder: Path, name: str) -> Path | None:
@@ -162,7 +130,7 @@ def read_text(folder: Path, name: str) -> str:
         return ""
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError):
+    except (OSError, EOFError, zlib.error):
         return ""
     return data.decode("utf-8", errors="replace")
 
@@ -185,158 +153,185 @@ def read_calculation(folder: str | Path, eigenvalues: bool = True, partial: bool
         p.read_text(errors="replace")[-_TAIL_BYTES:] for p in sorted(where.glob("FW_job*.error"))
     )
     finished = _FOOTER in outcar
+    custodian = custodian_log(read_text(where, "custodian.json"))
     oszicar = read_text(where, "OSZICAR")
     common: dict[str, Any] = {
         "cores": _cores(outcar),
         "core_hours": _core_hours(outcar),
-        "corrections": _corrections(where),
-        "temperatures": [float(t) for t in _TEMPERATURE.findall(oszicar)],
+        "corrections": custodian.corrections,
+        "temperatures": temperatures_in(oszicar),
         "magnetizations": [float(m) for m in _MAGNETIZATION.findall(oszicar)],
     }
-    try:
-        run = _vasprun(where, eigenvalues, partial)
-    # An XML parser's error is a SyntaxError, whether of lxml or of the standard library.
-    except (SyntaxError, ValueError, KeyError, IndexError, OSError, EOFError, AttributeError, TypeError) as error:
-        return Calculation(**_unread(finished, outcar, said, error), **common)
-    if not run.ionic_steps:
-        return Calculation(**_unread(finished, outcar, said, ValueError("it holds no ionic step")), **common)
-    terms = _pressure_terms(run, outcar)
-    steps = [_ionic_step(step, work, terms.pressure) for step, work in zip(run.ionic_steps, terms.works, strict=True)]
-    stopped = re.search(_STOPPED, said)
+    path = locate(where, "vasprun.xml")
+    if path is None:
+        return Calculation(**_unread(finished, outcar, said, "there is none", custodian), **common)
+    reader = VasprunReader(path, eigenvalues)
+    incar = read_incar(where)
+    steps, wrong, doubt = _steps(reader, incar, outcar)
+    head = reader.header
+    stopped = re.search(STOPPED, said)
     if finished and stopped:
         finished = False
-        steps = steps[:-1] if stopped.group(1) == "hard" else steps
+        if stopped.group(1) == "hard":  # its last step, sound or not, ended in the middle of the SCF
+            steps, wrong = (steps, "") if wrong else (steps[:-1], "")
+    if not wrong and ((reader.problem and not partial) or not (steps or stopped)):
+        problem = reader.problem or "it holds no ionic step"
+        return Calculation(**_unread(finished, outcar, said, problem, custodian), **common)
+    functional = ""
+    found: dict[str, Any] = {"ending": "finished"} if finished else ended(said, custodian=custodian)
+    if wrong:
+        found = _refused(wrong)
+    elif finished:
+        found, functional = _judged(steps, head, incar, outcar, oszicar)
     return Calculation(
-        **({"ending": "finished"} if finished else _ended(said)),
-        version=str(run.vasp_version).split()[0],
-        incar=_incar(where) or dict(run.incar),
-        nelm=int(run.parameters.get("NELM", 60)),
-        symbols=[str(s) for s in run.atomic_symbols],
+        **found,
+        version=head.version,
+        incar=incar or dict(head.incar),
+        nelm=_nelm(head),
+        symbols=head.symbols,
         steps=steps,
-        magmoms=_magmoms(outcar, len(run.atomic_symbols)),
-        bandgap=_bandgap(run, outcar) if eigenvalues else None,
-        titles=[str(t) for t in run.potcar_symbols],
-        electrons=float(run.parameters["NELECT"]) if "NELECT" in run.parameters else None,
-        kpoints=_mesh(run),
-        pressure_doubt=terms.doubt,
+        magmoms=magmoms_in(outcar, len(head.symbols)),
+        bandgap=reader.bandgap() if eigenvalues else None,
+        titles=head.titles,
+        electrons=float(head.parameters["NELECT"]) if "NELECT" in head.parameters else None,
+        kpoints=_mesh(head),
+        pressure_doubt=doubt,
+        used=used_level(head),
+        functional=functional,
         **common,
     )
 
 
-def _incar(folder: Path) -> dict[str, Any]:
-    """Return INCAR as it lies in the folder; vasprun.xml repeats only tags that VASP knows to print."""
-    from pymatgen.io.vasp.inputs import Incar
-
-    with _quiet():
-        return dict(Incar.from_str(read_text(folder, "INCAR")))
+def _nelm(head: Header) -> int:
+    return int(head.parameters.get("NELM", 60))
 
 
-def _vasprun(folder: Path, eigenvalues: bool, partial: bool) -> Vasprun:
-    from pymatgen.io.vasp.outputs import Vasprun
+def _judged(
+    steps: list[IonicStep], head: Header, incar: dict[str, Any], outcar: str, oszicar: str
+) -> tuple[dict[str, Any], str]:
+    """Return ending, failure and functional of a run that came to its end."""
+    try:
+        functional = _cross_checked(steps, head, incar, outcar, oszicar)
+    except SourcesDisagreeError as error:
+        return _refused(str(error)), ""
+    except FunctionalError as error:
+        return {"ending": "failed", "failure": failed_because("protocol_changed", _sentence(str(error)))}, ""
+    old = version_fault(functional, head.version)
+    if old:
+        return {"ending": "failed", "failure": failed_because("old_vasp", f"{old}.")}, functional
+    return {"ending": "finished"}, functional
 
-    path = locate(folder, "vasprun.xml")
-    if path is None:
-        raise FileNotFoundError("there is no vasprun.xml")
-    with _quiet():
-        return Vasprun(
-            path,
-            parse_dos=False,
-            parse_eigen=eigenvalues,
-            parse_projected_eigen=False,
-            parse_potcar_file=False,
-            exception_on_bad_xml=not partial,
-        )
+
+def _steps(reader: VasprunReader, incar: dict[str, Any], outcar: str) -> tuple[list[IonicStep], str, str]:
+    """Return the steps up to one that contradicts itself, what is wrong with it, and what PSTRESS leaves in doubt."""
+    raws = list(reader.steps())
+    head = reader.header
+    terms = terms_of(raws, head, incar, outcar)
+    steps: list[IonicStep] = []
+    for raw, work in zip(raws, terms.works, strict=True):
+        try:
+            steps.append(ionic_step(raw, head, incar, _nelm(head), work, terms.pressure))
+        except SourcesDisagreeError as error:
+            return steps, str(error), terms.doubt
+    return steps, "", terms.doubt
 
 
-def _unread(finished: bool, outcar: str, said: str, error: Exception) -> dict[str, Any]:
+def _mesh(head: Header) -> Mesh | None:
+    """Return the mesh of a run; None for one that is shifted, or a list of another kind."""
+    points = head.kpoints
+    if points.divisions is None or points.shifted or points.scheme not in ("Gamma", "Monkhorst-Pack"):
+        return None
+    return Mesh(points.divisions, points.scheme == "Gamma")
+
+
+def _cross_checked(steps: list[IonicStep], head: Header, incar: dict[str, Any], outcar: str, oszicar: str) -> str:
+    """Return the functional of a finished run whose files agree about its last energy.
+
+    Raises
+    ------
+    SourcesDisagreeError, FunctionalError
+        Naming what contradicts.
+    """
+    last, count = steps[-1], len(steps)
+    others = {n: e[count - 1] for n, e in ionic_energies(outcar, oszicar).items() if len(e) == count}
+    same_energies(last, others, pressure_work(head.parameters.get("PSTRESS"), last.cell))
+    ran = dict(head.parameters)
+    meta = re.search(r"^\s*METAGGA\s*=\s*([A-Z0-9]{3,}\w*)\s+LMAXTAU", outcar, re.MULTILINE)
+    if meta:
+        ran["METAGGA"] = meta.group(1)
+    return functional_of({**head.incar, **incar}, ran, head.titles)
+
+
+def ionic_energies(outcar: str, oszicar: str, read: str = "vasprun.xml") -> dict[str, list[tuple[float, float]]]:
+    """Return file → (F, E₀) in eV of each ionic step, for those that say it and are not the file that was read.
+
+    Parameters
+    ----------
+    outcar, oszicar
+        Texts.
+    read
+        The file that the steps come from.
+    """
+    found: dict[str, list[tuple[float, float]]] = {}
+    free, zero = _OUTCAR_FREE.findall(outcar), _OUTCAR_ZERO.findall(outcar)
+    if read != "OUTCAR" and len(free) == len(zero) and free:
+        found["OUTCAR"] = [(_number(f), _number(z)) for f, z in zip(free, zero, strict=True)]
+    printed = {int(n): (_number(f), _number(z)) for n, f, z in _OSZICAR.findall(oszicar)}
+    if printed and sorted(printed) == list(range(1, len(printed) + 1)):
+        found["OSZICAR"] = [printed[n] for n in range(1, len(printed) + 1)]
+    return found
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + "."
+
+
+def _refused(message: str) -> dict[str, Any]:
+    reason: LabelReason = "energy_mismatch"
+    if message.startswith("VASP wrote no"):
+        reason = "no_stress" if "stress" in message else "no_forces"
+    return {"ending": "bad_output", "failure": failed_because(reason, _sentence(message))}
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")
+
+
+def temperatures_in(oszicar: str) -> list[float]:
+    """Return the temperature (K) of each ionic step of MD by its number; NaN where it is not printed as a number."""
+    found = {int(number): _number(text) for number, text in _TEMPERATURE.findall(oszicar)}
+    return [found.get(step, float("nan")) for step in range(1, max(found, default=0) + 1)]
+
+
+def read_incar(folder: Path, name: str = "INCAR") -> dict[str, Any]:
+    """Return the tags of an INCAR as text, upper-case names; empty where there is none.
+
+    Lines end at ``#`` or ``!``; ``;`` separates tags, a backslash continues a line (VASP wiki, INCAR).
+    """
+    text = read_text(folder, name).replace("\\\n", " ")
+    tags: dict[str, Any] = {}
+    for line in text.splitlines():
+        for part in re.split(r"[#!]", line, maxsplit=1)[0].split(";"):
+            tag, equals, value = part.partition("=")
+            if equals and re.fullmatch(r"[A-Z][A-Z0-9_]*", tag.strip().upper()):
+                tags.setdefault(tag.strip().upper(), plain_value(tag.strip(), value.strip()))
+    return tags
+
+
+def _unread(finished: bool, outcar: str, said: str, problem: str, custodian: CustodianLog) -> dict[str, Any]:
     """Return ending and failure of a run whose vasprun.xml cannot be read."""
     if finished:
-        message = f"VASP ended, but vasprun.xml cannot be read ({type(error).__name__}: {error})"
+        message = f"VASP ended, but vasprun.xml cannot be read: {problem}"
         return {"ending": "bad_output", "failure": failed_because("truncated_vasprun", message[:500])}
-    return _ended(said) if outcar else _ended(said, "VASP wrote no OUTCAR", outcar=False)
+    if outcar:
+        return ended(said, custodian=custodian)
+    return ended(said, "VASP wrote no OUTCAR", outcar=False, custodian=custodian)
 
 
-def _ended(
-    said: str, otherwise: str = "OUTCAR has no timing table, VASP did not come to its end", outcar: bool = True
-) -> dict[str, Any]:
-    """Return ending and failure of a run without an end: killed from outside, given up by VASP, or never started."""
-    for reason, pattern in _KILL_SIGNS:
-        found = re.search(pattern, said, re.IGNORECASE)
-        if found:
-            return {"ending": "killed", "failure": failed_because(reason, _line_of(said, found))}
-    complaint = re.search(_COMPLAINTS, said)
-    if complaint:
-        return {"ending": "failed", "failure": failed_because("vasp_error", _line_of(said, complaint))}
-    if not outcar and said.strip():
-        last = said.strip().splitlines()[-1].strip()[:300]
-        return {"ending": "failed", "failure": failed_because("vasp_not_started", f"{otherwise}: {last}")}
-    return {"ending": "killed", "failure": failed_because("interrupted", otherwise)}
-
-
-def _line_of(said: str, found: re.Match[str]) -> str:
-    """Return the whole line in which a match stands."""
-    start = said.rfind("\n", 0, found.start()) + 1
-    end = said.find("\n", found.end())
-    return said[start : end if end >= 0 else None].strip(" |\n")[:300]
-
-
-def _ionic_step(step: dict[str, Any], work: float = 0.0, pressure_kbar: float = 0.0) -> IonicStep:
-    structure = step["structure"]
-    in_kbar = np.asarray(step["stress"], dtype=float) + pressure_kbar * np.eye(3)
-    stress = matrix_to_voigt(vasp_stress_to_ase(in_kbar))
-    return IonicStep(
-        fractional=np.asarray(structure.frac_coords, dtype=float),
-        cell=np.asarray(structure.lattice.matrix, dtype=float),
-        energy=float(step["e_0_energy"]) - work,
-        forces=np.asarray(step["forces"], dtype=float),
-        stress=stress,
-        scf_steps=len(step["electronic_steps"]),
-    )
-
-
-def _pressure_terms(run: Vasprun, outcar: str) -> Terms:
-    """Return what PSTRESS added to a run's energies and stresses."""
-    pstress = float(run.incar.get("PSTRESS") or run.parameters.get("PSTRESS") or 0.0)
-    if not pstress:
-        return Terms([0.0] * len(run.ionic_steps))
-    printed = []
-    for step in run.ionic_steps:
-        last = step["electronic_steps"][-1] if step["electronic_steps"] else {}
-        electronic = last.get("e_fr_energy")
-        printed.append(
-            Printed(
-                volume=float(step["structure"].volume),
-                free=float(step["e_fr_energy"]),
-                electronic=None if electronic is None else float(electronic),
-                pressure=float(np.trace(np.asarray(step["stress"], dtype=float))) / 3,
-            )
-        )
-    return pressure_terms(pstress, printed, len(run.atomic_symbols), outcar)
-
-
-def _mesh(run: Vasprun) -> Mesh | None:
-    """Return the mesh of a run; None for one that is shifted, or a list of another kind."""
-    from pymatgen.io.vasp.inputs import KpointsSupportedModes
-
-    styles = {KpointsSupportedModes.Gamma: True, KpointsSupportedModes.Monkhorst: False}
-    found = run.kpoints
-    if found is None or found.style not in styles or any(found.kpts_shift or ()):
-        return None
-    a, b, c = (int(n) for n in found.kpts[0])
-    return Mesh((a, b, c), styles[found.style])
-
-
-def _bandgap(run: Vasprun, outcar: str) -> float | None:
-    """Return the gap in eV; the Fermi level is OUTCAR's last, vasprun.xml keeps it in the unread DOS."""
-    levels = re.findall(r"E-fermi :\s*(-?[\d.]+)", outcar)
-    if not run.eigenvalues or not levels:
-        return None
-    run.efermi = float(levels[-1])
-    with _quiet():
-        return float(np.min(run.eigenvalue_band_properties[0]))
-
-
-def _magmoms(outcar: str, n_atoms: int) -> list[float] | None:
+def magmoms_in(outcar: str, n_atoms: int) -> list[float] | None:
     """Return the total moment in each atom's sphere from OUTCAR's last ``magnetization (x)`` table."""
     _, found, rest = outcar.rpartition(" magnetization (x)")
     if not found:
@@ -358,16 +353,6 @@ def _cores(outcar: str) -> int:
 def _core_hours(outcar: str) -> float | None:
     found = re.search(r"Elapsed time \(sec\):\s*([\d.]+)", outcar)
     return _cores(outcar) * float(found.group(1)) / 3600.0 if found else None
-
-
-def _corrections(folder: Path) -> list[str]:
-    """Return the errors that custodian met, in order."""
-    text = read_text(folder, "custodian.json")
-    try:
-        runs = json.loads(text) if text else []
-    except ValueError:
-        return []
-    return [str(e) for run in runs for c in run.get("corrections", []) for e in c.get("errors", [])]
 
 
 def potcars_in(folder: str | Path) -> dict[str, str]:

@@ -16,21 +16,28 @@ from typing import Any
 from aqvolt_flows.errors import ConfigError, InputError
 from aqvolt_flows.identity import content_hash
 from aqvolt_flows.schemas.provenance import Protocol
+from aqvolt_flows.vasp.functional import functional_of
+from aqvolt_flows.vasp.incar import NOT_THEORY, changes, plain_value, refused_update, theory
 
-#: Tags that say what is written to disk, how the SCF gets to its ground state, how the work is spread over
-#: cores, or how atoms move. They do not define the potential-energy surface, so they are no part of a
-#: protocol's identity: a static and a step of AIMD with the same remaining tags are one theory level.
-_OUTPUT = "SYSTEM NWRITE LAECHG LCHARG LWAVE LORBIT LELF LVTOT LVHAR LVACPOTAV NEDOS EMIN EMAX LH5"
-_SELF_CONSISTENCY = (
-    "ALGO IALGO NELM NELMIN NELMDL TIME AMIX AMIX_MAG BMIX BMIX_MAG AMIN IMIX INIMIX MIXPRE MAXMIX WC LMAXMIX LMIXTAU "
-    "ISEARCH ISTART ICHARG INIWAV LDIAG LSUBROT NBANDS ISYM SYMPREC MAGMOM IOPT"
-)
-_PARALLEL = "NCORE NPAR KPAR NSIM LPLANE LSCALAPACK LSCALU LASYNC"
-_DYNAMICS = (
-    "IBRION NSW POTIM TEBEG TEEND MDALGO ISIF LANGEVIN_GAMMA LANGEVIN_GAMMA_L PMASS PSTRESS SMASS NBLOCK KBLOCK "
-    "RANDOM_SEED"
-)
-NOT_THEORY = frozenset(f"{_OUTPUT} {_SELF_CONSISTENCY} {_PARALLEL} {_DYNAMICS}".split())
+__all__ = [
+    "FUNCTIONAL",
+    "NOT_THEORY",
+    "changes",
+    "element_moment",
+    "frozen_incar",
+    "frozen_moments",
+    "frozen_potcars",
+    "frozen_settings",
+    "potcar_functional",
+    "potcar_symbol",
+    "r2scan_protocol",
+    "settings_hash",
+    "spelled_hash",
+    "static_incar",
+    "theory",
+]
+
+FUNCTIONAL = "r2SCAN"
 
 
 @cache
@@ -79,49 +86,39 @@ def element_moment(element: str) -> float:
     return float(frozen_settings()["magmom"].get(element, 0.0))
 
 
-def _plain(value: Any) -> Any:
-    """Return one spelling per value: upper-case text, floats for numbers, lists for sequences."""
-    if isinstance(value, bool) or value is None:
-        return value
-    if isinstance(value, str):
-        return value.strip().upper()
-    if isinstance(value, int | float):
-        return float(value)
-    return [_plain(v) for v in value]
-
-
-def theory(incar: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those tags of an INCAR that define the potential-energy surface, one spelling per value."""
-    return {k.upper(): _plain(v) for k, v in incar.items() if k.upper() not in NOT_THEORY and v is not None}
-
-
-def changes(expected: Mapping[str, Any], seen: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return tag → (expected, seen) for the tags in which two mappings differ."""
-    left, right = ({k.upper(): _plain(v) for k, v in m.items() if v is not None} for m in (expected, seen))
-    return {k: (left.get(k), right.get(k)) for k in sorted(left.keys() | right.keys()) if left.get(k) != right.get(k)}
-
-
 def static_incar(incar_updates: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return the frozen INCAR with a campaign's changes; a MAGMOM or GGA among them is refused.
+    """Return the frozen INCAR with a campaign's changes; those that make no label, or another functional, are refused.
 
     Raises
     ------
     ConfigError
-        If a change would leave r2SCAN or fix a structure-dependent tag.
+        If a change would leave r2SCAN, fix a tag that depends on the structure, or leave labels without a
+        self-consistent energy or without stress (:func:`aqvolt_flows.vasp.incar.refused_update`).
     """
     updates = {k.upper(): v for k, v in (incar_updates or {}).items()}
-    for tag in ("MAGMOM", "GGA", "NSW", "LDAU"):
-        if tag in updates:
-            raise ConfigError(f"labeling.incar_updates sets {tag}, which the r2SCAN static fixes; remove it.")
-    if _plain(updates.get("METAGGA", "R2SCAN")) != "R2SCAN":
+    for tag, value in updates.items():
+        why = refused_update(tag, value)
+        if why:
+            raise ConfigError(f"labeling.incar_updates sets {tag} to {value!r}: {why}; correct or remove it.")
+    if plain_value("METAGGA", updates.get("METAGGA", "R2SCAN")) != "R2SCAN":
         raise ConfigError(f"labeling.incar_updates sets METAGGA to {updates['METAGGA']!r}; expected R2SCAN, remove it.")
-    return frozen_incar() | updates
+    tags = frozen_incar() | updates
+    functional = functional_of(tags)
+    if functional != FUNCTIONAL:
+        more = ", ".join(sorted(updates))
+        raise ConfigError(f"labeling.incar_updates ({more}) makes {functional} of {FUNCTIONAL}; remove what does.")
+    return tags
 
 
 def settings_hash(incar: Mapping[str, Any]) -> str:
     """Return the settings hash of an INCAR's theory level with MatPES' POTCARs."""
+    return spelled_hash(theory(incar))
+
+
+def spelled_hash(tags: Mapping[str, Any]) -> str:
+    """Return the settings hash of an INCAR's theory level with its tags as they stand, not normalized."""
     return content_hash(
-        {"incar": theory(incar), "potcar_functional": potcar_functional(), "potcar": frozen_settings()["potcar"]}
+        {"incar": dict(tags), "potcar_functional": potcar_functional(), "potcar": frozen_settings()["potcar"]}
     )
 
 
@@ -144,7 +141,7 @@ def r2scan_protocol(
     return Protocol(
         code="vasp",
         version=version,
-        functional="r2SCAN",
+        functional=FUNCTIONAL,
         settings_hash=settings_hash(static_incar(incar_updates)),
         potcar_hashes=dict(potcar_hashes or {}),
     )

@@ -68,6 +68,7 @@ def xml_head(
     tags: dict[str, str], defaults: dict[str, str], cell: Cell, datasets: list[Dataset], mesh: tuple[int, int, int]
 ) -> str:
     types = cell.types
+    used = defaults | tags | ({"ENMAX": tags["ENCUT"]} if "ENCUT" in tags else {})  # VASP's word for the cutoff it used
     atoms = "".join(f"<rc><c>{datasets[t].element:<2}</c><c>{t + 1:4d}</c></rc>\n" for t in types)
     kinds = "".join(
         f"<rc><c>{n:4d}</c><c>{d.element:<2}</c><c>{d.mass:16.8f}</c><c>{d.valence:16.8f}</c><c>  {d.title:<38}</c></rc>\n"
@@ -83,7 +84,7 @@ def xml_head(
         f'<v type="int" name="divisions"> {mesh[0]:8d} {mesh[1]:8d} {mesh[2]:8d} </v>\n'
         '<v name="usershift"> 0.0 0.0 0.0 </v>\n<v name="shift"> 0.0 0.0 0.0 </v>\n</generation>\n'
         f'{varray("kpointlist", np.zeros((1, 3)))}<varray name="weights" >\n<v> 1.00000000 </v>\n</varray>\n</kpoints>\n'
-        f'<parameters>\n<separator name="electronic" >\n{"".join(xml_tag(k, v) for k, v in (defaults | tags).items())}</separator>\n</parameters>\n'
+        f'<parameters>\n<separator name="electronic" >\n{"".join(xml_tag(k, v) for k, v in used.items())}</separator>\n</parameters>\n'
         f'<atominfo>\n<atoms> {len(types):8d} </atoms>\n<types> {len(datasets):8d} </types>\n<array name="atoms" >\n'
         '<dimension dim="1">ion</dimension>\n<field type="string">element</field>\n<field type="int">atomtype</field>\n'
         f'<set>\n{atoms}</set>\n</array>\n<array name="atomtypes" >\n<dimension dim="1">type</dimension>\n'

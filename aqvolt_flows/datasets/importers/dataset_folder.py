@@ -50,10 +50,10 @@ def dataset_files(path: Path, source: str) -> list[tuple[Path, str]]:
     InputError
         If a folder has no file of the format, or its cache holds several commits.
     """
-    if not path.is_dir():
-        return [(path, path.name)]
+    if not path.is_dir() or source not in SUFFIXES:  # a folder of VASP runs is read as a whole
+        return [(path, path.name or path.resolve().name)]  # the name of "." is empty
     folder = _snapshot(path)
-    suffixes = SUFFIXES.get(source, ())
+    suffixes = SUFFIXES[source]
     files = sorted(
         file
         for file in folder.rglob("*")
@@ -96,6 +96,13 @@ def refuse_pointer(path: Path) -> None:
         raise InputError(f"{path} cannot be read ({error}).") from None
     if head == _POINTER:
         raise InputError(f"{path} is a pointer of Git LFS, not the data; run 'git lfs pull' in its folder.")
+
+
+def license_of(path: Path) -> str | None:
+    """Return the license that the card of a downloaded folder states; None for files and folders without one."""
+    card = _snapshot(path) / "README.md" if path.is_dir() else path
+    said = front_matter(card).get("license") if card.name == "README.md" and card.is_file() else None
+    return said if isinstance(said, str) and said else None
 
 
 def _hidden(file: Path, folder: Path) -> bool:

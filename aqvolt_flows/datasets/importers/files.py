@@ -18,8 +18,9 @@ from aqvolt_flows.datasets.importers.notes import Notes
 from aqvolt_flows.datasets.importers.published import Broken, Entry, ImportOptions, RecordError
 from aqvolt_flows.datasets.importers.tables import is_parquet, parquet_entries
 from aqvolt_flows.datasets.importers.tasks import mp_entry
+from aqvolt_flows.datasets.importers.vasp import vasp_entries
 from aqvolt_flows.errors import InputError
-from aqvolt_flows.streams import Item, first_character, stream_documents, stream_lines
+from aqvolt_flows.streams import Item, first_character, stream_documents, stream_lines, stream_values
 from aqvolt_flows.units import STRESS_FACTORS
 
 Reader = Callable[[Mapping[str, Any], Mapping[str, Any], ImportOptions], Entry]
@@ -52,6 +53,8 @@ def read_labels(path: Path, options: ImportOptions, notes: Notes | None = None) 
         If there is no such file, or it is not of its kind at all. Single broken records are yielded as
         :class:`Broken`, those that the options leave out as :class:`Skipped`.
     """
+    if options.source == "vasp":
+        return vasp_entries(path, options)
     if not path.is_file():
         raise InputError(f"There is no file {path}; give the path of a file to import.")
     if options.stress_unit not in STRESS_FACTORS:
@@ -106,16 +109,34 @@ def _json(path: Path, read: Reader, options: ImportOptions) -> Iterator[Entry]:
 
 
 def _items(path: Path) -> Iterator[Item]:
-    """Return documents of a JSON list or mapping, of one document alone, or of JSON lines."""
+    """Return documents of a JSON list or mapping, of one document alone on any number of lines, or of JSON lines."""
     suffixes = {s.lower() for s in path.suffixes[-2:]}
     if suffixes & {".jsonl", ".ndjson"}:
         return stream_lines(path)
-    if first_character(path) == "{":
-        first = next(stream_lines(path), None)  # one document a line, or one mapping over the whole file
-        if first is not None and isinstance(first.value, dict) and not _is_mapping_of_documents(first.value):
-            return stream_lines(path)
-    return stream_documents(path)
+    if first_character(path) != "{":
+        return stream_documents(path)
+    first = next(stream_lines(path), None)
+    if first is not None and isinstance(first.value, dict):  # one document a line, or one mapping over the whole file
+        return stream_documents(path) if _is_mapping_of_documents(first.value) else stream_lines(path)
+    # the first line is no whole document: an indented one, or an indented mapping of several
+    entry = next(stream_documents(path), None)
+    if entry is not None and isinstance(entry.value, tuple) and _is_document(entry.value[1]):
+        return stream_documents(path)
+    return stream_values(path)
+
+
+#: What only a document of a calculation has; a mapping of identity to document has none of them at its top.
+_OF_DOCUMENTS = frozenset({"structure", "calcs_reversed", "output", "energy", "forces", "orig_inputs"})
+
+
+def _is_document(value: Any) -> bool:
+    return isinstance(value, Mapping) and bool(_OF_DOCUMENTS & value.keys())
 
 
 def _is_mapping_of_documents(value: Mapping[str, Any]) -> bool:
-    return bool(value) and all(isinstance(v, Mapping) for v in value.values()) and identifier(value) is None
+    return (
+        bool(value)
+        and all(isinstance(v, Mapping) for v in value.values())
+        and identifier(value) is None
+        and not _is_document(value)
+    )

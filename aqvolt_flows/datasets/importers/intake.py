@@ -78,7 +78,7 @@ def label_from_import(entry: Imported, options: ImportOptions) -> LabelDocument:
     """Return the label of an imported record, valid or rejected, under the rules that our own labels pass."""
     label = label_from_outcome(entry.outcome, None, None, source=options.name)
     update: dict[str, Any] = {
-        "provenance": entry.provenance,
+        "provenance": entry.provenance | ({"license": options.license} if options.license else {}),
         "temperature_k": entry.temperature_k,
         "candidate_id": entry.candidate_id,
         "trajectory_id": entry.trajectory_id,

@@ -19,10 +19,10 @@ from aqvolt_flows.identity import KEY_LENGTH
 from aqvolt_flows.schemas.base import Parameters
 from aqvolt_flows.schemas.label import LabelOutcome
 from aqvolt_flows.schemas.provenance import Protocol
-from aqvolt_flows.units import matrix_to_voigt, unit_factor
+from aqvolt_flows.units import EV_PER_A3_IN_KBAR, matrix_to_voigt, unit_factor
 
 Array = NDArray[np.float64]
-Source = Literal["matpes", "mp-aloe", "mp", "aqvolt26", "extxyz", "aselmdb", "colabfit", "lemat"]
+Source = Literal["matpes", "mp-aloe", "mp", "vasp", "aqvolt26", "extxyz", "aselmdb", "colabfit", "lemat"]
 Potcars = Literal["none", "lanthanides", "all"]
 
 #: What labels of a source say they come from.
@@ -30,6 +30,7 @@ DATASETS: dict[str, str] = {
     "matpes": "MatPES",
     "mp-aloe": "MP-ALOE",
     "mp": "MP",
+    "vasp": "VASP",
     "aqvolt26": "AQVolt26",
     "extxyz": "extxyz",
     "aselmdb": "aselmdb",
@@ -39,11 +40,11 @@ DATASETS: dict[str, str] = {
 #: Sources whose keys and units the options may name.
 NAMED_KEYS = ("extxyz",)
 WITH_UNITS = ("extxyz", "aselmdb", "colabfit", "lemat")
-#: Two off-diagonal elements of a stress may differ by this, relative to its largest element (printed digits).
+#: Two off-diagonal elements of a stress may differ by this, relative to its largest element (printed digits), or by
+#: this much in eV/Å³ (0.05 kbar): real task documents differ by up to 0.0055 kbar, which VASP's grids leave.
 SYMMETRY = 1e-4
-
-
-#: No length (Å), force (eV/Å), stress or energy (eV) of a cell comes near; squares of it are still numbers.
+SYMMETRY_EV_PER_A3 = 0.05 / EV_PER_A3_IN_KBAR
+#: Beyond this a number is damage: no energy, length, force or stress has so many of any unit.
 LARGEST = 1e9
 
 
@@ -70,6 +71,12 @@ class ImportOptions(Parameters):
         "lanthanides, of all elements, or none.",
     )
     exclude_elements: tuple[str, ...] = Field(default=(), description="Structures with any of these stay out.")
+    patched_vasp: bool = Field(
+        default=False,
+        description="Task documents, VASP folders: accept r2SCAN of VASP below 6.2.0, which only a patch taught it.",
+    )
+    license: str | None = Field(default=None, description="License of the labels; default: the dataset's, if known.")
+    stride: int = Field(default=1, ge=1, description="VASP folders: keep every n-th ionic step of a run of MD.")
     stress_unit: str = Field(
         default="eV/A^3", description="extxyz: eV/A^3 or GPa (tension positive), kbar (VASP's sign)."
     )
@@ -180,7 +187,9 @@ def external_protocol(dataset: str, functional: str, version: str = "") -> Proto
 def finite(value: Any, what: str) -> float:
     """Return a finite number; anything else is a :class:`RecordError`."""
     number = maybe(value)
-    if number is None or abs(number) > LARGEST:
+    if number is not None and abs(number) > LARGEST:
+        raise RecordError(f"its {what} is {number:g}, which no unit makes of a calculation")
+    if number is None:
         raise RecordError(f"its {what} is {_seen(value)}; expected a finite number")
     return number
 
@@ -214,7 +223,7 @@ def array(value: Any, shape: tuple[int, ...], what: str) -> Array:
     if not np.isfinite(found).all():
         raise RecordError(f"its {what} hold NaN or infinity")
     if np.abs(found).max(initial=0.0) > LARGEST:
-        raise RecordError(f"its {what} hold {np.abs(found).max():.3g}; expected numbers below {LARGEST:g}")
+        raise RecordError(f"its {what} hold {np.abs(found).max():g}, which no unit makes of a calculation")
     return found
 
 
@@ -248,7 +257,8 @@ def stress(value: Any, unit: str) -> Array:
         )
     if found.shape == (3, 3):
         largest = float(np.abs(array(found, (3, 3), "stress")).max())
-        if np.abs(found - found.T).max(initial=0.0) > SYMMETRY * max(largest, 1e-3):
+        alike = max(SYMMETRY * largest, SYMMETRY_EV_PER_A3 / abs(unit_factor("stress", unit)))
+        if np.abs(found - found.T).max(initial=0.0) > alike:
             raise RecordError("its 3 × 3 stress is not symmetric; expected xy = yx, xz = zx, yz = zy")
         found = matrix_to_voigt(found)
     return array(found, (6,), "stress") * unit_factor("stress", unit)

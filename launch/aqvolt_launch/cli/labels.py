@@ -19,12 +19,13 @@ labels = typer.Typer(
 def import_files(
     files: Annotated[
         list[Path],
-        typer.Argument(help="JSON(.gz), JSON lines, Parquet, ASE-LMDB, extxyz, or the folder of a dataset."),
+        typer.Argument(help="JSON(.gz), JSON lines, Parquet, ASE-LMDB, extxyz; folders of datasets or VASP runs."),
     ],
     source: Annotated[
         str,
         typer.Option(
-            "--source", help="matpes, mp-aloe, mp (task documents), aqvolt26, extxyz, aselmdb, colabfit or lemat."
+            "--source",
+            help="matpes, mp-aloe, mp (task documents), vasp (a folder), aqvolt26, extxyz, aselmdb, colabfit or lemat.",
         ),
     ],
     dataset: Annotated[
@@ -70,6 +71,13 @@ def import_files(
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace stored labels that another file gave otherwise.")
     ] = False,
+    patched_vasp: Annotated[
+        bool, typer.Option("--patched-vasp", help="mp, vasp: accept r2SCAN of VASP below 6.2.0, which needed a patch.")
+    ] = False,
+    license: Annotated[
+        str | None, typer.Option("--license", help="License of the labels, for the cards of releases.")
+    ] = None,
+    stride: Annotated[int, typer.Option("--stride", help="vasp: keep every n-th ionic step of a run of MD.")] = 1,
     campaign: CampaignOption = None,
     as_json: Json = False,
 ) -> None:
@@ -92,6 +100,9 @@ def import_files(
         virial_key=virial_key,
         units=units,
         replace=replace,
+        patched_vasp=patched_vasp,
+        stride=stride,
+        license=license,
         **given,
     )
     options.named_units()
@@ -129,7 +140,7 @@ def _options(**given: Any) -> Any:
 
 def _import_all(paths: list[Path], options: Any, database: Any, settings: Any) -> list[dict[str, Any]]:
     """Import files and the files of folders; one that cannot be opened is reported, not fatal to the others."""
-    from aqvolt_flows.datasets.importers.dataset_folder import dataset_files
+    from aqvolt_flows.datasets.importers.dataset_folder import dataset_files, license_of
     from aqvolt_flows.datasets.importers.intake import ImportMemory, LabelImportReport
     from aqvolt_flows.errors import InputError
 
@@ -142,7 +153,9 @@ def _import_all(paths: list[Path], options: Any, database: Any, settings: Any) -
             stopped = LabelImportReport(stopped=[str(error)])
             reports.append({"file": path.name, **stopped.as_dict(), "quarantine": None})
             continue
-        reports += [_import_one(file, name, options, database, settings, memory) for file, name in listed]
+        said = license_of(path) if options.license is None else None
+        own = options.model_copy(update={"license": said}) if said else options
+        reports += [_import_one(file, name, own, database, settings, memory) for file, name in listed]
     return reports
 
 
@@ -156,7 +169,9 @@ def _import_one(path: Path, name: str, options: Any, database: Any, settings: An
     aside = settings.path("quarantine") / f"{name.replace('/', '_')}.labels.jsonl"
     notes = Notes()
     try:
-        entries = named(read_labels(path, options, notes), name)
+        entries = read_labels(path, options, notes)
+        if path.is_file():  # files of VASP runs have names of their own
+            entries = named(entries, name)
         report = import_labels(database, entries, options, aside, notes, memory)
     except InputError as error:
         report = LabelImportReport(stopped=[str(error)])

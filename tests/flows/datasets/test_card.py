@@ -28,7 +28,9 @@ def released(labelled, parameters, tmp_path):
     aimd = [label.model_copy(update={"source": "aimd"}) for label in make_labels(range(40, 46))]
     labelled.upsert("labels", [*aimd, *make_labels(range(50, 54), "LiF")])
     labelled["labels"].update_many({"frame_id": {"$gte": "frame-0050"}}, {"$set": {"source": "gnome"}})
-    wanted = ReleaseParameters(**(parameters.model_dump() | {"hold_out": {"gnome": {"source": "gnome"}}}))
+    wanted = ReleaseParameters(
+        **(parameters.model_dump() | {"hold_out": {"gnome": {"source": "gnome"}}, "published": "2026-11-25"})
+    )
     document = create_release(labelled, wanted, tmp_path / "releases")
     return tmp_path / "releases" / document.path
 
@@ -139,9 +141,10 @@ class TestCroissant:
     def test_it_has_what_the_specification_requires(self, released):
         told = json.loads((released / "croissant.json").read_text())
         required = {"@context", "@type", "conformsTo", "name", "description", "license", "url", "creator"}
-        assert required | {"datePublished", "distribution", "recordSet"} <= told.keys()
+        assert required | {"distribution", "recordSet"} <= told.keys()
+        assert told["datePublished"] == "2026-11-25"
         assert told["@type"] == "sc:Dataset"
-        assert told["license"] == "https://spdx.org/licenses/CC-BY-4.0.html"
+        assert told["license"] == ["https://spdx.org/licenses/CC-BY-4.0.html", "unknown"], "of gnome nothing is known"
         files = {f["@id"]: f for f in told["distribution"]}
         assert list(files) == [f"{n}.parquet" for n in ("train", "val", "test", "gnome")]
         for file in files.values():

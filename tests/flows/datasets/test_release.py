@@ -6,6 +6,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from datetime import UTC, datetime
 
 import label_factory
 import numpy as np
@@ -15,6 +16,7 @@ from conftest_release import SPLITS, changed, create, independent_content_hash, 
 
 from aqvolt_flows.datasets import folder
 from aqvolt_flows.datasets.jobs import ReleaseMaker
+from aqvolt_flows.datasets.licenses import card_license, licenses_of
 from aqvolt_flows.datasets.release import create_release, labels_fingerprint
 from aqvolt_flows.errors import InputError, ResourceError
 from aqvolt_flows.schemas.parameters import ReleaseParameters
@@ -106,6 +108,59 @@ def test_two_roots_hold_the_same_bytes(labelled, parameters, tmp_path):
     _, first = create(labelled, wanted, tmp_path / "a")
     _, second = create(labelled, wanted, tmp_path / "b")
     assert tree(first) == tree(second)
+
+
+def test_the_same_labels_in_another_database_are_the_same_bytes(labelled, parameters, tmp_path):
+    wanted = changed(parameters, exports=["extxyz"])
+    document, first = create(labelled, wanted, tmp_path / "a")
+    labels = make_labels(range(20, 30), "LiF") + make_labels(reversed(range(20)))
+    labels += make_labels([30], status="unconverged")
+    labelled["labels"].delete_many({})
+    labelled.upsert("labels", labels)
+    later = datetime(2031, 1, 1, tzinfo=UTC)
+    labelled["labels"].update_many({}, {"$set": {"last_updated": later, "cost_core_hours": 9.0}})
+    for label in labelled["labels"].find({"status": "valid"}):  # what labels of one protocol may differ in
+        hashes = {"Li": f"{label['frame_id'][-1]:0>64}"}
+        labelled["labels"].update_one({"_id": label["_id"]}, {"$set": {"protocol.potcar_hashes": hashes}})
+    again, second = create(labelled, wanted, tmp_path / "b")
+    before, after = tree(first), tree(second)
+    told = [json.loads(files.pop("manifest.json")) for files in (before, after)]
+    assert before == after
+    (one,) = told[1]["protocols"].values()
+    speaker = min(labelled["labels"].find({"status": "valid"}), key=lambda label: label["label_id"])
+    assert one["potcar_hashes"] == speaker["protocol"]["potcar_hashes"], "in whatever order labels come"
+    for manifest in told:
+        for protocol in manifest["protocols"].values():
+            protocol.pop("potcar_hashes")
+    assert told[0] == told[1]
+    assert document.manifest["labels_as_of"] != again.manifest["labels_as_of"] == later.isoformat()
+
+
+@pytest.mark.parametrize(
+    ("named", "card", "listed"),
+    [
+        ({"sampled": {None}}, "mit", {"sampled": "mit"}),
+        ({"MatPES": {None}}, "bsd-3-clause", {"MatPES": "bsd-3-clause"}),
+        ({"mine": {"cc0-1.0"}}, "cc0-1.0", {"mine": "cc0-1.0"}),
+        ({"mine": {None}}, "other", {"mine": "unknown"}),
+        ({"MP": {None}, "MatPES": {None}}, "other", {"MP": "cc-by-4.0", "MatPES": "bsd-3-clause"}),
+        ({"mine": {None, "mit"}}, "other", {"mine": "mit and unknown"}),
+        ({"MatPES": {None}, "aimd": {None}}, "other", {"MatPES": "bsd-3-clause", "aimd": "mit"}),
+    ],
+)
+def test_the_license_is_that_of_the_sources(named, card, listed):
+    found = licenses_of(named, "mit")
+    assert (found, card_license(found)) == (listed, card)
+
+
+def test_a_card_of_a_mixture_lists_every_license(labelled, parameters, tmp_path):
+    labelled["labels"].update_many({"formula": "LiF"}, {"$set": {"source": "MatPES"}})
+    labelled["labels"].update_one({"frame_id": "frame-0000"}, {"$set": {"source": "mine", "provenance.license": "mit"}})
+    _, path = create(labelled, parameters, tmp_path)
+    text = (path / "README.md").read_text()
+    assert yaml.safe_load(text.split("---\n", 2)[1])["license"] == "other"
+    for row in ("| MatPES | 10 | bsd-3-clause |", "| mine | 1 | mit |", "| sampled | 19 | cc-by-4.0 |"):
+        assert row in text
 
 
 def test_content_hash_knows_neither_dates_nor_the_order_of_insertion(labelled, parameters, tmp_path):

@@ -53,11 +53,20 @@ def test_the_real_gaas_task_keeps_its_own_protocol(tmp_path, task):
     assert label.protocol.version == "6.4.1"
 
 
+def rerun(task, parameters=None, **incar):
+    """Return the task as if VASP had run with other tags, and used them; None removes a tag."""
+    other = json.loads(json.dumps(task))
+    given = other["calcs_reversed"][0]["input"]
+    given["incar"] = {k: v for k, v in (given["incar"] | incar).items() if v is not None}
+    given["parameters"] |= parameters or {}
+    return other
+
+
 def test_pbe_low_cutoff_and_unconverged_tasks_do_not_enter(tmp_path, task):
     options = ImportOptions(source="mp")
-    assert only(tmp_path / "a.json", task | {"run_type": "PBE"}, options) == Skipped("other_functional")
-    soft = json.loads(json.dumps(task))
-    soft["calcs_reversed"][0]["input"]["incar"]["ENCUT"] = 520
+    pbe = rerun(task, {"METAGGA": None}, METAGGA=None) | {"run_type": "PBE"}
+    assert only(tmp_path / "a.json", pbe, options) == Skipped("other_functional")
+    soft = rerun(task, {"ENMAX": 520.0}, ENCUT=520)
     assert "ENCUT is 520 eV" in only(tmp_path / "b.json", soft, options).reason
     lost = json.loads(json.dumps(task))
     lost["calcs_reversed"][0]["input"]["incar"]["NELM"] = 12  # it took 12 steps
@@ -90,14 +99,11 @@ def test_a_job_of_atomate2_is_judged_by_what_is_declared(task):
     label = label_from_outcome(outcome, None, "uuid")
     assert (outcome.energy, label.status, label.failure.reason) == (-27.04397986, "rejected", "wrong_protocol")
     assert "ISMEAR: 0.0 declared, -5.0 ran" in label.failure.message
-    theirs = json.loads(json.dumps(task))
-    incar = theirs["calcs_reversed"][0]["input"]["incar"]
-    del incar["ENAUG"]
-    incar["ISMEAR"] = 0
+    theirs = rerun(task, {"ISMEAR": 0}, ENAUG=None, ISMEAR=0)
     good = label_from_outcome(outcome_of_task(theirs, "task-1", r2scan_protocol()), None, "uuid")
     assert (good.status, good.energy, good.protocol_id) == ("valid", -27.04397986, r2scan_protocol().protocol_id)
-    del incar["METAGGA"]
-    pbe = label_from_outcome(outcome_of_task(theirs, "task-1", r2scan_protocol()), None, "uuid")
+    plain = rerun(theirs, {"METAGGA": None}, METAGGA=None)
+    pbe = label_from_outcome(outcome_of_task(plain, "task-1", r2scan_protocol()), None, "uuid")
     assert pbe.failure.reason == "wrong_functional"
     broken = outcome_of_task({"calcs_reversed": [{}]}, "task-2", r2scan_protocol())
     assert (broken.status, broken.failure.reason) == ("bad_output", "bad_outcome")

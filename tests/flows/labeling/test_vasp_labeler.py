@@ -16,7 +16,9 @@ from fake_vasp.potcars import RADII
 from aqvolt_flows.chemistry import atomic_energies
 from aqvolt_flows.labeling.protocols import label_key
 from aqvolt_flows.labeling.vasp import R2scanStaticMaker
+from aqvolt_flows.labeling.vasp_labeler import doctor_rows
 from aqvolt_flows.schemas.label import LabelOutcome
+from aqvolt_flows.schemas.parameters import LabelingParameters
 from aqvolt_flows.schemas.provenance import ArtifactRef
 from aqvolt_flows.vasp.settings import r2scan_protocol
 
@@ -277,3 +279,17 @@ def test_a_run_that_custodian_stops_for_its_time_is_no_label(store_frames: Store
     assert outcome.details["wall_s"] < 5
     monkeypatch.setenv("FAKE_VASP_SECONDS", "0")
     assert label(second, wall_time_s=2).status == "converged"
+
+
+def test_the_doctor_names_the_version_that_knows_r2scan_and_an_older_one_that_ran(database):
+    """VASP wiki, METAGGA: R2SCAN as of 6.2.0. VASP tells its version only in the files of a run."""
+
+    def row():
+        rows = list(doctor_rows(LabelingParameters(), [], database, "fail"))
+        return next(check for check in rows if check.check == "VASP: version")
+
+    assert (row().status, row().detail) == ("ok", "r2SCAN needs VASP 6.2.0 or later; each run is checked")
+    output = {"protocol": {"code": "vasp", "version": "5.4.4"}, "failure": {"reason": "old_vasp"}}
+    database["outputs"].insert_one({"uuid": "u", "output": output, "metadata": {"aqvolt": {"stage": "label"}}})
+    assert row().status == "fail"
+    assert "a run had 5.4.4" in row().detail

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from conftest_release import make_labels
 from in_process import command_of
+from vasp_forms import MATPES, Form, write_run
 
 from aqvolt_flows.datasets.importers.files import read_labels
 from aqvolt_flows.datasets.importers.intake import import_labels
@@ -50,11 +51,31 @@ def test_an_element_left_out_is_counted(aqvolt):
     assert (report["labels"], report["skipped"]) == (88, {"excluded_element": 1})
 
 
+def test_a_folder_of_vasp_runs(aqvolt, database, tmp_path, monkeypatch):
+    write_run(tmp_path / "a", Form())
+    write_run(tmp_path / "b", Form("6.1.1"))
+    write_run(tmp_path / "c", Form(incar={k: v for k, v in MATPES.items() if k != "METAGGA"} | {"NSW": 3}, steps=2))
+    monkeypatch.chdir(tmp_path)
+    (report,) = json.loads(aqvolt("labels", "import", ".", "--source", "vasp", "--license", "mit", "--json"))
+    assert (report["labels"], report["quarantined"], report["skipped"]) == (1, 1, {"other_functional": 1})
+    assert report["file"] == tmp_path.name
+    label = database["labels"].find_one({})
+    assert (label["source"], label["provenance"]["license"]) == ("VASP", "mit")
+    assert label["provenance"]["file"] == "a/vasprun.xml", "no path of this machine is kept"
+    more = ("--functional", "any", "--patched-vasp", "--json")
+    (report,) = json.loads(aqvolt("labels", "import", tmp_path, "--source", "vasp", *more))
+    assert (report["labels"], report["new"]) == (3, 2)
+    assert report["skipped"] == {"repeated": 1}, "the patched run has the numbers of the first"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ((ELEMENTS, "--source", "matpas"), "--source is 'matpas'"),
         (("nowhere.json", "--source", "matpes"), "There is no file nowhere.json"),
+        (("nowhere", "--source", "vasp"), "There is no folder nowhere"),
+        ((ELEMENTS.parent, "--source", "vasp"), "nothing was added"),
+        ((ELEMENTS, "--source", "vasp", "--stride", "0"), "--stride is 0"),
         ((ELEMENTS, "--source", "mp"), "nothing was added"),
         ((ELEMENTS, "--source", "aqvolt26"), "is not Parquet"),
         ((ELEMENTS, "--source", "extxyz", "--stress-unit", "psi"), "The unit of stress 'psi' is not known"),
@@ -156,10 +177,11 @@ class TestImportOptions:
         (folder / "data").mkdir(parents=True)
         for i, name in enumerate(("train.xyz", "test.extxyz")):
             extxyz(folder / "data" / name, f"energy=-14 {self.STRESS}", atoms=f"Li 0 0 {i}.5 0 0 0\nCl 2 2 2 0 0 0\n")
-        (folder / "README.md").write_text("# A set\n")
+        (folder / "README.md").write_text("---\nlicense: cc0-1.0\n---\n# A set\n")
         reports = json.loads(aqvolt("labels", "import", folder, "--source", "extxyz", "--json"))
         assert [(r["file"], r["labels"]) for r in reports] == [("data/test.extxyz", 1), ("data/train.xyz", 1)]
         assert {d["provenance"]["file"] for d in database["labels"].find({})} == {"data/test.extxyz", "data/train.xyz"}
+        assert {d["provenance"]["license"] for d in database["labels"].find({})} == {"cc0-1.0"}
         with pytest.raises(InputError, match="has no file of lemat"):
             aqvolt("labels", "import", folder, "--source", "lemat")
 
