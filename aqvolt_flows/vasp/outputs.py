@@ -230,7 +230,7 @@ def _steps(reader: VasprunReader, incar: dict[str, Any], outcar: str) -> tuple[l
     steps: list[IonicStep] = []
     for raw, work in zip(raws, terms.works, strict=True):
         try:
-            steps.append(ionic_step(raw, head, incar, _nelm(head), work, terms.pressure))
+            steps.append(ionic_step(raw, head, incar, _nelm(head), work, terms.pressure, compare=not terms.doubt))
         except SourcesDisagreeError as error:
             return steps, str(error), terms.doubt
     return steps, "", terms.doubt

@@ -83,6 +83,7 @@ def ionic_step(
     nelm: int | None = None,
     work: float = 0.0,
     pressure: float = 0.0,
+    compare: bool = True,
 ) -> IonicStep:
     """Return a step in our units.
 
@@ -96,6 +97,8 @@ def ionic_step(
         Allowed electronic steps: the energies of a step that took as many are not compared, it is no result anyway.
     work, pressure
         What PSTRESS added to the energy (eV) and took off the stress's diagonal (kbar), see :func:`terms_of`.
+    compare
+        Compare the energies; not where it cannot be told whether they hold P·V.
 
     Raises
     ------
@@ -106,7 +109,7 @@ def ionic_step(
         raise SourcesDisagreeError("VASP wrote no forces")
     if raw.stress is None:
         raise SourcesDisagreeError("VASP wrote no stress (ISIF = 0, or a version that leaves it out)")
-    if nelm is not None and len(raw.electronic) >= nelm:
+    if not compare or (nelm is not None and len(raw.electronic) >= nelm):
         free, zero, count = raw.energy.get("e_fr_energy", float("nan")) - work, float("nan"), len(raw.electronic)
     else:
         free, zero, count = _energies(raw, header, incar or {}, work)

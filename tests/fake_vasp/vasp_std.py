@@ -195,7 +195,7 @@ class Run:
     def static(self) -> tuple[np.ndarray, np.ndarray]:
         lattice, fractional = self.cell.lattice, self.cell.fractional
         energy, forces, stress = evaluate(lattice, fractional, self.types, self.radii, self.atom_energies)
-        self.ionic_step(1, lattice, fractional, energy, forces, stress, last=True)
+        energy = self.ionic_step(1, lattice, fractional, energy, forces, stress, last=True)
         self.oszicar(f"   1 F= {energy:.8E} E0= {energy:.8E}  d E =0.000000E+00  mag=     0.0000\n")
         return lattice, fractional
 
@@ -221,9 +221,9 @@ class Run:
         for step in range(1, self.nsw + 1):
             temperature = run.temperature
             last = step == self.nsw
-            self.ionic_step(step, run.cell, run.fractional, run.energy, run.forces, run.stress, last=last)
+            e = self.ionic_step(step, run.cell, run.fractional, run.energy, run.forces, run.stress, last=last)
             self.oszicar(
-                f"{step:7d} T={temperature:7.0f}. E= {run.energy:.8E} F= {run.energy:.8E} E0= {run.energy:.8E}  "
+                f"{step:7d} T={temperature:7.0f}. E= {e:.8E} F= {e:.8E} E0= {e:.8E}  "
                 "EK= 0.00000E+00 SP= 0.00E+00 SK= 0.00E+00 mag=     0.0000\n"
             )
             run.step(pressure)  # CONTCAR holds the configuration of the next step, as VASP's does
@@ -251,8 +251,8 @@ class Run:
         stress: np.ndarray,
         *,
         last: bool,
-    ) -> None:
-        """Write one ionic step; runs that die do so between its pieces."""
+    ) -> float:
+        """Write one ionic step and return its energy; runs that die do so between its pieces."""
         volume = abs(np.linalg.det(lattice))
         lack = float(os.environ.get("FAKE_VASP_BASIS", "0")) * len(self.types)
         energy = energy + lack * float(np.log(volume / abs(np.linalg.det(self.basis_cell))))
@@ -278,6 +278,7 @@ class Run:
             + (xml_projections(self.n_electrons, len(self.types)) if last and self.verbose else "")
             + "</calculation>\n"
         )
+        return energy
 
     def self_consistency(self, step: int, energy: float) -> bool:
         """Write electronic steps whose energies fall to the end by e^−1.7 each, or swing for ever (mode scf)."""
