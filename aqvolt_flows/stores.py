@@ -247,7 +247,12 @@ class Database:
 
     def members(self, name: str) -> dict[str, Any]:
         """Return the query for what belongs to the campaign; empty where that is everything."""
-        if name not in FIELDS or self.all_campaigns or self.is_alone():
+        if name not in FIELDS or self.all_campaigns:
+            return {}
+        return self._members(name) | ({"given_back": {"$ne": self.campaign}} if name == "frames" else {})
+
+    def _members(self, name: str) -> dict[str, Any]:
+        if self.is_alone():
             return {}
         inherits = self.campaign == self.default_campaign and (name == "outputs" or not self._migrated())
         return {FIELDS[name]: {"$in": [self.campaign, None]} if inherits else self.campaign}
@@ -388,7 +393,7 @@ def by_ids(
 def _same(stored: Mapping[str, Any] | None, new: Mapping[str, Any]) -> bool:
     if stored is None:
         return False
-    beside = {"last_updated", "campaigns"}
+    beside = {"last_updated", "campaigns", "given_back"}
     known, made = ({k: v for k, v in d.items() if k not in beside} for d in (stored, new))
     return known == made or known == _as_stored(made)
 

@@ -8,11 +8,12 @@ from aqvolt_flows.sampling import direct
 
 if TYPE_CHECKING:
     from aqvolt_flows.sampling.direct.coverage import Coverage
+    from aqvolt_flows.sampling.direct.known import Known
     from aqvolt_flows.sampling.direct.method import TwoStageDirect, direct_select
     from aqvolt_flows.sampling.direct.selection import Selection
     from aqvolt_flows.sampling.direct.state import SampledSpace
 
-__all__ = ["Coverage", "SampledSpace", "Selection", "TwoStageDirect", "direct_select"]
+__all__ = ["Coverage", "Known", "SampledSpace", "Selection", "TwoStageDirect", "direct_select"]
 
 
 def __getattr__(name: str) -> Any:

@@ -37,8 +37,9 @@ def _check(maker: DirectMaker, source: Any) -> None:
             f"The encoder is a {type(maker.encoder_name).__name__}; expected an encoder string, e.g. 'chgnet/r2scan'."
         )
     encoder_entry(maker.encoder_name)
-    if maker.parameters.covered_by:
-        raise InputError("covered_by names sets of a project's database; DirectMaker has none, leave it empty.")
+    for name in ("covered_by", "space_from"):
+        if getattr(maker.parameters, name):
+            raise InputError(f"{name} names sets of a project's database; DirectMaker has none, leave it empty.")
     if source is not LATER:
         Offer.of(source)
 
@@ -55,7 +56,7 @@ class DirectMaker(Maker):
         Encoder string, e.g. ``chgnet/r2scan``; None: that of the parameters.
     parameters
         Thresholds, filters, choices and engine; a dict of their values is read. What only a campaign has
-        (``covered_by``, sizes of shards and jobs) is not used.
+        (``covered_by``, ``space_from``, sizes of shards and jobs) is not used.
     device
         torch device; ``auto``: a GPU where there is one.
     """
@@ -91,8 +92,7 @@ class DirectMaker(Maker):
         Raises
         ------
         InputError, ResourceError
-            If the source is none of these, no frame passes the filters, all frames have the same features, or the
-            encoder cannot be loaded.
+            If the source is none of these, no frame passes the filters, or the encoder cannot be loaded.
         """
         device = resolve_device(self.device)
         return select_from(Offer.of(source), load_encoder(self.encoder_name, device), self.parameters, device)

@@ -123,6 +123,7 @@ class ChooseMaker(Maker):
         key: str,
         covered: list[dict[str, Any]] | None = None,
         previous: list[str] | None = None,
+        shape: list[dict[str, Any]] | None = None,
     ) -> dict[str, Any]:
         """Write ``frames`` and the round's ``samples`` document; return the funnel, the coverage and the picture.
 
@@ -135,11 +136,13 @@ class ChooseMaker(Maker):
         covered
             Outputs of :class:`CoverMaker`.
         previous
-            sample_id of the rounds that this one extends.
+            sample_id of the rounds whose frames it chooses jointly with its own.
+        shape
+            Outputs of :class:`CoverMaker` for sets that only shape the space.
         """
         from aqvolt_flows.sampling.rounds import Round
 
-        return Round(database, self.parameters, key).run(encoded, covered or [], previous or [])
+        return Round(database, self.parameters, key).run(encoded, covered or [], previous or [], shape or [])
 
 
 @dataclass
@@ -178,6 +181,7 @@ class TwoStageSampleMaker(Maker):
         key: str,
         covered: Sequence[dict[str, Any]] = (),
         previous: Sequence[str] = (),
+        shape: Sequence[dict[str, Any]] = (),
     ) -> Flow:
         """Return the flow.
 
@@ -190,12 +194,18 @@ class TwoStageSampleMaker(Maker):
         covered
             Sets that count as covered: ``source``, ``files``, ``fingerprint``, as :meth:`CoverMaker.make` takes them.
         previous
-            sample_id of earlier rounds, whose state this one extends.
+            sample_id of earlier rounds, whose frames this one chooses jointly with its own.
+        shape
+            Sets that only shape the space, like ``covered``.
         """
         ids, size = sorted(trajectory_ids), self.trajectories_per_job
         encode = [self.encode_maker.make(ids[i : i + size]) for i in range(0, len(ids), size)]
-        cover = [self.cover_maker.make(c["source"], list(c["files"]), c["fingerprint"]) for c in covered]
-        choose = self.choose_maker.make(
-            [e.output for e in encode], key, covered=[c.output for c in cover], previous=list(previous)
+        cover, around = (
+            [self.cover_maker.make(c["source"], list(c["files"]), c["fingerprint"]) for c in sets]
+            for sets in (covered, shape)
         )
-        return Flow([*encode, *cover, choose], output=choose.output, name=self.name)
+        more = {"shape": [c.output for c in around]} if around else {}
+        choose = self.choose_maker.make(
+            [e.output for e in encode], key, covered=[c.output for c in cover], previous=list(previous), **more
+        )
+        return Flow([*encode, *cover, *around, choose], output=choose.output, name=self.name)

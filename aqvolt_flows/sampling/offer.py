@@ -80,7 +80,7 @@ class Offer:
 
     def find(self, name: str, rows: Iterable[int]) -> list[tuple[Structure, Frame | None]]:
         """Return structures at some rows of a source, with their frames where they have one."""
-        from aqvolt_flows.sampling.rounds import frames_at
+        from aqvolt_flows.sampling.chosen import frames_at
 
         if name == "structures":
             return [(self.structures[i], None) for i in rows]

@@ -7,10 +7,11 @@ from functools import partial
 from typing import Any
 
 from aqvolt_flows.identity import content_key
+from aqvolt_flows.sampling.earlier import give_back
 from aqvolt_flows.sampling.encoders.registry import encoder_hash, path_schemes
 from aqvolt_flows.sampling.features.covered import CoveredSet, find_sets, store_files
 from aqvolt_flows.sampling.jobs import TwoStageSampleMaker
-from aqvolt_flows.sampling.rounds import offer_key, space_key
+from aqvolt_flows.sampling.rounds import LATER, offer_key, space_key
 from aqvolt_flows.schemas.parameters import SamplingParameters
 from aqvolt_flows.stores import Database
 from aqvolt_flows.work import Plan, WorkItem
@@ -40,7 +41,7 @@ def plan_rounds(
         Why sampling cannot run yet, one sentence each.
     claimed
         Units of queued work. A round that is queued must run before one that adds trajectories to it: the next
-        one builds on its state.
+        one builds on what it chose.
     """
     p = with_local_encoder(parameters, database)
     encoder = encoder_hash(p.encoder)
@@ -52,11 +53,16 @@ def plan_rounds(
     units = [content_key("sample-unit/1", space=space, offer=offered, trajectory=t) for t in new]
     queued = sum(unit in claimed for unit in units)
     sources, problems = find_sets(database, p.covered_by)
+    shape, lacking = find_sets(database, p.space_from)
+    problems += [problem.replace("count as covered", "shape the space") for problem in lacking]
     if 0 < queued < len(new):
         problems.append(f"a round over {queued} trajectories is queued, run 'aqvolt work'; the next builds on it")
-    deciding = p.model_dump(mode="json", exclude=_WAYS)
+    deciding = p.model_dump(mode="json", exclude=_WAYS | {"space_from"})
+    deciding = {name: value for name, value in deciding.items() if LATER.get(name, ...) != value}
     covered = {s.name: s.fingerprint for s in sources}
-    about = {"trajectories": ids, "parameters": deciding, "encoder": encoder, "covered": covered}
+    about: dict[str, Any] = {"trajectories": ids, "parameters": deciding, "encoder": encoder, "covered": covered}
+    if shape:
+        about["shape"] = {s.name: s.fingerprint for s in shape}
     key = content_key("sample/2", **about)
     earlier = [r["sample_id"] for r in rounds]
     own = any(r["key"] == key for r in rounds)
@@ -65,7 +71,8 @@ def plan_rounds(
         key = content_key("sample/3", **about, previous=earlier, campaign=database.campaign)
     done = shared or any(r["key"] == key for r in rounds)
     known = {(c["source"], c["fingerprint"]) for r in rounds for c in r["covered"]}
-    make = partial(_make, p, database, new, key, [s for s in sources if (s.name, s.fingerprint) not in known], rounds)
+    unknown = [s for s in sources if (s.name, s.fingerprint) not in known]
+    make = partial(_make, p, database, new, key, unknown, rounds, shape)
     item = WorkItem(
         "sample", key, f"2DIRECT over {len(new)} trajectories", make, category="gpu", done=done, units=tuple(units)
     )
@@ -78,6 +85,7 @@ def plan_rounds(
         "frames_to_encode": sum(-(-finished[t]["n_frames"] // p.encode_stride) for t in new),
         "earlier_rounds": len(rounds),
         "covered_sets": len(sources),
+        "sets_that_shape_the_space": len(shape),
         "encoder": f"{p.encoder}@{encoder[:12]}",
     }
     adopt = partial(_adopt, database, key) if shared else None
@@ -120,9 +128,10 @@ def _is_same_round(database: Database, key: str, earlier: Sequence[str]) -> bool
 
 
 def _adopt(database: Database, key: str) -> int:
-    """Take over a round of another campaign, with its shards and frames."""
-    found = database["samples"].find_one({"key": key}, {"shards": 1}) or {"shards": []}
+    """Take over a round of another campaign, with its shards and frames, and with what it gave back."""
+    found = database["samples"].find_one({"key": key}, {"shards": 1, "given_back": 1}) or {"shards": []}
     grown = database.adopt("features", found["shards"]) + database.adopt("frames", [key], "sample_key")
+    give_back(database, found.get("given_back") or [])
     return grown + database.adopt("samples", [key], "key")
 
 
@@ -133,9 +142,12 @@ def _make(
     key: str,
     sources: Sequence[CoveredSet],
     rounds: Sequence[Mapping[str, Any]],
+    shape: Sequence[CoveredSet],
 ) -> Any:
     """Return the flow; files that count as covered go into the artifact store, where every worker finds them."""
-    covered = [
-        {"source": s.name, "fingerprint": s.fingerprint, "files": store_files(database, s.paths)} for s in sources
-    ]
-    return TwoStageSampleMaker.from_parameters(p).make(new, key, covered, [r["sample_id"] for r in rounds])
+    covered, around = (
+        [{"source": s.name, "fingerprint": s.fingerprint, "files": store_files(database, s.paths)} for s in sets]
+        for sets in (sources, shape)
+    )
+    previous = [r["sample_id"] for r in rounds]
+    return TwoStageSampleMaker.from_parameters(p).make(new, key, covered, previous, around)

@@ -35,3 +35,8 @@ class FrameDocument(Document):
         description="Distances of the choosing atoms to the centers of atom_clusters, in weighted PC units.",
     )
     encoder_sha256: str | None = Field(default=None, description="Hash of the encoder that the clusters belong to.")
+    given_back: list[str] = Field(
+        default_factory=list,
+        exclude=True,
+        description="Campaigns in which a later round gave it back before it was labeled: they plan no label of it.",
+    )

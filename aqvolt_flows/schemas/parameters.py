@@ -98,8 +98,8 @@ class ExplorationParameters(Parameters):
     barostat_tau_fs: Strictly = Field(default=1000.0, description=f"Barostat time constant. {OURS}")
     compressibility_per_gpa: Strictly = Field(
         default=0.2,
-        description="C-rescale's estimate, of a melt (molten LiCl, 1073 K: 0.2; Bockris and Richards, DOI "
-        "10.1098/rspa.1957.0112). Volumes relax in barostat_tau_fs times the true value over this.",
+        description="C-rescale's estimate. Volumes relax in barostat_tau_fs times the true value over this: at 0.2 a "
+        f"crystal (0.02-0.06) in a fifth of that time, and a melt in about that time. {OURS}",
     )
     equilibration_ps: float | None = Field(
         default=None,
@@ -188,6 +188,11 @@ class SamplingParameters(Parameters):
     )
     pick: Literal["nearest", "smallest"] = Field(default="nearest", description=f"{OURS} Which atom of a cluster wins.")
     order: Literal["given", "shuffled"] = Field(default="given", description=f"{OURS} How rows enter the CF tree.")
+    scaling: Literal["standard", "robust"] = Field(
+        default="standard",
+        description="Columns over their standard deviation, as in maml; or over that of values drawn back to limits, "
+        "so that a few wild rows do not make all others one.",
+    )
     search: Literal["beam", "exact"] = Field(
         default="beam", description=f"{OURS} How a row finds its cluster where there are more than 4,096."
     )
@@ -219,6 +224,11 @@ class SamplingParameters(Parameters):
     covered_by: list[str] = Field(
         default_factory=list,
         description="Already covered: labels:SOURCE, release:NAME, or a Parquet file of configurations.",
+    )
+    space_from: list[str] = Field(
+        default_factory=list,
+        description="Sets like those of covered_by that only shape the space: a first round over a few systems then "
+        "measures with the scale of all that are to come.",
     )
     trajectories_per_job: PositiveInt = Field(default=64, description="Trajectories encoded by one Firework.")
 

@@ -33,8 +33,17 @@ class SampleDocument(Document):
     parameters: dict[str, Any] = Field(description="All choices of the selection.")
     trajectory_ids: list[str] = Field(description="Trajectories that this round saw for the first time.")
     shards: list[str] = Field(description="shard_id of the feature shards it read.")
-    previous: list[str] = Field(default_factory=list, description="sample_id of the rounds whose state it extends.")
+    previous: list[str] = Field(
+        default_factory=list, description="sample_id of the rounds whose frames it chose jointly with its own."
+    )
     covered: list[CoveredSource] = Field(default_factory=list)
+    shape: list[CoveredSource] = Field(
+        default_factory=list, description="Sets that the space was fitted to besides the frames of all rounds."
+    )
+    given_back: list[str] = Field(
+        default_factory=list,
+        description="frame_id of unlabeled frames of earlier rounds that are not needed any more.",
+    )
     funnel: dict[str, int] = Field(description="Frames left after each step, and left out by each filter.")
     new_frames: int = Field(description="Documents of frames that this round wrote first.")
     coverage: dict[str, float] = Field(
@@ -45,6 +54,8 @@ class SampleDocument(Document):
         description="How well chosen, as many random frames, and what was covered before cover this round's frames.",
     )
     frames: ArtifactRef | None = Field(default=None, description="Parquet of the chosen configurations.")
-    state: ArtifactRef | None = Field(default=None, description="Scaler, PCA and clusters; the next round reads it.")
+    state: ArtifactRef | None = Field(
+        default=None, description="Scaler, PCA and clusters over all rounds so far, and what is chosen."
+    )
     picture: ArtifactRef | None = Field(default=None, description="Density of all and places of the chosen.")
     seconds: float | None = None

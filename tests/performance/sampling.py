@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -45,13 +46,22 @@ def features(n: int, columns: int, shard: int, rank: int, modes: int = 2000, spr
     return (latent @ mixing + 0.02 * rng.normal(size=(n, columns))).astype(np.float32)
 
 
-def write_shards(folder: Path, n: int, columns: int, rank: int) -> None:
+def write_shards(folder: Path, n: int, columns: int, rank: int, processes: int = 1) -> None:
     """Write as many shards as ``n`` rows need, unless they are there."""
     folder.mkdir(parents=True, exist_ok=True)
-    for number in range(-(-n // ROWS_PER_SHARD)):
-        path = folder / f"{number:04}.npy"
-        if not path.exists():
-            np.save(path, features(ROWS_PER_SHARD, columns, number, rank))
+    paths = [(folder / f"{number:04}.npy", number, columns, rank) for number in range(-(-n // ROWS_PER_SHARD))]
+    wanted = [task for task in paths if not task[0].exists()]
+    if processes == 1 or len(wanted) < 2:
+        for task in wanted:
+            _write_shard(task)
+        return
+    with multiprocessing.get_context("spawn").Pool(min(processes, len(wanted))) as pool:
+        pool.map(_write_shard, wanted, chunksize=1)
+
+
+def _write_shard(task: tuple[Path, int, int, int]) -> None:
+    path, number, columns, rank = task
+    np.save(path, features(ROWS_PER_SHARD, columns, number, rank))
 
 
 class Shards:
@@ -154,6 +164,7 @@ def run_parts(task: dict[str, Any]) -> dict[str, Any]:
     engine = {"engine": "cpu" if task["device"] == "cpu" else "torch", "device": task["device"]}
     method = TwoStageDirect(
         *(THRESHOLD, THRESHOLD),
+        remember=False,
         **{name: task[name] for name in ("stage2", "threads", "scratch", "search", "beam")},
         **engine,
     )

@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from aqvolt_flows.sampling.direct.coverage import Coverage
+    from aqvolt_flows.sampling.direct.known import Known
     from aqvolt_flows.sampling.direct.method import TwoStageDirect, direct_select
     from aqvolt_flows.sampling.direct.selection import Selection
     from aqvolt_flows.sampling.direct.state import SampledSpace
 
-__all__ = ["Coverage", "SampledSpace", "Selection", "TwoStageDirect", "direct_select"]
+__all__ = ["Coverage", "Known", "SampledSpace", "Selection", "TwoStageDirect", "direct_select"]
 
 _MODULES = {
     "Coverage": "coverage",
+    "Known": "known",
     "SampledSpace": "state",
     "Selection": "selection",
     "TwoStageDirect": "method",

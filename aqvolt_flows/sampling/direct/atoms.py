@@ -9,13 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aqvolt_flows.sampling.direct.grouping import Parents, buckets
+from aqvolt_flows.sampling.direct.known import NEW, After
 from aqvolt_flows.sampling.direct.parts import PartChoices, choose_in_bucket
+from aqvolt_flows.sampling.direct.robust import Statistics
 from aqvolt_flows.sampling.direct.rows import Rows, Shards, ahead
 from aqvolt_flows.sampling.direct.selection import AtomPicks
 from aqvolt_flows.sampling.direct.single_direct import Chooser, Pick, Running, fit, nearest
-from aqvolt_flows.sampling.direct.space import Moments
 
 Numbers = NDArray[np.int64]
+Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class AtomChoice:
     threads
         Of the loop over parts.
     running
-        Engine, scratch folder, order.
+        Engine, scratch folder, order, scaling.
     """
 
     threshold: float
@@ -43,38 +45,93 @@ class AtomChoice:
     running: Running
 
 
-def choose_atoms(atoms: Shards, n_atoms: Numbers, labels: Numbers, choice: AtomChoice) -> AtomPicks:
+@dataclass(frozen=True, eq=False)
+class Environments:
+    """The atoms to choose from: those of known structures first, then new ones.
+
+    Attributes
+    ----------
+    known
+        (sum over known structures, d).
+    shards
+        Those of new structures, in their order.
+    n_atoms
+        (c + n,), atoms of each structure, known ones first.
+    ranks
+        (c + n,), see :mod:`aqvolt_flows.sampling.direct.known`; new ones too may have been chosen before.
+    n_known
+        How many are known, c.
+    before
+        Statistics of all atoms of earlier rounds, where they share one space.
+    """
+
+    known: Rows
+    shards: Shards
+    n_atoms: Numbers
+    ranks: NDArray[np.int8]
+    n_known: int = 0
+    before: Statistics | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """What the atoms chose.
+
+    Attributes
+    ----------
+    picks
+        Structures, known ones first, with clusters and distances.
+    fresh
+        (c + n,), structures with an atom in a cluster that a new structure was chosen for.
+    statistics
+        Of all atoms of all rounds, where they share one space.
+    """
+
+    picks: AtomPicks
+    fresh: Mask
+    statistics: Statistics | None = None
+
+
+def choose_atoms(atoms: Environments, labels: Numbers, choice: AtomChoice) -> Chosen:
     """Choose atoms and return their structures, clusters and distances.
 
     Parameters
     ----------
     atoms
-        Features in the order of the structures.
-    n_atoms
-        (n,), atoms of each structure.
+        Features with ranks and sizes of their structures.
     labels
-        (n,), structural cluster of each structure; negative: takes no part.
+        (c + n,), structural cluster of each structure; negative: takes no part.
     choice
         Threshold and rules.
     """
-    parents = Parents(n_atoms)
-    if not (labels >= 0).any():
-        parents.check_count(sum(len(block) for block in atoms.blocks()))
-        return AtomPicks.joined([])
+    n, known = len(atoms.n_atoms), atoms.n_known
+    if not (labels[known:] >= 0).any():
+        Parents(atoms.n_atoms[known:]).check_count(sum(len(block) for block in atoms.shards.blocks()))
+        return Chosen(AtomPicks.joined([]), np.zeros(n, np.bool_), atoms.before)
     if choice.together:
-        return _one_space(_Taking(atoms, parents, labels >= 0), n_atoms, labels >= 0, choice)
+        return _one_space(atoms, labels >= 0, choice)
+    running = choice.running
     rules = PartChoices(
-        *(choice.threshold, choice.k, choice.weight_components, choice.pick, choice.running.branching, choice.threads),
-        compiled=choice.running.engine.compiled_parts,
+        *(choice.threshold, choice.k, choice.weight_components, choice.pick, running.branching, choice.threads),
+        compiled=running.engine.compiled_parts,
+        robust=running.scaling == "robust",
     )
 
-    def large(rows: Rows, sizes: Numbers) -> AtomPicks:
-        if Moments.of(rows).constant.all():
-            return AtomPicks(np.array([np.argmin(sizes)]), np.zeros(1, np.int64), np.zeros(1, np.float32), 1)
-        return _single_direct(Shards(rows, "part", choice.running.scratch), sizes, choice)
+    def large(rows: Rows, sizes: Numbers, ranks: NDArray[np.int8]) -> tuple[AtomPicks, Mask]:
+        found = _single_direct(Shards(rows, "part", running.scratch), sizes, ranks, choice)
+        return found.picks, found.fresh
 
-    grouped = buckets(atoms, parents, labels, choice.running.scratch)
-    return AtomPicks.joined([choose_in_bucket(bucket, n_atoms, rules, large) for bucket in ahead(grouped)])
+    turns = None
+    if running.order == "shuffled":
+        turns = np.concatenate([np.arange(known), known + np.random.default_rng(running.seed).permutation(n - known)])
+    source, fresh, picks = atoms.shards, np.zeros(n, np.bool_), []
+    if len(atoms.known):
+        source = Shards(After(atoms.known, atoms.shards), "atom_features", running.scratch)
+    for bucket in ahead(buckets(source, Parents(atoms.n_atoms), labels, running.scratch, turns=turns)):
+        found, structures = choose_in_bucket(bucket, atoms.n_atoms, atoms.ranks, rules, large)
+        picks.append(found)
+        fresh[structures] = True
+    return Chosen(AtomPicks.joined(picks), fresh)
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +140,7 @@ class _Taking:
 
     atoms: Shards
     parents: Parents
-    takes_part: NDArray[np.bool_]
+    takes_part: Mask
 
     def __iter__(self) -> Iterator[Rows]:
         seen = 0
@@ -94,27 +151,52 @@ class _Taking:
         self.parents.check_count(seen)
 
 
-def _one_space(rows: _Taking, n_atoms: Numbers, takes_part: NDArray[np.bool_], choice: AtomChoice) -> AtomPicks:
+def _one_space(atoms: Environments, takes_part: Mask, choice: AtomChoice) -> Chosen:
     """Choose over all atoms in one space."""
+    known = atoms.n_known
     structures = np.flatnonzero(takes_part)
-    parents = Parents(n_atoms[structures])
-    shards = Shards(rows, "atom_features", choice.running.scratch)
-    picks = _single_direct(shards, n_atoms[structures], choice, parents)
-    return replace(picks, structures=structures[np.searchsorted(parents.first, picks.structures, side="right") - 1])
+    parents = Parents(atoms.n_atoms[structures])
+    new = _Taking(atoms.shards, Parents(atoms.n_atoms[known:]), takes_part[known:])
+    shards = Shards(new, "atom_features", choice.running.scratch)
+    held = atoms.known[np.repeat(takes_part[:known], atoms.n_atoms[:known])]
+    sizes, ranks = atoms.n_atoms[structures], atoms.ranks[structures]
+    found = _single_direct(shards, sizes, ranks, choice, parents, held, atoms.before)
+    own = structures[np.searchsorted(parents.first, found.picks.structures, side="right") - 1]
+    fresh = np.zeros(len(atoms.n_atoms), np.bool_)
+    fresh[structures] = found.fresh
+    return Chosen(replace(found.picks, structures=own), fresh, found.statistics)
 
 
-def _single_direct(shards: Shards, sizes: Numbers, choice: AtomChoice, parents: Parents | None = None) -> AtomPicks:
+def _single_direct(
+    shards: Shards,
+    sizes: Numbers,
+    ranks: NDArray[np.int8],
+    choice: AtomChoice,
+    parents: Parents | None = None,
+    known: Rows | None = None,
+    before: Statistics | None = None,
+) -> Chosen:
     """Run one DIRECT over atoms and return rows in place of structures.
 
-    ``sizes`` are those of each row's structure, or of each structure of ``parents``.
+    ``sizes``, ``ranks`` and what is fresh are those of each row's structure, or of each structure of ``parents``.
     """
     running = choice.running
-    _, points, clusters = fit(shards, choice.threshold, choice.weight_components, running)
-    chooser = Chooser(len(clusters.centers), choice.k, choice.threshold, choice.pick)
-    seen = 0
-    for found, distances in nearest(points, running.engine.index(clusters.centers), running.engine):
-        own = slice(seen, seen + len(found)) if parents is None else parents.of(seen, len(found))
-        chooser.add(found, distances, sizes[own])
+    fitted = fit(shards, choice.threshold, choice.weight_components, running, known, before)
+    chooser = Chooser(len(fitted.clusters.centers), choice.k, choice.threshold, choice.pick)
+    marked, labels, seen = bool((ranks != NEW).any()), [], 0
+    for found, distances in nearest(fitted.points, running.engine.index(fitted.clusters.centers), running.engine):
+        own = np.arange(seen, seen + len(found)) if parents is None else parents.of(seen, len(found))
+        chooser.add(found, distances, sizes[own], ranks[own])
+        if marked:
+            labels.append(found.astype(np.int32))
         seen += len(found)
-    points.close()
-    return AtomPicks(*chooser.chosen(), len(clusters.centers))
+    fitted.points.close()
+    picks = AtomPicks(*chooser.chosen(), len(fitted.clusters.centers))
+    owner = picks.structures if parents is None else np.searchsorted(parents.first, picks.structures, side="right") - 1
+    fresh, wanting, seen = np.full(len(sizes), not marked), np.zeros(picks.n_clusters, np.bool_), 0
+    wanting[picks.clusters[ranks[owner] == NEW]] = True
+    for mine in labels:
+        own = np.arange(seen, seen + len(mine)) if parents is None else parents.of(seen, len(mine))
+        fresh[own[wanting[mine]]] = True
+        seen += len(mine)
+    return Chosen(picks, fresh, fitted.statistics)

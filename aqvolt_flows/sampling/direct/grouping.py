@@ -30,7 +30,7 @@ class Bucket:
     Attributes
     ----------
     atoms
-        (n, d), by cluster, within a cluster in the order of the structures.
+        (n, d), by cluster, within a cluster in the order of the structures' turns.
     structures
         (n,), the structure of each atom.
     starts
@@ -79,7 +79,12 @@ class Parents:
 
 
 def buckets(
-    atoms: Shards, parents: Parents, labels: Numbers, scratch: Path, bucket_bytes: int = 128 * 1024**2
+    atoms: Shards,
+    parents: Parents,
+    labels: Numbers,
+    scratch: Path,
+    bucket_bytes: int = 128 * 1024**2,
+    turns: Numbers | None = None,
 ) -> Iterator[Bucket]:
     """Yield all atoms whose structure takes part, grouped by structural cluster, clusters in order.
 
@@ -95,6 +100,8 @@ def buckets(
         A folder for the buckets.
     bucket_bytes
         Size of a bucket; two of them are held in memory.
+    turns
+        (n,), place of each structure in its part; default: that of its row.
 
     Raises
     ------
@@ -121,7 +128,7 @@ def buckets(
         parents.check_count(seen)
         for rows, names in files:
             if rows.count:
-                yield _load(rows, names, labels)
+                yield _load(rows, names, labels, turns)
     finally:
         for pair in files:
             for spool in pair:
@@ -159,10 +166,10 @@ def _spill(
             names.append(structures[kept[first:last], None])
 
 
-def _load(rows: Spool, names: Spool, labels: Numbers) -> Bucket:
+def _load(rows: Spool, names: Spool, labels: Numbers, turns: Numbers | None) -> Bucket:
     structures = np.concatenate(list(names.blocks()))[:, 0]
     label = labels[structures]
-    order = np.argsort(label, kind="stable")
+    order = np.argsort(label, kind="stable") if turns is None else np.lexsort((turns[structures], label))
     atoms = np.concatenate(list(rows.blocks()))[order]
     starts = np.concatenate([[0], np.flatnonzero(np.diff(label[order])) + 1, [len(order)]])
     return Bucket(atoms, structures[order], starts)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,30 +22,27 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from aqvolt_flows.errors import InputError, ResourceError
-from aqvolt_flows.sampling.direct.atoms import AtomChoice, choose_atoms
-from aqvolt_flows.sampling.direct.birch import BRANCHING, SubClusters
-from aqvolt_flows.sampling.direct.coverage import gaps_summary
+from aqvolt_flows.sampling.direct.atoms import AtomChoice
+from aqvolt_flows.sampling.direct.birch import BRANCHING
 from aqvolt_flows.sampling.direct.engines import EngineName, Search, load_engine
+from aqvolt_flows.sampling.direct.joint import Marks, Rules, joint_selection
+from aqvolt_flows.sampling.direct.known import Known
 from aqvolt_flows.sampling.direct.nearest import BEAM
-from aqvolt_flows.sampling.direct.rows import PointStore, Rows, Shards, ahead, coalesced
-from aqvolt_flows.sampling.direct.selection import AtomClusters, Selection
+from aqvolt_flows.sampling.direct.rows import Rows, Shards
+from aqvolt_flows.sampling.direct.selection import Selection
 from aqvolt_flows.sampling.direct.single_direct import (
     ONE_TREE_ROWS,
     Chooser,
     Order,
     Pick,
     Running,
+    Scaling,
     fit,
-    gaps,
     nearest,
-    rotate,
-    sub_clusters,
 )
-from aqvolt_flows.sampling.direct.space import Space
 from aqvolt_flows.sampling.direct.state import SampledSpace
 
 Index = NDArray[np.int64]
-Points = NDArray[np.float32]
 
 
 def _check_choice(threshold: float, k: int) -> None:
@@ -87,6 +84,7 @@ def direct_select(
     search: Search = "beam",
     beam: int = BEAM,
     one_tree_rows: int = ONE_TREE_ROWS,
+    scaling: Scaling = "standard",
 ) -> Index:
     """Select rows that cover a feature space, by one DIRECT.
 
@@ -114,16 +112,19 @@ def direct_select(
     one_tree_rows
         More rows are clustered in cells of the space on all cores, each cell in a CF tree of its own
         (:mod:`aqvolt_flows.sampling.direct.forest`).
+    scaling
+        ``standard``: columns are divided by their standard deviation. ``robust``: by that of values drawn back to
+        limits, so that a few wild rows do not make all others one (:mod:`aqvolt_flows.sampling.direct.robust`).
 
     Returns
     -------
     numpy.ndarray
-        Sorted row indices.
+        Sorted row indices. Identical rows are one choice, the first of them.
 
     Raises
     ------
     InputError
-        If features are not finite, empty or constant, or threshold or k are not positive.
+        If features are not finite or empty, or threshold or k are not positive.
 
     Examples
     --------
@@ -133,15 +134,16 @@ def direct_select(
     """
     _check_choice(threshold, k)
     _check_name("order", order, ("given", "shuffled"))
+    _check_name("scaling", scaling, ("standard", "robust"))
     with _scratch(scratch) as folder:
         used = load_engine(engine, device, threads, search, beam)
-        running = Running(used, folder, order=order, seed=seed, one_tree_rows=one_tree_rows)
+        running = Running(used, folder, order=order, seed=seed, one_tree_rows=one_tree_rows, scaling=scaling)
         shards = Shards(features, "features", folder)
-        _, points, clusters = fit(shards, threshold, weight_components, running)
-        chooser = Chooser(len(clusters.centers), k, threshold)
-        for found in nearest(points, running.engine.index(clusters.centers), running.engine):
+        fitted = fit(shards, threshold, weight_components, running)
+        chooser = Chooser(len(fitted.clusters.centers), k, threshold)
+        for found in nearest(fitted.points, running.engine.index(fitted.clusters.centers), running.engine):
             chooser.add(*found)
-        points.close()
+        fitted.points.close()
         shards.close()
     return chooser.chosen()[0]
 
@@ -170,7 +172,7 @@ class TwoStageDirect:
         ``nearest``: the atom nearest to the center, among equals that of the smaller structure. ``smallest``: the
         atom of the smallest structure, among equals the nearest.
     order
-        How rows enter the CF tree of structures and a global one of atoms; parts are clustered in the order of rows.
+        How rows enter the CF trees: as they come, or shuffled by the seed.
     branching
         Of the CF trees (maml: 50).
     engine, device, threads
@@ -184,8 +186,11 @@ class TwoStageDirect:
         How the cluster of a row, what covers it and its gap are found, as in
         :func:`aqvolt_flows.sampling.direct.engines.load_engine`. Distances are never below the true ones, so that a row
         counted as covered is.
-    one_tree_rows
-        As in :func:`direct_select`, for structures and for atoms in one global space.
+    one_tree_rows, scaling
+        As in :func:`direct_select`; scaling on both levels, cells for structures and for atoms in one global space.
+    remember
+        Keep the features of what is chosen in ``Selection.state``, which a later round needs; it takes one more pass
+        over the features, and their size times the share that is chosen in memory.
     """
 
     structure_threshold: float = 0.1
@@ -206,13 +211,19 @@ class TwoStageDirect:
     search: Search = "beam"
     beam: int = BEAM
     one_tree_rows: int = ONE_TREE_ROWS
+    scaling: Scaling = "standard"
+    remember: bool = True
 
     def select(
         self,
         structure_features: Rows | Iterable[Rows],
         atom_features: Rows | Iterable[Rows],
         n_atoms: NDArray[np.integer],
-        covered: Rows | Iterable[Rows] | None = None,
+        covered: Rows | Iterable[Rows] | Known | None = None,
+        *,
+        chosen: NDArray[np.bool_] | None = None,
+        unlabeled: NDArray[np.bool_] | None = None,
+        shape: Known | None = None,
     ) -> Selection:
         """Select structures.
 
@@ -225,15 +236,26 @@ class TwoStageDirect:
         n_atoms
             (n,), atoms of each structure.
         covered
-            (m, d_structure), structure features of a dataset that is there already; structures within the threshold
-            of one of them take no part.
+            A dataset that is there already: :class:`~aqvolt_flows.sampling.direct.known.Known` structures with their
+            atoms, around which clusters form; what they stand for, atom by atom, is not chosen again. Structure
+            features alone, (m, d_structure), keep structures within the threshold of one of them out, whatever their
+            atoms are.
+        chosen
+            (n,), structures that earlier rounds chose. They stand for the clusters that they are in, so that a round
+            over the structures of all rounds, in the order of rounds, adds what a joint choice would.
+        unlabeled
+            (n,), of those, the ones that nobody has paid for yet. They are chosen again or given back
+            (``Selection.given_back``), as a joint choice would have it. Default: none, all of them stay.
+        shape
+            Structures that the space is fitted to besides those given, and that play no other part: a first round over
+            a few systems then measures with the scale of all that are to come.
 
         Raises
         ------
         InputError
             If shapes do not fit together, values are not finite, or a threshold is not positive.
         """
-        return self._select(structure_features, atom_features, n_atoms, None, covered)
+        return self._select(structure_features, atom_features, n_atoms, Marks(covered, chosen, unlabeled, shape=shape))
 
     def extend(
         self,
@@ -241,9 +263,14 @@ class TwoStageDirect:
         structure_features: Rows | Iterable[Rows],
         atom_features: Rows | Iterable[Rows],
         n_atoms: NDArray[np.integer],
-        covered: Rows | Iterable[Rows] | None = None,
+        covered: Rows | Iterable[Rows] | Known | None = None,
+        unlabeled: NDArray[np.bool_] | None = None,
     ) -> Selection:
-        """Select from new structures only what earlier rounds do not cover, in their space.
+        """Select from new structures what earlier rounds do not stand for, in a space fitted to all rounds.
+
+        For when the rows of earlier rounds are not at hand: only what they chose, and their statistics, are. Where
+        they are, ``select(..., chosen=...)`` over all of them is nearer to a joint choice: rows that were not chosen
+        also make clusters (docs/performance/sampling.md compares both).
 
         Parameters
         ----------
@@ -251,18 +278,31 @@ class TwoStageDirect:
             ``Selection.state`` of the round before, or a loaded one.
         structure_features, atom_features, n_atoms, covered
             As in :meth:`select`; the new structures alone.
+        unlabeled
+            (c,), rows of ``state.known`` that nobody has paid for yet; see :meth:`select`.
 
         Raises
         ------
         InputError
-            As :meth:`select`; or if the state was made with another threshold or another encoder.
+            As :meth:`select`; or if the state was made with another threshold, scaling or encoder, or does not hold
+            the features of what it chose.
         """
         if state.threshold != self.structure_threshold:
             raise InputError(
                 f"The state was sampled at threshold {state.threshold}, this round asks for "
                 f"{self.structure_threshold}; rounds of one space share a threshold."
             )
-        return self._select(structure_features, atom_features, n_atoms, state, covered)
+        if state.known is None or state.structures is None:
+            raise InputError(
+                "The state holds no features of what it chose (version 0.1 wrote it, or remember=False); select from "
+                "all frames again, with those that are chosen as covered=Known(...)."
+            )
+        if (state.structures.sample is not None) != (self.scaling == "robust"):
+            raise InputError(
+                f"The state was not sampled with scaling {self.scaling!r}; rounds of one space share the scaling."
+            )
+        marks = Marks(covered, unlabeled=unlabeled, state=state)
+        return self._select(structure_features, atom_features, n_atoms, marks)
 
     def _check(self) -> None:
         for threshold in (self.structure_threshold, self.atom_threshold):
@@ -271,6 +311,7 @@ class TwoStageDirect:
         _check_name("stage2", self.stage2, ("per_cluster", "global"))
         _check_name("pick", self.pick, ("nearest", "smallest"))
         _check_name("order", self.order, ("given", "shuffled"))
+        _check_name("scaling", self.scaling, ("standard", "robust"))
         if self.branching < 2:
             raise InputError(f"branching is {self.branching}; expected at least two entries per node.")
 
@@ -279,15 +320,15 @@ class TwoStageDirect:
         structure_features: Rows | Iterable[Rows],
         atom_features: Rows | Iterable[Rows],
         n_atoms: NDArray[np.integer],
-        state: SampledSpace | None,
-        covered: Rows | Iterable[Rows] | None,
+        marks: Marks,
     ) -> Selection:
         self._check()
         counts = _check_counts(n_atoms)
+        marks.check(len(counts))
         with _scratch(self.scratch) as folder:
             running = Running(
                 load_engine(self.engine, self.device, self.threads, self.search, self.beam),
-                *(folder, self.memory_bytes, self.order, self.seed, self.branching, self.one_tree_rows),
+                *(folder, self.memory_bytes, self.order, self.seed, self.branching, self.one_tree_rows, self.scaling),
             )
             most = running.engine.most_rows
             if most is not None and counts.sum() > most:
@@ -297,98 +338,24 @@ class TwoStageDirect:
                 )
             structures = Shards(structure_features, "structure_features", folder)
             atoms = Shards(atom_features, "atom_features", folder)
-            space, points, clusters, before = self._stage1(structures, running, state, covered)
-            if len(counts) != points.count:
-                raise InputError(
-                    f"n_atoms has shape {counts.shape}; expected one positive count for each of {points.count} "
-                    "structures."
-                )
-            labels, distances, components, eligible = self._assign(points, clusters, before, counts, running)
-            choice = AtomChoice(
-                *(self.atom_threshold, self.k, self.weight_components, self.pick),
-                *(self.stage2 == "global", self.threads, running),
-            )
-            picks = choose_atoms(atoms, counts, np.where(eligible, labels, -1), choice)
-            chosen = AtomClusters(picks)
-            indices = chosen.indices
-            after = replace(
-                before,
-                centers=np.concatenate([before.centers, clusters.centers]),
-                radii=np.concatenate([before.radii, clusters.radii]),
-                counts=np.concatenate([before.counts, clusters.counts]),
-                chosen=np.concatenate([before.chosen, points.take(indices)]),
-            )
-            apart = gaps(points, after.chosen if len(after.chosen) else after.reference, running.engine)
-            for source in (points, structures, atoms):
-                source.close()
-        summary = gaps_summary(apart) | {
-            "structure_clusters": float(len(clusters.centers)),
-            "atom_clusters": float(picks.n_clusters),
-            "covered_before": float((labels < 0).sum()),
-        }
-        parameters = self.parameters | {"space": space.hash, "components": len(space.weights)}
-        return Selection(indices, labels, distances, chosen, summary, parameters, components, after)
+            try:
+                return joint_selection(self._rules(running), structures, atoms, counts, marks).run()
+            finally:
+                structures.close()
+                atoms.close()
+
+    def _rules(self, running: Running) -> Rules:
+        atoms = AtomChoice(
+            *(self.atom_threshold, self.k, self.weight_components, self.pick, self.stage2 == "global", self.threads),
+            running=running,
+        )
+        return Rules(self.structure_threshold, self.stage1, self.remember, atoms, self.parameters)
 
     @property
     def parameters(self) -> dict[str, Any]:
         """The choices that decide the result, as plain values."""
-        ways = {"engine", "device", "threads", "scratch", "memory_bytes"}
+        ways = {"engine", "device", "threads", "scratch", "memory_bytes", "remember"}
         return {name: value for name, value in asdict(self).items() if name not in ways}
-
-    def _stage1(
-        self,
-        structures: Shards,
-        running: Running,
-        state: SampledSpace | None,
-        covered: Rows | Iterable[Rows] | None,
-    ) -> tuple[Space, PointStore, SubClusters, SampledSpace]:
-        """Return the space, the structures in it, the clusters of what is not covered, and what covers."""
-        if state is None and covered is None:
-            space, points, clusters = fit(structures, self.structure_threshold, self.weight_components, running)
-            return space, points, clusters, SampledSpace.empty(space, self.structure_threshold, self.parameters)
-        if state is None:
-            space, _ = running.engine.space(structures.blocks(), self.weight_components)
-            state = SampledSpace.empty(space, self.structure_threshold, self.parameters)
-        if covered is not None:
-            state = state.with_covered(covered)
-        points = rotate(structures.with_columns(len(state.space.mean)), state.space, running)
-        within = running.engine.index(state.reference) if len(state.reference) else None
-        new = PointStore(running.scratch, "new", running.memory_bytes)
-        for block in points.blocks():
-            new.append(block if within is None else block[within.query(block)[1] > state.threshold])
-        clusters = sub_clusters(new, len(state.space.weights), self.structure_threshold, running)
-        new.close()
-        return state.space, points, clusters, state
-
-    def _assign(
-        self, points: PointStore, clusters: SubClusters, before: SampledSpace, counts: Index, running: Running
-    ) -> tuple[Index, Points, Points, NDArray[np.bool_]]:
-        """Return label, distance and two components of every structure, and which take part on the atomic level."""
-        n, m = points.count, len(clusters.centers)
-        labels, distances = np.full(n, -1, np.int64), np.empty(n, np.float32)
-        components = np.zeros((n, 2), np.float32)
-        within = running.engine.index(before.reference) if len(before.reference) else None
-        index = running.engine.index(clusters.centers) if m else None
-        first = 0
-        for block in ahead(coalesced(points.blocks(), running.engine.rows_per_query)):
-            rows = slice(first, first + len(block))
-            first += len(block)
-            components[rows, : min(2, block.shape[1])] = block[:, :2]
-            new = np.ones(len(block), np.bool_)
-            if within is not None:
-                distances[rows] = within.query(block)[1]
-                new = distances[rows] > before.threshold
-            if index is not None and new.any():
-                where = rows.start + np.flatnonzero(new)
-                labels[where], distances[where] = index.query(block[new])
-        eligible = labels >= 0
-        if self.stage1 == "selection":
-            chooser = Chooser(m, self.k, self.structure_threshold, self.pick)
-            part = np.flatnonzero(eligible)
-            chooser.add(labels[part], distances[part], counts[part])
-            eligible = np.zeros(n, np.bool_)
-            eligible[part[chooser.chosen()[0]]] = True
-        return labels, distances, components, eligible
 
 
 def _check_counts(n_atoms: Any) -> Index:

@@ -287,6 +287,10 @@ class PointStore:
         """How many blocks there are."""
         return len(self._blocks) if self._spool is None else -(-self.count // BLOCK_ROWS)
 
+    def start(self, number: int) -> int:
+        """Return the first row of a block."""
+        return sum(len(b) for b in self._blocks[:number]) if self._spool is None else number * BLOCK_ROWS
+
     def block(self, number: int) -> Rows:
         """Return one block."""
         if self._spool is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,13 @@ class AtomPicks:
     clusters: Index
     distances: Points
     n_clusters: int
+
+    def of(self, structures: NDArray[np.bool_], first: int) -> AtomPicks:
+        """Return the picks of some structures, a mask over all, numbered from ``first``."""
+        own = structures[self.structures]
+        if first == 0 and own.all():
+            return self
+        return AtomPicks(self.structures[own] - first, self.clusters[own], self.distances[own], self.n_clusters)
 
     @classmethod
     def joined(cls, parts: list[AtomPicks]) -> AtomPicks:
@@ -95,11 +102,12 @@ class Selection:
     Attributes
     ----------
     indices
-        Sorted rows of the chosen structures.
+        Sorted rows of the structures that are chosen now, without those that were before.
     structure_clusters
-        (n,), structural cluster of every structure; −1: covered before this round.
+        (n,), structural cluster of every structure; −1: covered before this round, by all its atoms.
     structure_distances
-        (n,), float32, distance of every structure to the center of its cluster, or to what covers it.
+        (n,), float32, distance of every structure to the center of its cluster, or to the structure that covers it if
+        that has no atoms.
     atom_clusters
         For each chosen row, the atomic clusters that chose it, numbered over all parts;
         ``atom_clusters.distances(row)``: how far its atoms are from their centers.
@@ -113,6 +121,9 @@ class Selection:
         (n, 2), float32, the first two components of every structure, for the picture.
     state
         What the next round needs.
+    given_back
+        What was chosen before, is not labeled, and is not needed: rows of those given to
+        :meth:`TwoStageDirect.select`, or of the ``known`` of the state that :meth:`TwoStageDirect.extend` extends.
     """
 
     indices: Index
@@ -123,3 +134,4 @@ class Selection:
     parameters: dict[str, Any]
     components: Points
     state: SampledSpace
+    given_back: Index = field(default_factory=lambda: np.zeros(0, np.int64))

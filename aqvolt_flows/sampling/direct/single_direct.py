@@ -6,7 +6,7 @@ rows are kept, in memory or in a temporary file, for the passes after that.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,13 +18,16 @@ from aqvolt_flows.sampling.direct.birch import BRANCHING, SubClusters
 from aqvolt_flows.sampling.direct.engines import Engine, Index, Tree
 from aqvolt_flows.sampling.direct.forest import cell_means, sub_clusters_by_cell
 from aqvolt_flows.sampling.direct.kernels import compiled
-from aqvolt_flows.sampling.direct.rows import PointStore, Shards, ahead, coalesced
+from aqvolt_flows.sampling.direct.known import FIXED, NEW, REACH, After
+from aqvolt_flows.sampling.direct.robust import RowSample, Statistics
+from aqvolt_flows.sampling.direct.rows import PointStore, Rows, Shards, ahead, coalesced
 from aqvolt_flows.sampling.direct.space import Space
 
 Points = NDArray[np.float32]
 Numbers = NDArray[np.int64]
 Order = Literal["given", "shuffled"]
 Pick = Literal["nearest", "smallest"]
+Scaling = Literal["standard", "robust"]
 
 #: Distances to a center are compared in steps of this share of the threshold: both rows of a pair are as far from
 #: their mean, and rounding should not decide between them before the smaller cell or the lower row does.
@@ -35,7 +38,7 @@ ONE_TREE_ROWS = 20_000_000
 
 @dataclass(frozen=True)
 class Running:
-    """How it runs; none of it changes what is chosen, but order, seed, branching and rows of one tree.
+    """How it runs; none of it changes what is chosen, but order, seed, branching, rows of one tree and scaling.
 
     Attributes
     ----------
@@ -54,6 +57,9 @@ class Running:
         Of the CF tree.
     one_tree_rows
         More rows are clustered in cells (:mod:`aqvolt_flows.sampling.direct.forest`).
+    scaling
+        ``standard``: by the standard deviation of all rows. ``robust``: of rows drawn back to limits
+        (:mod:`aqvolt_flows.sampling.direct.robust`).
     """
 
     engine: Engine
@@ -63,6 +69,18 @@ class Running:
     seed: int = 0
     branching: int = BRANCHING
     one_tree_rows: int = ONE_TREE_ROWS
+    scaling: Scaling = "standard"
+
+
+def fit_space(
+    rows: Iterable[Rows], weight_components: bool, running: Running, before: Statistics | None = None
+) -> tuple[Space, Statistics]:
+    """Return the space of rows, and of those that earlier statistics stand for, and the statistics of both."""
+    if running.scaling == "robust":
+        sample = RowSample.of(rows, None if before is None else before.sample)
+        return sample.space(weight_components), Statistics(sample=sample)
+    space, moments = running.engine.space(rows, weight_components, None if before is None else before.moments)
+    return space, Statistics(moments)
 
 
 def rotate(rows: Shards, space: Space, running: Running, tree: Tree | None = None) -> PointStore:
@@ -75,9 +93,11 @@ def rotate(rows: Shards, space: Space, running: Running, tree: Tree | None = Non
     return store
 
 
-def sub_clusters(points: PointStore, dimensions: int, threshold: float, running: Running) -> SubClusters:
-    """Return the sub-clusters of stored rows, entered in the order that ``running`` asks for."""
-    blocks = in_order(points, running)
+def sub_clusters(
+    points: PointStore, dimensions: int, threshold: float, running: Running, first: int = 0
+) -> SubClusters:
+    """Return the sub-clusters of stored rows, entered in the order that ``running`` asks for, the first ones first."""
+    blocks = in_order(points, running, first)
     means = None
     if points.count > running.one_tree_rows and running.engine.compiled_parts:
         means = cell_means(points, threshold, running.branching)
@@ -89,32 +109,70 @@ def sub_clusters(points: PointStore, dimensions: int, threshold: float, running:
     return tree.sub_clusters()
 
 
-def in_order(points: PointStore, running: Running) -> Iterator[Points]:
-    """Yield the blocks of a store in the order in which they enter the tree."""
+def in_order(points: PointStore, running: Running, first: int = 0) -> Iterator[Points]:
+    """Yield the blocks of a store in the order in which they enter the tree; the first rows stay first."""
     if running.order == "given":
         yield from points.blocks()
         return
+    if first:
+        yield points.take(np.arange(first))
     random = np.random.default_rng(running.seed)
     for number in random.permutation(points.n_blocks):
-        yield random.permutation(points.block(int(number)))
+        block = points.block(int(number))[max(0, first - points.start(int(number))) :]
+        if len(block):
+            yield random.permutation(block)
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """Rows in a space of their own, clustered.
+
+    Attributes
+    ----------
+    space, statistics
+        The space, and what it was fitted from.
+    points
+        The rows in it, known ones first.
+    clusters
+        Their sub-clusters.
+    """
+
+    space: Space
+    statistics: Statistics
+    points: PointStore
+    clusters: SubClusters
 
 
 def fit(
-    rows: Shards, threshold: float, weight_components: bool, running: Running
-) -> tuple[Space, PointStore, SubClusters]:
+    rows: Shards,
+    threshold: float,
+    weight_components: bool,
+    running: Running,
+    known: Rows | None = None,
+    before: Statistics | None = None,
+) -> Fitted:
     """Standardize, rotate, weight and cluster rows: two passes over them, none over pairs.
 
-    Returns
-    -------
-    Space, PointStore, SubClusters
-        The space, the rows in it, and the sub-clusters.
+    Parameters
+    ----------
+    rows
+        New rows.
+    threshold, weight_components, running
+        The choices.
+    known
+        Rows that enter the tree first, so that clusters form around them.
+    before
+        Statistics of earlier rows, the known ones among them; the space is fitted to them as well.
     """
-    space, count = running.engine.space(ahead(rows.blocks()), weight_components)
-    if running.order == "given" and count <= running.one_tree_rows:
+    space, statistics = fit_space(ahead(rows.blocks()), weight_components, running, before)
+    first = 0 if known is None else len(known)
+    all_rows = rows if known is None or not first else Shards(After(known, rows), rows.what, running.scratch)
+    if running.order == "given" and first + (rows.count or 0) <= running.one_tree_rows:
         tree = running.engine.tree(len(space.weights), threshold, running.branching)
-        return space, rotate(rows, space, running, tree), tree.sub_clusters()
-    store = rotate(rows, space, running)
-    return space, store, sub_clusters(store, len(space.weights), threshold, running)
+        return Fitted(space, statistics, rotate(all_rows, space, running, tree), tree.sub_clusters())
+    store = rotate(all_rows, space, running)
+    clusters = sub_clusters(store, len(space.weights), threshold, running, first)
+    return Fitted(space, statistics, store, clusters)
 
 
 def nearest(points: PointStore, index: Index, engine: Engine) -> Iterator[tuple[Numbers, Points]]:
@@ -128,25 +186,32 @@ def gaps(points: PointStore, reference: Points, engine: Engine) -> Points:
 
 
 @compiled
-def _keep(labels, first, second, offset, best_first, best_second, best_row):  # type: ignore[no-untyped-def]
-    """Update the k best rows of each cluster, ordered by (first, second, row)."""
+def _keep(labels, ranks, first, second, offset, best_rank, best_first, best_second, best_row):  # type: ignore[no-untyped-def]
+    """Update the k best rows of each cluster, ordered by (rank, first, second, row)."""
     k = best_row.shape[1]
     for i in range(len(labels)):
         c = labels[i]
         slot = k
         while slot > 0 and (
             best_row[c, slot - 1] < 0
-            or first[i] < best_first[c, slot - 1]
-            or (first[i] == best_first[c, slot - 1] and second[i] < best_second[c, slot - 1])
+            or ranks[i] < best_rank[c, slot - 1]
+            or (ranks[i] == best_rank[c, slot - 1] and first[i] < best_first[c, slot - 1])
+            or (
+                ranks[i] == best_rank[c, slot - 1]
+                and first[i] == best_first[c, slot - 1]
+                and second[i] < best_second[c, slot - 1]
+            )
         ):
             slot -= 1
         if slot == k:
             continue
         for later in range(k - 1, slot, -1):
+            best_rank[c, later] = best_rank[c, later - 1]
             best_first[c, later] = best_first[c, later - 1]
             best_second[c, later] = best_second[c, later - 1]
             best_row[c, later] = best_row[c, later - 1]
-        best_first[c, slot], best_second[c, slot], best_row[c, slot] = first[i], second[i], offset + i
+        best_rank[c, slot], best_row[c, slot] = ranks[i], offset + i
+        best_first[c, slot], best_second[c, slot] = first[i], second[i]
 
 
 class Chooser:
@@ -160,21 +225,32 @@ class Chooser:
         Of the clustering; distances that agree to ``TICK`` of it are equal.
     pick
         ``nearest``: to the center, among equals the smaller cell, then the lower row. ``smallest``: the smaller
-        cell, among equals the nearer, then the lower row.
+        cell, among equals the nearer, then the lower row. Rows that are chosen for good and near enough to the
+        center (:data:`~aqvolt_flows.sampling.direct.known.REACH`) come before all others.
     """
 
     def __init__(self, n_clusters: int, k: int, threshold: float, pick: Pick = "nearest") -> None:
         self.pick, self.tick = pick, TICK * threshold
         self._first, self._second = np.full((n_clusters, k), np.inf), np.full((n_clusters, k), np.inf)
-        self._row = np.full((n_clusters, k), -1, np.int64)
+        self._rank, self._row = np.full((n_clusters, k), NEW, np.int8), np.full((n_clusters, k), -1, np.int64)
         self._seen = 0
 
-    def add(self, labels: Numbers, distances: NDArray[np.floating], sizes: NDArray | None = None) -> None:
-        """Add the next rows: cluster, distance to its center and, optionally, number of atoms."""
+    def add(
+        self,
+        labels: Numbers,
+        distances: NDArray[np.floating],
+        sizes: NDArray | None = None,
+        ranks: NDArray[np.int8] | None = None,
+    ) -> None:
+        """Add the next rows: cluster, distance to its center and, optionally, number of atoms and rank."""
         far = np.rint(np.asarray(distances, np.float64) / self.tick)
         cells = np.zeros(len(labels)) if sizes is None else np.asarray(sizes, np.float64)
         first, second = (far, cells) if self.pick == "nearest" else (cells, far)
-        _keep(np.asarray(labels, np.int64), first, second, self._seen, self._first, self._second, self._row)
+        order = np.full(len(labels), NEW, np.int8)
+        if ranks is not None:
+            order[(ranks == FIXED) & (far * TICK <= REACH)] = FIXED
+        best = (self._rank, self._first, self._second, self._row)
+        _keep(np.asarray(labels, np.int64), order, first, second, self._seen, *best)
         self._seen += len(labels)
 
     def chosen(self) -> tuple[Numbers, Numbers, Points]:

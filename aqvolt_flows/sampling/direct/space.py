@@ -13,13 +13,19 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from aqvolt_flows.errors import InputError
 from aqvolt_flows.identity import content_hash
 
 Array = NDArray[np.float64]
 
 #: Rows whose moments are summed at a time.
 _PIECE = 2048
+#: Columns whose standard deviation is below so many spacings of their numbers are constant.
+ROUNDING = 8.0
+
+
+def resolution_of(rows: NDArray) -> float:
+    """Return the relative spacing of the numbers that rows are stored in, as double precision for integers."""
+    return float(np.finfo(rows.dtype).eps) if rows.dtype.kind == "f" else float(np.finfo(np.float64).eps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,11 +38,14 @@ class Moments:
         (d,).
     scatter
         (d, d), sum of outer products of deviations from the mean.
+    resolution
+        Relative spacing of the numbers that the rows are stored in.
     """
 
     count: int
     mean: Array
     scatter: Array
+    resolution: float = float(np.finfo(np.float64).eps)
 
     @classmethod
     def of(cls, rows: NDArray[np.floating]) -> Self:
@@ -53,7 +62,7 @@ class Moments:
             total += piece.sum(axis=0)
             products += piece.T @ piece
         offset = total / n
-        return cls(n, shift + offset, products - n * np.outer(offset, offset))
+        return cls(n, shift + offset, products - n * np.outer(offset, offset), resolution_of(rows))
 
     @property
     def variance(self) -> Array:
@@ -62,10 +71,13 @@ class Moments:
 
     @property
     def constant(self) -> NDArray[np.bool_]:
-        """Which columns are constant to rounding, (d,); as scikit-learn's StandardScaler, they are left unscaled."""
-        return np.asarray(
-            self.variance <= 10 * np.finfo(float).eps * np.maximum(self.mean**2, np.finfo(float).tiny), np.bool_
-        )
+        """Which columns are constant to rounding, (d,); as scikit-learn's StandardScaler, they are left unscaled.
+
+        Single-precision features of the same frame differ in the last bits from one batch of an encoder to another;
+        scaled to unit variance that would be noise as loud as the signal.
+        """
+        spread = max(10 * np.finfo(float).eps, (ROUNDING * self.resolution) ** 2)
+        return np.asarray(self.variance <= spread * np.maximum(self.mean**2, np.finfo(float).tiny), np.bool_)
 
     def __add__(self, other: Moments) -> Moments:
         """Return the moments of both sets of rows together."""
@@ -75,6 +87,7 @@ class Moments:
             count,
             self.mean + delta * (other.count / count),
             self.scatter + other.scatter + np.outer(delta, delta) * (self.count * other.count / count),
+            max(self.resolution, other.resolution),
         )
 
 
@@ -112,15 +125,12 @@ class Space:
         weight_components
             Multiply each component by its share of the explained variance (maml's way).
 
-        Raises
-        ------
-        InputError
-            If every feature is constant while there are several rows: nothing tells the rows apart.
+        Where every feature is constant, all rows are one point of the space: one choice.
         """
         n = moments.count
         variance, constant = moments.variance, moments.constant
-        if constant.all() and n > 1:
-            raise InputError(f"All {len(variance)} features are constant over {n} rows; nothing tells the rows apart.")
+        if constant.all():
+            return cls._point(moments)
         scale = np.where(constant, 1.0, np.sqrt(np.maximum(variance, 0)))
         scatter = np.where(constant[:, None] | constant[None, :], 0.0, moments.scatter)
         covariance = scatter / np.outer(scale, scale) / max(n - 1, 1)
@@ -140,6 +150,12 @@ class Space:
             ratios=ratios,
             weights=ratios if weight_components else np.ones(kept),
         )
+
+    @classmethod
+    def _point(cls, moments: Moments) -> Self:
+        """Return a space of one component in which all rows lie at the origin, up to rounding."""
+        d = len(moments.mean)
+        return cls(moments.mean, np.ones(d), np.eye(d, 1), np.zeros(1), np.ones(1), np.zeros(1))
 
     def transform(self, rows: NDArray[np.floating]) -> Array:
         """Return rows (n, d) in this space, (n, n_components)."""

@@ -1,4 +1,9 @@
-"""What a round of sampling leaves for the next: the space, what covers it, and how far a center reaches."""
+"""What a round of sampling leaves for the next: what is chosen, with its features, and the statistics of all rows.
+
+A space fitted on the rows of one round is too fine for the next: it blows up whatever those rows happened to differ in.
+So the next round fits it again, over all rows of all rounds. Their moments add up, so that no row need be read again,
+and the features of what is chosen let it take its place in the new space.
+"""
 
 from __future__ import annotations
 
@@ -16,35 +21,41 @@ from numpy.typing import NDArray
 from aqvolt_flows.aside import written_aside
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.sampling.direct.forms import as_features
+from aqvolt_flows.sampling.direct.known import Known
+from aqvolt_flows.sampling.direct.robust import RowSample, Statistics
 from aqvolt_flows.sampling.direct.rows import Rows, Shards
-from aqvolt_flows.sampling.direct.space import Space
+from aqvolt_flows.sampling.direct.space import Moments, Space
 
 Points = NDArray[np.float32]
 
-_FORMAT = "aqvolt-sampled-space/1"
+#: Without and with what a later round needs to fit the space again.
+_FORMATS = ("aqvolt-sampled-space/1", "aqvolt-sampled-space/2")
 _SPACE = ("mean", "scale", "components", "variances", "ratios", "weights")
 #: Name in the file → attribute; the file keeps the spelling of the first release.
 _ARRAYS = {"centres": "centers", "radii": "radii", "counts": "counts", "chosen": "chosen"}
+_KNOWN = ("structures", "atoms", "n_atoms", "names")
 
 
 @dataclass(frozen=True, eq=False)
 class SampledSpace:
     """A space and the part of it that is covered.
 
-    A row is covered when it lies within ``threshold`` of a center or of a chosen row.
-
     Attributes
     ----------
     space
-        Scaler, principal components and weights; fitted once, in the first round.
+        Scaler, principal components and weights; fitted over the rows of all rounds so far.
     threshold
         Of the structural level, in the weighted space.
     centers, radii, counts
-        (m, n_components), (m,), (m,): the sub-clusters of all rounds.
+        (m, n_components), (m,), (m,): the sub-clusters of the last round, around what was chosen before it.
     chosen
         (c, n_components): chosen rows of all rounds, and rows of datasets put in as covered.
     parameters
-        Choices of the round that fitted the space.
+        Choices of the last round.
+    known
+        The rows of ``chosen`` as features, with their atoms; None in states that version 0.1 wrote.
+    structures, atoms
+        Statistics of all structures and of all atoms of all rounds.
     """
 
     space: Space
@@ -54,6 +65,9 @@ class SampledSpace:
     counts: NDArray[np.int64]
     chosen: Points
     parameters: dict[str, Any] = field(default_factory=dict)
+    known: Known | None = None
+    structures: Statistics | None = None
+    atoms: Statistics | None = None
 
     @classmethod
     def empty(cls, space: Space, threshold: float, parameters: dict[str, Any] | None = None) -> Self:
@@ -69,13 +83,16 @@ class SampledSpace:
     def with_covered(self, features: Rows | Iterable[Rows]) -> Self:
         """Return the space with rows of another dataset (features, not points) counted as chosen.
 
+        They cover in the structural space alone, as nothing is known of their atoms.
+
         Raises
         ------
         InputError
             If they have other columns than the rows the space was fitted on, or are not finite.
         """
-        blocks = [self.space.project(b) for b in rows_of(self.space, features, "covered features")]
-        return replace(self, chosen=np.concatenate([self.chosen, *blocks]))
+        rows = Known.of(rows_of(self.space, features, "covered features"))
+        known = None if self.known is None else self.known + rows
+        return replace(self, chosen=np.concatenate([self.chosen, self.space.project(rows.structures)]), known=known)
 
     @property
     def hash(self) -> str:
@@ -105,7 +122,10 @@ class SampledSpace:
         """
         try:
             with Path(path).open("rb") as handle, np.load(handle, allow_pickle=False) as stored:
-                arrays = {name: stored[name] for name in (*_SPACE, *_ARRAYS)}
+                arrays = {name: stored[name] for name in stored.files if name not in ("header", "hash")}
+                missing = [name for name in (*_SPACE, *_ARRAYS) if name not in arrays]
+                if missing:
+                    raise KeyError(missing[0])
                 header, digest = str(stored["header"]), str(stored["hash"])
         except FileNotFoundError:
             raise InputError(f"{path} does not exist; give a sampled space that a round of sampling saved.") from None
@@ -115,11 +135,18 @@ class SampledSpace:
                 "restore it from a copy."
             ) from error
         known = json.loads(header)
-        if known.get("format") != _FORMAT:
-            raise InputError(f"{path} has format {known.get('format')!r}; expected {_FORMAT!r}.")
+        if known.get("format") not in _FORMATS:
+            raise InputError(f"{path} has format {known.get('format')!r}; expected {' or '.join(_FORMATS)}.")
         space = Space(**{name: arrays[name] for name in _SPACE})
         covered: dict[str, Any] = {attribute: arrays[name] for name, attribute in _ARRAYS.items()}
         found = cls(space, known["threshold"], **covered, parameters=known["parameters"])
+        if known["format"] == _FORMATS[1]:
+            found = replace(
+                found,
+                known=Known(**{name: arrays[f"known_{name}"] for name in _KNOWN}),
+                structures=_statistics(arrays, "structures"),
+                atoms=_statistics(arrays, "atoms"),
+            )
         if found.hash != digest:
             raise InputError(f"{path} was changed: its arrays hash to {found.hash[:12]}…, it says {digest[:12]}….")
         return found
@@ -138,9 +165,34 @@ def rows_of(space: Space, features: Rows | Iterable[Rows], what: str) -> Iterabl
 
 
 def _header(state: SampledSpace) -> str:
-    known = {"format": _FORMAT, "threshold": float(state.threshold), "parameters": state.parameters}
+    form = _FORMATS[state.known is not None]
+    known = {"format": form, "threshold": float(state.threshold), "parameters": state.parameters}
     return json.dumps(known, sort_keys=True)
 
 
 def _arrays(state: SampledSpace) -> dict[str, NDArray]:
-    return {n: getattr(state.space, n) for n in _SPACE} | {n: getattr(state, a) for n, a in _ARRAYS.items()}
+    found = {n: getattr(state.space, n) for n in _SPACE} | {n: getattr(state, a) for n, a in _ARRAYS.items()}
+    if state.known is not None:
+        found |= {f"known_{n}": getattr(state.known, n) for n in _KNOWN}
+        for name, one in (("structures", state.structures), ("atoms", state.atoms)):
+            found |= {f"{name}_{n}": a for n, a in (_statistics_arrays(one) if one is not None else {}).items()}
+    return found
+
+
+def _statistics_arrays(one: Statistics) -> dict[str, NDArray]:
+    m, sample = one.moments, one.sample
+    if sample is not None:
+        return {"sample": sample.rows, "sample_keys": sample.keys, "sample_count": np.array(sample.count)}
+    if m is None:
+        return {}
+    return {"count": np.array(m.count), "mean": m.mean, "scatter": m.scatter, "resolution": np.array(m.resolution)}
+
+
+def _statistics(arrays: dict[str, NDArray], name: str) -> Statistics | None:
+    if f"{name}_sample" in arrays:
+        rows, keys, seen = (arrays[f"{name}_{n}"] for n in ("sample", "sample_keys", "sample_count"))
+        return Statistics(sample=RowSample(rows, keys, int(seen)))
+    if f"{name}_mean" not in arrays:
+        return None
+    count, mean, scatter, resolution = (arrays[f"{name}_{n}"] for n in ("count", "mean", "scatter", "resolution"))
+    return Statistics(Moments(int(count), mean, scatter, float(resolution)))

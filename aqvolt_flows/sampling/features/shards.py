@@ -259,6 +259,20 @@ class FeatureShards:
         """Return blocks (rows, d_atom) that can be iterated again and again."""
         return _Blocks(self, "atoms")
 
+    def places(self, frames: Sequence[tuple[str, int]]) -> Index:
+        """Return for every row the number of its frame in a list of (trajectory_id, MD step), (n,); −1: not there."""
+        found = np.full(len(self), -1, np.int64)
+        known = [(self._names[name], step, i) for i, (name, step) in enumerate(frames) if name in self._names]
+        if known:
+            codes, steps, numbers = np.array(known, np.int64).T
+            span = int(max(self._steps.max(), steps.max())) + 1
+            asked, rows = codes * span + steps, self._ids.astype(np.int64) * span + self._steps
+            order = np.argsort(asked)
+            at = np.minimum(np.searchsorted(asked[order], rows), len(asked) - 1)
+            there = asked[order][at] == rows
+            found[there] = numbers[order][at][there]
+        return found
+
     def addresses(self, indices: Iterable[int]) -> list[tuple[str, int, int]]:
         """Return trajectory, row of its file and MD step of some frames."""
         return [(self._by_code[self._ids[i]], int(self._rows[i]), int(self._steps[i])) for i in indices]

@@ -67,7 +67,8 @@ def test_nose_hoover_conserves_its_energy_from_the_end_of_the_equilibration_on()
 def test_an_equilibration_longer_than_the_run_is_refused_with_the_numbers():
     from pydantic import ValidationError
 
-    with pytest.raises(ValidationError, match="equilibration_ps = 1 is 200 steps of 5 fs, and the run has n_steps = 60"):
+    said = "equilibration_ps = 1 is 200 steps of 5 fs, and the run has n_steps = 60"
+    with pytest.raises(ValidationError, match=said):
         parameters(equilibration_ps=1.0)
     assert parameters(n_steps=60).equilibration_steps == 12
     assert parameters(n_steps=50_000, timestep_fs=1.0).equilibration_steps == 1000

@@ -19,7 +19,7 @@ from aqvolt_flows.errors import InputError
 from aqvolt_flows.registries import Registry
 from aqvolt_flows.sampling.direct.birch import SubClusters
 from aqvolt_flows.sampling.direct.nearest import BEAM
-from aqvolt_flows.sampling.direct.space import Space
+from aqvolt_flows.sampling.direct.space import Moments, Space
 
 Search = Literal["beam", "exact"]
 EngineName = Literal["cpu", "torch", "sklearn"]
@@ -67,8 +67,10 @@ class Engine(Protocol):
     most_rows: int | None
     compiled_parts: bool
 
-    def space(self, blocks: Iterable[NDArray[np.floating]], weight_components: bool) -> tuple[Space, int]:
-        """Return the space of all rows, and how many there are, in one pass, in double precision."""
+    def space(
+        self, blocks: Iterable[NDArray[np.floating]], weight_components: bool, before: Moments | None = None
+    ) -> tuple[Space, Moments]:
+        """Return the space of all rows, those of ``before`` included, and their moments; in double precision."""
         ...
 
     def project(self, space: Space, rows: NDArray[np.floating]) -> NDArray[np.float32]:

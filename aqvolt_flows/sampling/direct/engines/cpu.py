@@ -50,10 +50,13 @@ class CpuEngine:
             raise InputError("There are no rows; there is nothing to select from.")
         return total
 
-    def space(self, blocks: Iterable[NDArray[np.floating]], weight_components: bool) -> tuple[Space, int]:
-        """Return the space of all rows, and how many there are."""
+    def space(
+        self, blocks: Iterable[NDArray[np.floating]], weight_components: bool, before: Moments | None = None
+    ) -> tuple[Space, Moments]:
+        """Return the space of all rows, those of ``before`` included, and their moments."""
         moments = self.moments(blocks)
-        return Space.fit(moments, weight_components), moments.count
+        moments = moments if before is None else before + moments
+        return Space.fit(moments, weight_components), moments
 
     def tree(self, dimensions: int, threshold: float, branching: int) -> CFTree:
         """Return an empty CF tree."""

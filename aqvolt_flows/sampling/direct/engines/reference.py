@@ -57,19 +57,26 @@ class SklearnEngine:
                 "The engine sklearn needs scikit-learn; pip install scikit-learn, or use engine cpu."
             ) from None
 
-    def space(self, blocks: Iterable[NDArray[np.floating]], weight_components: bool) -> tuple[Space, int]:
-        """Return the space of StandardScaler and PCA: components whose variance exceeds one, at least the first."""
+    def space(
+        self, blocks: Iterable[NDArray[np.floating]], weight_components: bool, before: Moments | None = None
+    ) -> tuple[Space, Moments]:
+        """Return the space of StandardScaler and PCA: components whose variance exceeds one, at least the first.
+
+        Rows of ``before`` are not there any more; with them the space is that of the moments.
+        """
         from sklearn.decomposition import PCA
         from sklearn.preprocessing import StandardScaler
 
-        held: list[NDArray[np.float64]] = []
+        held: list[NDArray[np.floating]] = []
         for block in blocks:
-            held.append(np.asarray(block, np.float64))
+            held.append(block)
             check_size(sum(len(b) for b in held))
-        rows = np.concatenate(held)
-        moments = Moments.of(rows)
-        if len(rows) < 2 or moments.constant.all():  # nothing to scale; constant rows are refused there
-            return Space.fit(moments, weight_components), len(rows)
+        given = np.concatenate(held)
+        moments = Moments.of(given) if before is None else before + Moments.of(given)
+        if before is not None or len(given) < 2 or moments.constant.all():
+            return Space.fit(moments, weight_components), moments
+        # scikit-learn would scale the rounding of constant columns to unit variance
+        rows = np.where(moments.constant, moments.mean, np.asarray(given, np.float64))
         scaler = StandardScaler().fit(rows)
         pca = PCA(svd_solver="full").fit(scaler.transform(rows))
         kept = max(1, int((pca.explained_variance_ > 1).sum()))
@@ -82,7 +89,7 @@ class SklearnEngine:
             ratios=ratios,
             weights=ratios if weight_components else np.ones(kept),
         )
-        return space, len(rows)
+        return space, moments
 
     def project(self, space: Space, rows: NDArray[np.floating]) -> NDArray[np.float32]:
         """Return rows in a space, computed in double precision."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from aqvolt_flows.errors import InputError, ResourceError
 from aqvolt_flows.sampling.direct.birch import CFTree
 from aqvolt_flows.sampling.direct.nearest import EXACT_TO, NearestIndex, halved, n_threads
-from aqvolt_flows.sampling.direct.space import Moments, Space
+from aqvolt_flows.sampling.direct.space import Moments, Space, resolution_of
 
 if TYPE_CHECKING:
     import torch
@@ -73,16 +73,19 @@ class TorchEngine:
             rows = torch.from_numpy(np.ascontiguousarray(block)).to(self.device).double()
             mean = rows.mean(dim=0)
             centered = rows - mean
-            part = Moments(len(block), mean.cpu().numpy(), (centered.T @ centered).cpu().numpy())
+            part = Moments(len(block), mean.cpu().numpy(), (centered.T @ centered).cpu().numpy(), resolution_of(block))
             total = part if total is None else total + part
         if total is None:
             raise InputError("There are no rows; there is nothing to select from.")
         return total
 
-    def space(self, blocks: Iterable[NDArray[np.floating]], weight_components: bool) -> tuple[Space, int]:
-        """Return the space of all rows, and how many there are."""
+    def space(
+        self, blocks: Iterable[NDArray[np.floating]], weight_components: bool, before: Moments | None = None
+    ) -> tuple[Space, Moments]:
+        """Return the space of all rows, those of ``before`` included, and their moments."""
         moments = self.moments(blocks)
-        return Space.fit(moments, weight_components), moments.count
+        moments = moments if before is None else before + moments
+        return Space.fit(moments, weight_components), moments
 
     def tree(self, dimensions: int, threshold: float, branching: int) -> CFTree:
         """Return an empty CF tree."""
@@ -132,6 +135,8 @@ class TorchIndex:
         boxes = [points[order[a:b]] for a, b in zip(self._bounds[:-1], self._bounds[1:], strict=True)]
         self._lower = torch.from_numpy(np.stack([b.min(axis=0) for b in boxes])).to(device)
         self._upper = torch.from_numpy(np.stack([b.max(axis=0) for b in boxes])).to(device)
+        # where most of a box's centers are: a wild one among them must not move the origin, or all others cancel
+        self._origin = torch.from_numpy(np.stack([np.median(b, axis=0) for b in boxes])).to(device)
 
     def query(self, points: NDArray[np.floating]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Return for rows (n, d) the index of the nearest center and the distance."""
@@ -177,9 +182,8 @@ class TorchIndex:
             if not count:
                 continue
             first, last = self._bounds[b], self._bounds[b + 1]
-            middle = (self._lower[b] + self._upper[b]) / 2
-            centers, near = self._centers[first:last] - middle, rows[mine] - middle
-            # ‖x‖² + ‖c‖² − 2x·c about the box's middle, where numbers are small and little cancels
+            centers, near = self._centers[first:last] - self._origin[b], rows[mine] - self._origin[b]
+            # ‖x‖² + ‖c‖² − 2x·c about an origin in the box, where numbers are small and little cancels
             squares = torch.addmm(centers.square().sum(dim=1), near, centers.T, alpha=-2)
             best, slot = squares.min(dim=1)
             best = (best + near.square().sum(dim=1)).clamp_(min=0)

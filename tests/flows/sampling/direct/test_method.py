@@ -110,6 +110,25 @@ def test_the_choice_is_mamls():
     assert len(np.intersect1d(ours, theirs)) > 0.75 * len(ours)  # all but ties within pairs
 
 
+@pytest.mark.parametrize("stage2", ["per_cluster", "global"])
+def test_shuffled_rows_choose_as_many_and_others(stage2):
+    """Stated: other rows for another seed, as many and with equal gaps; the same for the same seed."""
+    rng = np.random.default_rng(11)
+    features = np.repeat(rng.normal(scale=10, size=(5, 4)), 200, axis=0) + rng.normal(size=(1000, 4))
+    atoms, n_atoms = np.repeat(features, 2, axis=0) + rng.normal(size=(2000, 4)), np.full(1000, 2)
+    found = [
+        TwoStageDirect(0.3, 0.05, stage2=stage2, order=order, seed=seed).select(features, atoms, n_atoms)
+        for order, seed in (("given", 0), ("shuffled", 0), ("shuffled", 0), ("shuffled", 1))
+    ]
+    rows = [set(f.indices.tolist()) for f in found]
+    assert rows[1] == rows[2]
+    assert rows[0] != rows[1] != rows[3]
+    # the given order comes group by group, which makes other clusters
+    for one, tolerance in zip(found, (0.4, 0.15, 0.15, 0.15), strict=True):
+        assert len(one.indices) == pytest.approx(len(found[1].indices), rel=tolerance)
+        assert one.coverage["mean"] == pytest.approx(found[1].coverage["mean"], rel=tolerance)
+
+
 @pytest.mark.parametrize("order", ["given", "shuffled"])
 def test_order_and_seed(order):
     rows = np.random.default_rng(4).normal(size=(600, 5))
@@ -178,18 +197,29 @@ def test_one_space_for_all_atoms_chooses_one_of_each_kind():
     assert 1 <= len(fewer.indices) <= 3
 
 
-def test_parts_are_clustered_like_single_directs(monkeypatch):
-    """The compiled loop over parts against the passes of a whole stage; more and fewer atoms than features."""
+@pytest.mark.parametrize("scaling", ["standard", "robust"])
+@pytest.mark.parametrize("k", [1, 2])
+def test_parts_are_clustered_like_single_directs(monkeypatch, scaling, k):
+    """The compiled loop over parts against the passes of a whole stage; more and fewer atoms than features.
+
+    Some structures are chosen for good, some may be given back.
+    """
     rng = np.random.default_rng(5)
     n_atoms = rng.integers(1, 9, 60)
     features = np.repeat(rng.normal(scale=10, size=(4, 5)), [3, 7, 20, 30], axis=0) + rng.normal(
         scale=1e-4, size=(60, 5)
     )
     atoms = rng.normal(size=(n_atoms.sum(), 3)) @ rng.normal(size=(3, 24))
-    loop = TwoStageDirect(0.01, 0.3).select(features, atoms, n_atoms)
+    atoms[5] *= 30  # a wild one
+    method = TwoStageDirect(0.01, 0.3, k=k, scaling=scaling)
+    chosen, unlabeled = rng.random(60) < 0.3, rng.random(60) < 0.5
+    loop = method.select(features, atoms, n_atoms, chosen=chosen, unlabeled=unlabeled)
     monkeypatch.setattr(two_stage, "choose_in_bucket", partial(whole_stages, two_stage.choose_in_bucket))
-    stages = TwoStageDirect(0.01, 0.3).select(features, atoms, n_atoms)
-    assert len(set(loop.structure_clusters)) == 4
+    stages = method.select(features, atoms, n_atoms, chosen=chosen, unlabeled=unlabeled)
+    assert 0 < len(loop.given_back) < chosen.sum()
+    np.testing.assert_array_equal(loop.structure_clusters, stages.structure_clusters)
+    assert loop.given_back.tolist() == stages.given_back.tolist()
+    assert len(set(loop.structure_clusters) - {-1}) == 4
     assert loop.coverage["atom_clusters"] == stages.coverage["atom_clusters"] > 20
     assert loop.indices.tolist() == stages.indices.tolist()
     assert loop.atom_clusters == stages.atom_clusters
@@ -250,13 +280,15 @@ def test_a_beam_chooses_nearly_what_the_exact_search_does():
     assert len(np.intersect1d(one, direct_select(rows, 0.1))) >= 0.99 * len(one)
 
 
-def whole_stages(choose, bucket, n_atoms, choices, large):
+def whole_stages(choose, bucket, n_atoms, ranks, choices, large):
     """Every part goes the way of one too large for the loop."""
-    sizes, found = n_atoms[bucket.structures], []
+    sizes, order, found, fresh = n_atoms[bucket.structures], ranks[bucket.structures], [], []
     for first, last in pairwise(bucket.starts.tolist()):
-        picks = large(bucket.atoms[first:last], sizes[first:last])
-        found.append(replace(picks, structures=bucket.structures[first:last][picks.structures]))
-    return AtomPicks.joined(found)
+        own = slice(first, last)
+        picks, new = large(bucket.atoms[own], sizes[own], order[own])
+        found.append(replace(picks, structures=bucket.structures[own][picks.structures]))
+        fresh.append(bucket.structures[own][new])
+    return AtomPicks.joined(found), np.unique(np.concatenate(fresh))
 
 
 def test_distances_are_those_to_the_centers_of_the_choosing_clusters():
@@ -282,7 +314,6 @@ def test_one_structure_is_selected():
     ("change", "said"),
     [
         (lambda f, a, n: (np.where(np.arange(len(f))[:, None] == 3, np.nan, f), a, n), "NaN or infinity, first row 3"),
-        (lambda f, a, n: (np.ones_like(f), a, n), "constant"),
         (lambda f, a, n: (f[:0], a, n), "no rows"),
         (lambda f, a, n: (f, a[:-1], n), "a shard may be missing"),
         (lambda f, a, n: (f, np.r_[a, a[:1]], n), "more rows"),
@@ -315,7 +346,7 @@ def test_a_shard_that_shrinks_between_passes_is_noticed():
         TwoStageDirect().select(Shrinking(), atoms, n_atoms)
 
 
-@pytest.mark.parametrize("name", ["stage1", "stage2", "pick", "order", "engine", "search"])
+@pytest.mark.parametrize("name", ["stage1", "stage2", "pick", "order", "engine", "search", "scaling"])
 def test_a_choice_that_does_not_exist_is_named(name):
     with pytest.raises(InputError, match="'best'"):
         TwoStageDirect(**{name: "best"}).select(*structures())

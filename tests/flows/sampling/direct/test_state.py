@@ -58,9 +58,11 @@ def test_a_damaged_state_is_refused(first, tmp_path, damage):
         SampledSpace.load(path)
 
 
-def test_a_second_round_takes_only_what_is_new(first):
+def test_a_second_round_takes_only_what_is_new():
+    """All atoms share one space: one for each structural cluster would tell the rows of a group apart."""
+    method = TwoStageDirect(0.05, 0.05, stage2="global")
+    first = method.select(*rounds())
     features, atoms, n_atoms = rounds(seed=1)  # the same groups, other rows
-    method = TwoStageDirect(0.05, 0.05)
     again = method.extend(first.state, features, atoms, n_atoms)
     assert again.indices.tolist() == []
     assert again.coverage["covered_before"] == 60
@@ -70,12 +72,13 @@ def test_a_second_round_takes_only_what_is_new(first):
     new = method.extend(first.state, features, atoms, n_atoms)
     assert len(new.indices) >= 1
     assert (new.indices >= 50).all()
-    assert new.coverage["covered_before"] == 50
+    assert new.coverage["covered_before"] >= 50
     assert (new.structure_clusters[:50] == -1).all()
-    assert (new.structure_clusters[50:] >= 0).all()
-    assert len(new.state.centers) > len(first.state.centers)
+    assert (new.structure_clusters[new.indices] >= 0).all()
     assert method.extend(new.state, features, atoms, n_atoms).indices.tolist() == []
-    assert new.parameters["space"] == first.parameters["space"]
+    whole = Space.fit(Moments.of(np.concatenate([rounds()[0], features])))
+    np.testing.assert_allclose(new.state.space.mean, whole.mean)
+    np.testing.assert_allclose(new.state.space.variances, whole.variances)
 
 
 def test_what_another_dataset_covers_is_not_sampled():
@@ -102,9 +105,9 @@ def test_what_a_beam_counts_as_covered_is_within_the_threshold():
     rng = np.random.default_rng(3)
     known, new = np.float32(rng.normal(size=(6000, 6))), np.float32(rng.normal(size=(3000, 6)))
     space = Space.fit(Moments.of(known))
-    state = SampledSpace.empty(space, 0.08).with_covered(known)
+    found = TwoStageDirect(0.08, 0.5, beam=1).select(new, new, np.ones(3000, int), covered=known)
+    space = found.state.space
     apart = cdist(space.project(new), space.project(known)).min(axis=1)
-    found = TwoStageDirect(0.08, 0.5, beam=1).extend(state, new, new, np.ones(3000, int))
     covered = found.structure_clusters < 0
     assert 500 < covered.sum() < (apart <= 0.08).sum()
     assert (apart[covered] <= 0.08 * (1 + 1e-5)).all()

@@ -62,12 +62,11 @@ def test_a_second_round_and_few_rows_work():
     method = TwoStageDirect(structure_threshold=0.4, atom_threshold=0.4, engine="sklearn")
     first = method.select(rows(60, 5, 0), rows(180, 4, 1), n)
     again = method.extend(first.state, rows(60, 5, 0), rows(180, 4, 1), n)
-    # a cluster's radius is a root mean square: some rows lie farther from its center than the threshold
-    assert again.coverage["covered_before"] >= 0.9 * 60
+    # what was chosen goes in first: clusters form around it, and a few rows are nearer to the rim of another one
+    assert len(again.indices) <= 0.2 * len(first.indices)
     assert len(again.indices) <= 60 - again.coverage["covered_before"]
     assert direct_select(rng.normal(size=(1, 4)), engine="sklearn").tolist() == [0]
-    with pytest.raises(InputError, match="constant"):
-        direct_select(np.ones((4, 2)), engine="sklearn")
+    assert direct_select(np.ones((4, 2)), engine="sklearn").tolist() == [0]
 
 
 def test_large_sets_are_refused():
