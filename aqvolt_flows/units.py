@@ -6,6 +6,8 @@ For people: GPa (pressure), mS/cm (conductivity). Factors follow CODATA 2018 as 
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import constants
@@ -61,29 +63,6 @@ STRESS_FACTORS: dict[str, float] = {
 }
 
 
-def stress_to_ev_per_a3(stress: Array, unit: str) -> Array:
-    """Return a stress in eV/Å³, tension positive; any shape.
-
-    Parameters
-    ----------
-    stress
-        In ``unit`` and with its sign.
-    unit
-        One of :data:`STRESS_FACTORS`.
-
-    Raises
-    ------
-    InputError
-        If the unit is unknown.
-    """
-    if unit not in STRESS_FACTORS:
-        raise InputError(
-            f"The unit of stress {unit!r} is not known; expected {', '.join(STRESS_FACTORS)} (kbar: compression "
-            "positive, as VASP writes it; the others: tension positive)."
-        )
-    return np.asarray(stress, dtype=float) * STRESS_FACTORS[unit]
-
-
 def pressure_gpa(stress_voigt: Array) -> float:
     """Return the pressure in GPa (compression positive) of an ASE stress, 6 numbers in eV/Å³."""
     return float(-np.mean(np.asarray(stress_voigt, dtype=float)[..., :3]) * EV_PER_A3_IN_GPA)
@@ -102,3 +81,78 @@ def matrix_to_voigt(stress: Array) -> Array:
     """Return Voigt vectors (…, 6) of matrices (…, 3, 3); off-diagonal pairs are averaged."""
     matrix = np.asarray(stress, dtype=float)
     return np.stack([(matrix[..., i, j] + matrix[..., j, i]) / 2 for i, j in VOIGT], axis=-1)
+
+
+#: Names of an energy, in lower case → eV.
+ENERGY_FACTORS: dict[str, float] = {
+    "ev": 1.0,
+    "mev": 1e-3,
+    **dict.fromkeys(("hartree", "ha", "eh", "au", "a.u."), constants.physical_constants["Hartree energy in eV"][0]),
+    **dict.fromkeys(("rydberg", "ry"), constants.physical_constants["Hartree energy in eV"][0] / 2),
+    "kcal/mol": 1e3 * constants.calorie / constants.N_A / constants.e,
+    "kj/mol": 1e3 / constants.N_A / constants.e,
+}
+#: Names of a length, in lower case → Å.
+LENGTH_FACTORS: dict[str, float] = {
+    **dict.fromkeys(("a", "ang", "angstrom", "angstroms", "å"), 1.0),
+    **dict.fromkeys(("bohr", "au", "a.u."), 1e10 * constants.physical_constants["Bohr radius"][0]),
+    "nm": 10.0,
+}
+#: Quantity → units as an error lists them.
+UNIT_EXAMPLES: dict[str, str] = {
+    "energy": "eV, meV, hartree, rydberg, kcal/mol, kJ/mol",
+    "forces": "eV/A, hartree/bohr, rydberg/bohr, kcal/mol/A, kJ/mol/nm",
+    "stress": "eV/A^3, GPa (tension positive), kbar (compression positive, as VASP writes it), hartree/bohr^3; a "
+    "leading - or + chooses compression or tension positive",
+    "virial": "eV, hartree; a leading - for V·stress instead of -V·stress",
+    "length": "A, bohr, nm",
+}
+
+
+@cache
+def unit_factor(quantity: str, unit: str) -> float:
+    """Return the factor from a unit as people write it to eV, eV/Å, eV/Å³ (tension positive) or Å.
+
+    Parameters
+    ----------
+    quantity
+        One of :data:`UNIT_EXAMPLES`.
+    unit
+        In any case, with ``Å``, ``A``, ``ang`` or ``angstrom``, and ``^3``, ``**3`` or ``3``. Of a stress, ``kbar``
+        is compression positive and all others are tension positive; a leading sign says otherwise: ``-GPa``.
+
+    Raises
+    ------
+    InputError
+        If the quantity or the unit is unknown.
+    """
+    if quantity not in UNIT_EXAMPLES:
+        raise InputError(f"There is no unit of {quantity!r}; known quantities are {', '.join(UNIT_EXAMPLES)}.")
+    text = "".join(unit.split()).lower().replace("**", "^")
+    sign = -1.0 if text.startswith("-") else 1.0
+    found = _factor(quantity, text.lstrip("+-"))
+    if found is None or (text[:1] in {"+", "-"} and quantity not in {"stress", "virial"}):
+        raise InputError(f"The unit of {quantity} {unit!r} is not known; expected {UNIT_EXAMPLES[quantity]}.")
+    if quantity == "stress" and text[:1] in {"+", "-"}:
+        return sign * abs(found)
+    return sign * found
+
+
+def _factor(quantity: str, text: str) -> float | None:
+    if quantity in {"energy", "virial"}:
+        return ENERGY_FACTORS.get(text)
+    if quantity == "length":
+        return LENGTH_FACTORS.get(text)
+    known = {name.lower(): factor for name, factor in STRESS_FACTORS.items()}
+    if quantity == "stress" and text in known:
+        return known[text]
+    if text in {"au", "a.u."}:
+        text = "hartree/bohr" + ("^3" if quantity == "stress" else "")
+    energy, _, length = text.rpartition("/")
+    power = 3 if quantity == "stress" else 1
+    if power == 3:
+        if not length.endswith("3"):
+            return None
+        length = length[:-1].rstrip("^")
+    per = LENGTH_FACTORS.get(length)
+    return ENERGY_FACTORS[energy] / per**power if per is not None and energy in ENERGY_FACTORS else None

@@ -87,6 +87,25 @@ COLUMNS: tuple[Column, ...] = (
         nullable=True,
         added_later=True,
     ),
+    Column("efermi", pa.float64(), "Fermi level, eV, if known.", unit="eV", nullable=True, added_later=True),
+    Column("vbm", pa.float64(), "Valence band maximum, eV, if known.", unit="eV", nullable=True, added_later=True),
+    Column("cbm", pa.float64(), "Conduction band minimum, eV, if known.", unit="eV", nullable=True, added_later=True),
+    Column(
+        "charges",
+        _VECTOR,
+        "Charges of atoms, e, if known; provenance.charges says of which kind.",
+        "-1",
+        "e",
+        nullable=True,
+        added_later=True,
+    ),
+    Column(
+        "head",
+        pa.string(),
+        "The protocol as the name of a model's head, where the release was asked for it.",
+        nullable=True,
+        added_later=True,
+    ),
 )
 BY_NAME = {column.name: column for column in COLUMNS}
 #: The Parquet files of a release.
@@ -94,7 +113,7 @@ SCHEMA = pa.schema([(column.name, column.type) for column in COLUMNS])
 #: Columns that releases of earlier versions lack.
 OPTIONAL = tuple(column.name for column in COLUMNS if column.added_later)
 #: What a calculation may give beside energy, forces and stress: copied from outcome to label to row by name.
-RESULTS = ("magmoms", "bandgap")
+RESULTS = ("magmoms", "bandgap", "efermi", "vbm", "cbm", "charges")
 
 
 def column_table() -> list[dict[str, str]]:

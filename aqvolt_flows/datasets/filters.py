@@ -20,6 +20,7 @@ REASONS = {
     "max_force": "largest force above {max_force_ev_per_a:g} eV/Å",
     "cohesive_energy": "cohesive energy above {max_cohesive_energy_ev:g} eV/atom",
     "duplicate": "repeats another configuration within {duplicate_tolerance_a:g} Å",
+    "contradiction": "one configuration within {duplicate_tolerance_a:g} Å with several energies; none is believed",
 }
 
 

@@ -2,8 +2,8 @@
 
 Written are the fields that a label knows: structure (with ``magmom`` where known), energy, forces, abs_forces, stress
 (kbar, xx yy zz yz xz xy, VASP's sign), functional, bandgap, cohesive_energy_per_atom, what follows from the structure,
-and the provenance; what an imported document said of its origin returns to its place. What a label does not know (Bader
-analysis, symmetry) is left out, not invented.
+and the provenance; what an imported document said of its origin returns to its place, Bader charges included. What a
+label does not know (Bader moments, symmetry) is left out, not invented.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ def matpes_document(row: Row) -> dict[str, Any]:
     )
     composition = Composition(row.formula)
     origin = orjson.loads(row.provenance) if row.provenance else {}
+    is_bader = row.charges is not None and origin.pop("charges", None) == "bader"
+    bader = {"bader_charges": row.charges.tolist()} if is_bader and row.charges is not None else {}
     own = {
         "md_temperature": row.temperature_k,
         "source": row.source,
@@ -49,30 +51,34 @@ def matpes_document(row: Row) -> dict[str, Any]:
         "trajectory_id": row.trajectory_id,
         "candidate_id": row.candidate_id,
     }
-    return {
-        "matpes_id": row.record_id or row.frame_id,
-        "structure": structure.as_dict(),
-        "energy": row.energy,
-        "energy_per_atom": row.energy / row.n_atoms,
-        "forces": row.forces.tolist(),
-        "abs_forces": np.linalg.norm(row.forces, axis=1).tolist(),
-        "stress": ase_stress_to_vasp(row.stress).tolist(),
-        "bandgap": row.bandgap,
-        "functional": row.protocol.partition(":")[2].partition("@")[0],
-        "cohesive_energy_per_atom": row.cohesive_energy_per_atom,
-        "nsites": row.n_atoms,
-        "elements": sorted(set(symbols)),
-        "nelements": len(set(symbols)),
-        "chemsys": row.chemsys,
-        "composition": structure.composition.get_el_amt_dict(),
-        "composition_reduced": composition.get_el_amt_dict(),
-        "formula_pretty": row.formula,
-        "formula_anonymous": composition.anonymized_formula,
-        "density": float(structure.density),
-        "density_atomic": float(structure.volume) / row.n_atoms,
-        "volume": float(structure.volume),
-        "provenance": own | {k: v for k, v in origin.items() if k not in _TOP_LEVEL},
-    } | {k: origin[k] for k in _TOP_LEVEL if k in origin}
+    return (
+        {
+            "matpes_id": row.record_id or row.frame_id,
+            "structure": structure.as_dict(),
+            "energy": row.energy,
+            "energy_per_atom": row.energy / row.n_atoms,
+            "forces": row.forces.tolist(),
+            "abs_forces": np.linalg.norm(row.forces, axis=1).tolist(),
+            "stress": ase_stress_to_vasp(row.stress).tolist(),
+            "bandgap": row.bandgap,
+            "functional": row.protocol.partition(":")[2].partition("@")[0],
+            "cohesive_energy_per_atom": row.cohesive_energy_per_atom,
+            "nsites": row.n_atoms,
+            "elements": sorted(set(symbols)),
+            "nelements": len(set(symbols)),
+            "chemsys": row.chemsys,
+            "composition": structure.composition.get_el_amt_dict(),
+            "composition_reduced": composition.get_el_amt_dict(),
+            "formula_pretty": row.formula,
+            "formula_anonymous": composition.anonymized_formula,
+            "density": float(structure.density),
+            "density_atomic": float(structure.volume) / row.n_atoms,
+            "volume": float(structure.volume),
+            "provenance": own | {k: v for k, v in origin.items() if k not in _TOP_LEVEL},
+        }
+        | {k: origin[k] for k in _TOP_LEVEL if k in origin}
+        | bader
+    )
 
 
 def write_matpes_json(target: Path, rows: Iterable[Row]) -> int:

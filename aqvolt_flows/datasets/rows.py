@@ -20,6 +20,7 @@ Array = NDArray[np.float64]
 
 #: What a content hash sees of a number: multiples of these (Å, eV, eV/Å, eV/Å³).
 ROUNDING = {"positions": 1e-6, "cell": 1e-6, "energy": 1e-6, "forces": 1e-6, "stress": 1e-8}
+_IDENTITIES = ("frame_id", "label_id", "candidate_id", "source", "protocol", "head")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,7 +36,13 @@ class Row:
     stress
         (6,), eV/Å³, ASE sign, order xx yy zz yz xz xy.
     magmoms
-        (n_atoms,), µB, where the calculation gave them; neither they nor the band gap (eV) enter the hash.
+        (n_atoms,), µB, where the calculation gave them; they enter no hash, and neither do the next two.
+    bandgap, efermi, vbm, cbm
+        eV, where the calculation gave them.
+    charges
+        (n_atoms,), e.
+    head
+        The protocol's name, where a release was asked for a head of each protocol; it enters the hash.
     record_id
         Identity in the dataset a label was imported from.
     provenance
@@ -65,13 +72,20 @@ class Row:
     bandgap: float | None = None
     record_id: str | None = None
     provenance: str | None = None
+    efermi: float | None = None
+    vbm: float | None = None
+    cbm: float | None = None
+    charges: Array | None = None
+    head: str | None = None
 
     def digest(self) -> str:
-        """Return the SHA-256 of identities, atoms and labels, rounded as :data:`ROUNDING` says."""
+        """Return the SHA-256 of identities, atoms and labels, rounded as :data:`ROUNDING` says; and of a head."""
         sha = hashlib.sha256(f"{self.frame_id}\0{self.label_id}\0{self.n_atoms}\0".encode())
         sha.update(self.atomic_numbers.astype("<i8").tobytes())
         for name, step in ROUNDING.items():
             sha.update(np.rint(np.asarray(getattr(self, name), dtype=float) / step).astype("<i8").tobytes())
+        if self.head is not None:  # so that a release with heads is another than the same labels without
+            sha.update(f"\0{self.head}".encode())
         return sha.hexdigest()
 
     def to_atoms(self, identities: bool = True) -> Atoms:
@@ -88,7 +102,7 @@ class Row:
 
     def identities(self) -> dict[str, str]:
         """Return what ``atoms.info`` carries."""
-        values = {name: getattr(self, name) for name in ("frame_id", "label_id", "candidate_id", "source", "protocol")}
+        values = {name: getattr(self, name) for name in _IDENTITIES}
         return {name: value for name, value in values.items() if value is not None}
 
 

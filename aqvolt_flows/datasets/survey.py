@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import islice
 from typing import Any
+
+import numpy as np
 
 from aqvolt_flows.datasets.duplicates import Configuration, DuplicateFinder
 from aqvolt_flows.datasets.filters import describe_reason, is_other_protocol, reason_to_drop
@@ -22,6 +24,8 @@ from aqvolt_flows.stores import Database
 
 #: Labels that the server is asked for at once; larger answers made the embedded server slower, not faster.
 READ = 1000
+#: Copies of one configuration and protocol whose energies differ by more than this contradict each other, eV/atom.
+CONTRADICTION_EV_PER_ATOM = 1e-3
 
 
 @dataclass(slots=True)
@@ -108,9 +112,12 @@ def read_labels(database: Database, parameters: ReleaseParameters, spool: Spool)
         return {row.label_id: (row.atomic_numbers, row.positions, row.cell) for row in rows}
 
     repeats = finder.repeats(load)
-    survey.dropped["duplicate"] += len(repeats)
+    against = _contradicting(repeats, lambda i: spool.row(places[i]), parameters.duplicate_tolerance_a)
+    survey.dropped["contradiction"] += len(against)
+    survey.dropped["duplicate"] += len(repeats.keys() - against)
+    left_out = repeats.keys() | against
     survey.entries = sorted(
-        (e for e in survey.entries if e.label_id not in repeats), key=lambda e: (e.frame_id, e.label_id)
+        (e for e in survey.entries if e.label_id not in left_out), key=lambda e: (e.frame_id, e.label_id)
     )
     if groups:
         lineage = lineage_groups(database, {c for c, _ in groups.values() if c}, parameters.group_by)
@@ -121,6 +128,21 @@ def read_labels(database: Database, parameters: ReleaseParameters, spool: Spool)
         reason = label["failure"]["reason"]
         survey.rejected[reason] = survey.rejected.get(reason, 0) + 1
     return survey
+
+
+def _contradicting(repeats: Mapping[str, str], row: Callable[[str], Row], tolerance_a: float) -> set[str]:
+    """Return the labels of configurations whose copies have another energy than their distance allows: none is kept.
+
+    Copies that are at most ``tolerance_a`` apart differ by at most that times Σ |F| (to first order), and by what runs
+    of one calculation differ by.
+    """
+    found: set[str] = set()
+    for repeat, first in repeats.items():
+        a, b = row(first), row(repeat)
+        forces = max(float(np.linalg.norm(r.forces, axis=1).sum()) for r in (a, b))
+        if abs(a.energy - b.energy) > CONTRADICTION_EV_PER_ATOM * a.n_atoms + 2 * tolerance_a * forces:
+            found |= {first, repeat}
+    return found | {repeat for repeat, first in repeats.items() if first in found}
 
 
 def _judged(database: Database, parameters: ReleaseParameters, survey: Survey) -> Iterator[tuple[dict[str, Any], Row]]:
@@ -136,7 +158,7 @@ def _judged(database: Database, parameters: ReleaseParameters, survey: Survey) -
             continue
         reason = reason_to_drop(row, parameters)
         if reason is None:
-            yield label, row
+            yield label, replace(row, head=row.protocol) if parameters.head else row
         else:
             survey.dropped[reason] += 1
 

@@ -15,6 +15,12 @@ class FurtherResults(BaseModel):
 
     magmoms: list[float] | None = Field(default=None, description="(n_atoms,), Bohr magnetons.")
     bandgap: float | None = Field(default=None, description="eV.")
+    efermi: float | None = Field(default=None, description="Fermi level, eV.")
+    vbm: float | None = Field(default=None, description="Valence band maximum, eV.")
+    cbm: float | None = Field(default=None, description="Conduction band minimum, eV.")
+    charges: list[float] | None = Field(
+        default=None, description="(n_atoms,), e; which kind says provenance.charges, where the source says it."
+    )
 
 
 class LabelOutcome(Parameters, FurtherResults):

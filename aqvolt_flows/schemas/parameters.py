@@ -340,6 +340,11 @@ class ReleaseParameters(Parameters):
     split_salt: str = Field(default="aqvolt26", description="Seeds the hash that assigns groups to splits.")
     exports: list[Literal["aselmdb", "extxyz", "matpes-json"]] = Field(default_factory=list)
     allow_mixed_protocols: bool = False
+    head: bool = Field(
+        default=False,
+        exclude_if=lambda value: not value,  # releases that do not ask for it keep their keys
+        description="Give each label its protocol as the column 'head', for models with one head a theory level.",
+    )
     license: str = Field(
         default="cc-by-4.0",
         description="License of our own labels, the Hub's identifier; imported ones keep that of their source.",

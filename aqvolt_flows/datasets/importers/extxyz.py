@@ -1,21 +1,27 @@
 """Labels in extended XYZ, block by block: a broken block does not end the rest.
 
-ASE parses each block; units are ASE's (eV, eV/Å, and for the stress what ``stress_unit`` of the options says). A
-comment line may declare ``energy_unit``, ``forces_unit`` or ``stress_unit``; an unknown unit sets its block aside.
+The comment line is parsed by ASE's parser of keys and values, the columns by their ``Properties``. Which keys are the
+energy, forces and stress is decided in :mod:`~aqvolt_flows.datasets.importers.keys`; units are ASE's (eV, eV/Å, eV/Å³,
+tension positive) unless the comment declares them (``energy_unit``, ``force-unit``, ``stress_unit``, …) or the options
+do. A block whose ``pbc`` is not ``T T T`` is refused.
 """
 
 from __future__ import annotations
 
 import gzip
-import io
+import re
 import zlib
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import IO, Any, cast
 
 import numpy as np
-from ase import Atoms
 
+from aqvolt_flows.datasets.importers.demands import periodic
+from aqvolt_flows.datasets.importers.further import further_results
+from aqvolt_flows.datasets.importers.keys import known_key, results_of, units_of
+from aqvolt_flows.datasets.importers.notes import Notes
 from aqvolt_flows.datasets.importers.published import (
     Broken,
     Entry,
@@ -24,26 +30,34 @@ from aqvolt_flows.datasets.importers.published import (
     RecordError,
     Skipped,
     array,
+    atomic_numbers,
     converged,
     external_protocol,
-    finite,
+    frame_identity,
     maybe,
-    moment_list,
-    stress,
     text,
 )
 from aqvolt_flows.datasets.importers.tables import protocol_of_name
-from aqvolt_flows.identity import content_key
 from aqvolt_flows.schemas.provenance import Protocol
-from aqvolt_flows.units import STRESS_FACTORS
 
-_UNITS = {"energy_unit": {"ev"}, "forces_unit": {"ev/a", "ev/ang", "ev/å", "ev/angstrom"}}
 #: A configuration of more atoms means that a number was misread.
 MAX_ATOMS = 1_000_000
+_UNIT_KEY = re.compile(r"(energy|forces?|stress|virials?|length|positions?|pos)[_-]units?", re.IGNORECASE)
+#: ASE's parser demands nine numbers of these two keys; six are a tensor, too.
+_TENSOR = re.compile(r"(?<![\w-])(stress|virial)(?=\s*=)")
+_ESCAPED = "_as_given"
+_QUANTITIES = {"force": "forces", "virials": "virial", "position": "length", "positions": "length", "pos": "length"}
+#: Keys that say where a configuration comes from; read, or of no interest to a label.
+_ABOUT = {
+    *("Lattice", "Properties", "pbc", "cell_origin", "species", "pos", "Z", "numbers"),
+    *("frame_id", "label_id", "matpes_id", "candidate_id", "trajectory_id", "temperature_k"),
+    *("protocol", "functional", "source", "split", "head"),
+}
 
 
-def extxyz_entries(path: Path, options: ImportOptions) -> Iterator[Entry]:
+def extxyz_entries(path: Path, options: ImportOptions, notes: Notes | None = None) -> Iterator[Entry]:
     """Yield the labels of a file, plain or gzip-ed, one configuration in memory at a time."""
+    notes = notes if notes is not None else Notes()
     record = 0
     for line, block, problem, fatal in _blocks(path):
         record += 1
@@ -51,12 +65,12 @@ def extxyz_entries(path: Path, options: ImportOptions) -> Iterator[Entry]:
             yield Broken(path.name, record, line, problem, fatal=fatal)
             continue
         try:
-            yield extxyz_entry(block, {"file": path.name, "record": record}, options)
+            yield extxyz_entry(block, {"file": path.name, "record": record}, options, notes)
         except RecordError as error:
             yield Broken(path.name, record, line, str(error))
 
 
-def extxyz_entry(block: str, where: Mapping[str, Any], options: ImportOptions) -> Entry:
+def extxyz_entry(block: str, where: Mapping[str, Any], options: ImportOptions, notes: Notes | None = None) -> Entry:
     """Return the label of one block.
 
     Raises
@@ -64,83 +78,137 @@ def extxyz_entry(block: str, where: Mapping[str, Any], options: ImportOptions) -
     RecordError
         If it is not extended XYZ, not periodic in three dimensions, or lacks energy, forces or stress.
     """
-    from ase.io.extxyz import key_val_str_to_dict, read_xyz
-
-    comment = block.split("\n", 2)[1]
-    try:
-        said = key_val_str_to_dict(comment)
-        (atoms,) = list(read_xyz(io.StringIO(block), index=slice(None)))
-    # ASE's reader raises whatever its parts meet
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, OSError, RuntimeError) as error:
-        raise RecordError(f"not extended XYZ ({type(error).__name__}: {' '.join(str(error).split())[:200]})") from None
-    unit = _unit(said, options)
+    said, columns = _parsed(block)
     if "Lattice" not in said:
-        raise RecordError("it has no Lattice; labels are of periodic cells")
-    results = dict(atoms.calc.results) if atoms.calc is not None else {}
-    protocol = _protocol(atoms, options)
+        raise RecordError("not_periodic: it has no Lattice; labels are of periodic cells")
+    periodic(said.get("pbc", (True, True, True)))
+    declared = {}
+    for key in [k for k in said if _UNIT_KEY.fullmatch(k)]:
+        quantity = cast("re.Match[str]", _UNIT_KEY.fullmatch(key))[1].lower()
+        declared[_QUANTITIES.get(quantity, quantity)] = str(said.pop(key))
+    units = units_of(declared, options)
+    protocol = _protocol(said, options, notes)
     if options.functional is not None and options.functional.lower() not in protocol.functional.lower():
         return Skipped("other_functional")
-    n_atoms = len(atoms)
+    numbers = _numbers(columns)
+    n_atoms = len(numbers)
+    cell = array(np.transpose(said["Lattice"]), (3, 3), "Lattice") * units.length
+    positions = array(columns.get("pos"), (n_atoms, 3), "positions") * units.length
+    said_only = {k: v for k, v in said.items() if k not in columns or not known_key("forces", k)}
+    record = {k: v for k, v in {**columns, **said_only}.items() if k not in _ABOUT}
+    results, read = results_of(record, n_atoms, cell, options, units)
+    further, kept = further_results(record, n_atoms, units.energy)
+    if notes is not None:
+        notes.unread.update(k for k in record if k not in read and k not in kept)
+    # A frame_id alone may be the number of a step in any file; our exports carry the label's identity, too.
+    named = text(said.get("label_id"))
+    own = text(said.get("frame_id")) if named else None
     outcome = converged(
-        text(atoms.info.get("frame_id")) or frame_identity(atoms),
+        own or frame_identity(numbers, cell, positions),
         protocol,
-        {
-            "atomic_numbers": [int(z) for z in atoms.numbers],
-            "positions": array(atoms.positions, (n_atoms, 3), "positions"),
-            "cell": array(atoms.cell.array, (3, 3), "Lattice"),
-            "magmoms": moment_list(results.get("magmoms"), n_atoms),
-        },
-        energy=finite(results.get("energy"), "energy"),
-        forces=array(results.get("forces"), (n_atoms, 3), "forces"),
-        stress=stress(_given_stress(said, results), unit),
-        bandgap=maybe(atoms.info.get("bandgap")),
+        {"atomic_numbers": numbers, "positions": positions, "cell": cell},
+        **results,
+        **further,
     )
-    named = text(atoms.info.get("label_id")) or text(atoms.info.get("matpes_id"))
+    named = named or text(said.get("matpes_id"))
     provenance = {**where, "database": options.name} | ({"record_id": named} if named else {})
     return Imported(
         outcome=outcome,
         provenance=provenance,
-        temperature_k=maybe(atoms.info.get("temperature_k")),
-        candidate_id=text(atoms.info.get("candidate_id")),
-        trajectory_id=text(atoms.info.get("trajectory_id")),
+        temperature_k=maybe(said.get("temperature_k")),
+        candidate_id=text(said.get("candidate_id")),
+        trajectory_id=text(said.get("trajectory_id")),
     )
 
 
-def frame_identity(atoms: Atoms) -> str:
-    """Return an identity made of species, cell and positions (10⁻⁶ Å), whatever the file and place it stood in."""
-    key = content_key(
-        "imported-frame/1",
-        numbers=[int(z) for z in atoms.numbers],
-        cell=np.round(atoms.cell.array, 6) + 0.0,
-        positions=np.round(atoms.positions, 6) + 0.0,
-    )
-    return f"frame-{key}"
+def _parsed(block: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the keys of the comment and the columns of the atoms."""
+    from ase.io.extxyz import key_val_str_to_dict
+
+    lines = block.split("\n")
+    count = _count(lines[0])
+    if count is None or len(lines) < count + 2:
+        raise RecordError("not extended XYZ: it has fewer lines than atoms")
+    try:
+        said = {_name(k): v for k, v in key_val_str_to_dict(_TENSOR.sub(r"\1" + _ESCAPED, lines[1])).items()}
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:  # whatever ASE's parser meets
+        raise RecordError(f"not extended XYZ ({type(error).__name__}: {_short(error)})") from None
+    if "Properties" not in said:
+        raise RecordError("not extended XYZ: its comment line has no Properties")
+    rows = [line.split() for line in lines[2 : count + 2]]
+    names = _columns(str(said["Properties"]).strip())
+    width = sum(n for _, _, n in names)
+    for number, row in enumerate(rows, 1):
+        if len(row) != width:
+            raise RecordError(f"not extended XYZ: atom {number} has {len(row)} columns; its Properties say {width}")
+    flat = list(zip(*rows, strict=True))
+    columns: dict[str, Any] = {}
+    at = 0
+    for name, kind, count in names:
+        part = flat[at : at + count]
+        at += count
+        if kind in "RI":
+            try:
+                values = np.array(part, dtype=float).T
+            except ValueError as error:
+                raise RecordError(f"not extended XYZ: its column {name} is not of numbers ({_short(error)})") from None
+            columns[name] = values[:, 0] if count == 1 else values
+        else:
+            columns[name] = part[0] if count == 1 else list(zip(*part, strict=True))
+    return said, columns
 
 
-def _unit(said: Mapping[str, Any], options: ImportOptions) -> str:
-    for name, known in _UNITS.items():
-        if name in said and str(said[name]).lower() not in known:
-            raise RecordError(f"its {name} is {said[name]!r}; expected {sorted(known)[0]}, convert it first")
-    unit = str(said.get("stress_unit", options.stress_unit))
-    if unit not in STRESS_FACTORS:
-        raise RecordError(f"its stress_unit is {unit!r}; expected {', '.join(STRESS_FACTORS)}")
-    return unit
+@cache
+def _columns(properties: str) -> tuple[tuple[str, str, int], ...]:
+    """Return name, kind (R, I, S, L) and number of the columns that ``Properties`` describes."""
+    parts = properties.split(":")
+    found = []
+    for name, kind, count in zip(parts[::3], parts[1::3], parts[2::3], strict=False):
+        if kind not in {"R", "I", "S", "L"} or not count.isdigit() or not 0 < int(count) <= 1000:
+            raise RecordError(f"not extended XYZ: its Properties have {name}:{kind}:{count}")
+        found.append((name, kind, int(count)))
+    if len(parts) % 3 or not found:
+        raise RecordError(f"not extended XYZ: its Properties are {properties[:60]!r}")
+    return tuple(found)
 
 
-def _given_stress(said: Mapping[str, Any], results: Mapping[str, Any]) -> Any:
-    """Return the stress as it stands in the comment: nine numbers in extended XYZ are a matrix, by its definition."""
-    given = said.get("stress")
+def _numbers(columns: Mapping[str, Any]) -> list[int]:
+    if "species" in columns:
+        return [_atomic_number(symbol) for symbol in columns["species"]]
+    given = columns.get("Z", columns.get("numbers"))
     if given is None:
-        return results.get("stress")
-    found = np.asarray(given)
-    return found.reshape(3, 3) if found.shape == (9,) else found
+        raise RecordError("it has neither species nor Z among its Properties")
+    return atomic_numbers([int(z) if float(z).is_integer() else z for z in np.ravel(given)])
 
 
-def _protocol(atoms: Atoms, options: ImportOptions) -> Protocol:
-    named = text(atoms.info.get("protocol"))
-    if named is None:
-        return external_protocol(options.name, text(atoms.info.get("functional")) or options.functional or "unknown")
-    return protocol_of_name(named, options)
+@cache
+def _atomic_number(symbol: str) -> int:
+    from ase.data import atomic_numbers as known
+
+    number = known.get(symbol.capitalize() if symbol.isalpha() else symbol)
+    if number is None and symbol.isdigit():
+        number = int(symbol)
+    if not number or number > 118:
+        raise RecordError(f"its species {symbol!r} is no element")
+    return int(number)
+
+
+def _name(key: str) -> str:
+    return key.removesuffix(_ESCAPED)
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def _protocol(said: Mapping[str, Any], options: ImportOptions, notes: Notes | None) -> Protocol:
+    named = text(said.get("protocol"))
+    if named is not None:
+        return protocol_of_name(named, options)
+    functional = text(said.get("functional"))
+    if functional is None and notes is not None and not options.says_functional:
+        notes.say(f"The file does not say its functional; the labels are taken as {options.functional} (--functional).")
+    return external_protocol(options.name, functional or options.functional or "unknown")
 
 
 def _blocks(path: Path) -> Iterator[tuple[int, str, str, bool]]:

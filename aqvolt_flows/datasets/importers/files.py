@@ -1,4 +1,4 @@
-"""From a file to a stream of labels, whatever its format: JSON(.gz), JSON lines, Parquet, extended XYZ."""
+"""From a file to a stream of labels, whatever its format: JSON(.gz), JSON lines, Parquet, LMDB, extended XYZ."""
 
 from __future__ import annotations
 
@@ -6,8 +6,15 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from aqvolt_flows.datasets.importers import matpes
+from aqvolt_flows.datasets.importers.aselmdb import aselmdb_entries
+from aqvolt_flows.datasets.importers.colabfit import colabfit_entries
+from aqvolt_flows.datasets.importers.columnar import is_arrow, table_rows
+from aqvolt_flows.datasets.importers.dataset_folder import refuse_pointer
 from aqvolt_flows.datasets.importers.extxyz import extxyz_entries
+from aqvolt_flows.datasets.importers.lemat import lemat_entries
 from aqvolt_flows.datasets.importers.matpes import identifier, matpes_entry
+from aqvolt_flows.datasets.importers.notes import Notes
 from aqvolt_flows.datasets.importers.published import Broken, Entry, ImportOptions, RecordError
 from aqvolt_flows.datasets.importers.tables import is_parquet, parquet_entries
 from aqvolt_flows.datasets.importers.tasks import mp_entry
@@ -19,7 +26,16 @@ from aqvolt_flows.units import STRESS_FACTORS
 Reader = Callable[[Mapping[str, Any], Mapping[str, Any], ImportOptions], Entry]
 
 
-def read_labels(path: Path, options: ImportOptions) -> Iterator[Entry]:
+#: Sources with readers of their own.
+READERS: dict[str, Callable[[Path, ImportOptions, Notes], Iterator[Entry]]] = {
+    "extxyz": extxyz_entries,
+    "aselmdb": aselmdb_entries,
+    "colabfit": colabfit_entries,
+    "lemat": lemat_entries,
+}
+
+
+def read_labels(path: Path, options: ImportOptions, notes: Notes | None = None) -> Iterator[Entry]:
     """Yield the labels of one file, in the memory of a few records.
 
     Parameters
@@ -28,6 +44,8 @@ def read_labels(path: Path, options: ImportOptions) -> Iterator[Entry]:
         A file of one of the formats; compressed or not is seen from its first bytes.
     options
         Its source, and what to take from it.
+    notes
+        Takes what is to be known of the file beside its labels.
 
     Raises
     ------
@@ -44,15 +62,34 @@ def read_labels(path: Path, options: ImportOptions) -> Iterator[Entry]:
             f"The unit of stress {options.stress_unit!r} is not known; expected {', '.join(STRESS_FACTORS)} (kbar: "
             "compression positive, as VASP writes it; the others: tension positive)."
         )
-    if options.source == "extxyz":
-        return extxyz_entries(path, options)
+    if options.units and "stress_unit" in options.model_fields_set and "stress" in options.named_units():
+        raise InputError("--stress-unit and --units both give the unit of stress; leave one out.")
+    refuse_pointer(path)
+    notes = notes if notes is not None else Notes()
+    if options.source in READERS:
+        return READERS[options.source](path, options, notes)
+    if is_arrow(path) and options.source in {"matpes", "mp-aloe"}:
+        return _matpes_table(path, options, notes)
     if is_parquet(path):
         if options.source == "mp":
             raise InputError(f"{path} is Parquet; Materials Project tasks are imported from JSON or JSON lines.")
-        return parquet_entries(path, options)
+        return parquet_entries(path, options, notes)
     if options.source == "aqvolt26":
         raise InputError(f"{path} is not Parquet; AQVolt26 is imported from the Parquet files of its release.")
     return _json(path, mp_entry if options.source == "mp" else matpes_entry, options)
+
+
+def _matpes_table(path: Path, options: ImportOptions, notes: Notes) -> Iterator[Entry]:
+    required = ("energy", "forces", "stress")
+    for found in table_rows(path, matpes.COLUMNS, required, "MatPES' table", notes):
+        if isinstance(found, Broken):
+            yield found
+            continue
+        record, row = found
+        try:
+            yield matpes_entry(row, {"file": path.name, "record": record}, options)
+        except RecordError as error:
+            yield Broken(path.name, record, None, str(error), record_id=identifier(row))
 
 
 def _json(path: Path, read: Reader, options: ImportOptions) -> Iterator[Entry]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
@@ -13,12 +14,19 @@ from typing import IO, Any
 
 from aqvolt_flows.aside import written_aside
 from aqvolt_flows.chemistry import symbols_of
+from aqvolt_flows.datasets.importers.contradictions import Seen
+from aqvolt_flows.datasets.importers.gate import Gate, broken_label
+from aqvolt_flows.datasets.importers.notes import Notes
+from aqvolt_flows.datasets.importers.plausible import CompositionEnergies, find_implausible
 from aqvolt_flows.datasets.importers.published import Broken, Entry, Imported, ImportOptions, Skipped
 from aqvolt_flows.datasets.labels import label_from_outcome
 from aqvolt_flows.schemas.label import LabelDocument
 from aqvolt_flows.stores import Database
 
 BATCH = 500
+#: Labels that are held while energies are compared with each other.
+LEARN = 1000
+_WORD = re.compile(r"([a-z][a-z0-9_]*): ")
 #: Broken records that a report quotes; the quarantine file has all.
 QUOTED = 5
 
@@ -39,8 +47,14 @@ class LabelImportReport:
         Records that are no labels; ``broken`` quotes the first few.
     stopped
         Why a file could not be read to its end; what came before it stands.
+    withdrawn
+        Labels that other files of the import had given and that a record of this one contradicts.
     protocols
         Labels by protocol.
+    reasons
+        Quarantined records by the word of their reason.
+    remarks
+        What is to be known of the file beside its labels: columns that were not read, what could not be verified.
     """
 
     read: int = 0
@@ -48,9 +62,12 @@ class LabelImportReport:
     new: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
     quarantined: int = 0
+    withdrawn: int = 0
     broken: list[str] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
     protocols: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    remarks: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values."""
@@ -71,8 +88,21 @@ def label_from_import(entry: Imported, options: ImportOptions) -> LabelDocument:
     return label.model_copy(update=update)
 
 
+@dataclass
+class ImportMemory:
+    """What the files of one import have in common: the configurations met, and what energies to expect."""
+
+    seen: Seen = field(default_factory=Seen)
+    energies: CompositionEnergies = field(default_factory=CompositionEnergies)
+
+
 def import_labels(
-    database: Database, entries: Iterable[Entry], options: ImportOptions, quarantine: Path
+    database: Database,
+    entries: Iterable[Entry],
+    options: ImportOptions,
+    quarantine: Path,
+    notes: Notes | None = None,
+    memory: ImportMemory | None = None,
 ) -> LabelImportReport:
     """Write the sound labels of a stream by identity, the broken ones to a file, and return what was done.
 
@@ -86,14 +116,32 @@ def import_labels(
         What they were read with.
     quarantine
         JSON lines of broken records; written aside and renamed, absent if there are none.
+    notes
+        What the readers filled; its sentences end up in the report.
+    memory
+        Of the import that this file is a part of.
     """
     report = LabelImportReport()
+    memory = memory if memory is not None else ImportMemory()
     with ExitStack() as stack:
         aside = _Quarantine(quarantine, stack, report)
-        for batch in batched(_sound(entries, options, report, aside), BATCH):
-            report.labels += len(batch)
-            report.protocols.update(label.protocol_name for label in batch)
-            report.new += database.upsert("labels", batch)
+        sound = _expected(_sound(entries, options, report, aside), memory.energies, aside)
+        gate = Gate(database, options, memory.seen)
+        for batch in batched(sound, BATCH):
+            passed = gate.judge(batch)
+            for broken in passed.broken:
+                aside.take(broken)
+            report.labels += len(passed.labels) - passed.withdrawn.total()
+            report.withdrawn += passed.withdrawn_elsewhere
+            report.skipped.update(passed.skipped)
+            report.protocols.update(label.protocol_name for label in passed.labels)
+            report.protocols.subtract(passed.withdrawn)
+            report.new += database.upsert("labels", passed.labels) - passed.withdrawn_new
+            database.upsert("labels", passed.rejected)
+    report.protocols = +report.protocols
+    report.remarks = notes.sentences() if notes is not None else []
+    if report.withdrawn:
+        report.remarks.append(f"{report.withdrawn} labels of files before it were taken back: they were contradicted.")
     if not report.quarantined:
         quarantine.unlink(missing_ok=True)
     return report
@@ -113,6 +161,8 @@ class _Quarantine:
         row = {k: getattr(broken, k) for k in ("file", "record", "line", "record_id", "reason")}
         self.handle.write(json.dumps(row, ensure_ascii=False) + "\n")
         self.report.quarantined += 1
+        word = _WORD.match(broken.reason)
+        self.report.reasons[word[1] if word else "unreadable"] += 1
         place = f"{broken.file} record {broken.record}" + (f" (line {broken.line})" if broken.line else "")
         sentence = f"{place}: {broken.reason}."
         if broken.fatal:
@@ -123,7 +173,7 @@ class _Quarantine:
 
 def _sound(
     entries: Iterable[Entry], options: ImportOptions, report: LabelImportReport, aside: _Quarantine
-) -> Iterator[LabelDocument]:
+) -> Iterator[tuple[Imported, LabelDocument]]:
     excluded = set(options.exclude_elements)
     for entry in entries:
         report.read += 1
@@ -137,9 +187,22 @@ def _sound(
             report.skipped["excluded_element"] += 1
             continue
         label = label_from_import(entry, options)
-        if label.failure is not None:
-            where = entry.provenance
-            reason = f"{label.failure.reason}: {label.failure.message.rstrip('.')}"
-            aside.take(Broken(where["file"], where["record"], None, reason, record_id=where.get("record_id")))
+        failure = label.failure or (None if entry.judged else find_implausible(label))
+        if failure is not None:
+            aside.take(broken_label(label, failure))
             continue
-        yield label
+        yield entry, label
+
+
+def _expected(
+    labels: Iterable[tuple[Imported, LabelDocument]], energies: CompositionEnergies, aside: _Quarantine
+) -> Iterator[LabelDocument]:
+    """Yield the labels whose energy is that of their composition, as the labels before and around them have it."""
+    for block in batched(labels, LEARN):
+        energies.learn([label for entry, label in block if not entry.judged])
+        for entry, label in block:
+            failure = None if entry.judged else energies.far(label)
+            if failure is not None:
+                aside.take(broken_label(label, failure))
+                continue
+            yield label

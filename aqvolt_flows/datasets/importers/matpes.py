@@ -45,6 +45,7 @@ COLUMNS = (
     "material_id",
     "functional",
     "bandgap",
+    "bader_charges",
     "cohesive_energy_per_atom",
     "formation_energy_per_atom",
     "provenance",
@@ -98,6 +99,7 @@ def matpes_entry(document: Mapping[str, Any], where: Mapping[str, Any], options:
         raise RecordError("it has no matpes_id or mp_aloe_id; a label needs an identity of its own")
     atoms = _atoms(document)
     n_atoms = len(atoms["atomic_numbers"])
+    charges = moment_list(document.get("bader_charges"), n_atoms)
     outcome = converged(
         frame_name(options, name),
         external_protocol(options.name, functional),
@@ -106,10 +108,13 @@ def matpes_entry(document: Mapping[str, Any], where: Mapping[str, Any], options:
         forces=array(document.get("forces"), (n_atoms, 3), "forces"),
         stress=stress(document.get("stress"), STRESS_UNIT),
         bandgap=maybe(document.get("bandgap")),
+        charges=charges,
     )
     provenance = {**where, "database": options.name, "record_id": name}
     provenance |= {k: v for k, v in origin.items() if v is not None}
     provenance |= {k: document[k] for k in _KEPT if document.get(k) is not None}
+    if charges is not None:
+        provenance["charges"] = "bader"
     return Imported(
         outcome=outcome,
         provenance=provenance,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,16 +11,18 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 from pymatgen.core import Element
 
+from aqvolt_flows.datasets.importers.given_units import parse_units
+from aqvolt_flows.identity import KEY_LENGTH
 from aqvolt_flows.schemas.base import Parameters
 from aqvolt_flows.schemas.label import LabelOutcome
 from aqvolt_flows.schemas.provenance import Protocol
-from aqvolt_flows.units import EV_PER_A3_IN_KBAR, STRESS_FACTORS, matrix_to_voigt, stress_to_ev_per_a3
+from aqvolt_flows.units import EV_PER_A3_IN_KBAR, matrix_to_voigt, unit_factor
 
 Array = NDArray[np.float64]
-Source = Literal["matpes", "mp-aloe", "mp", "vasp", "aqvolt26", "extxyz"]
+Source = Literal["matpes", "mp-aloe", "mp", "vasp", "aqvolt26", "extxyz", "aselmdb", "colabfit", "lemat"]
 Potcars = Literal["none", "lanthanides", "all"]
 
 #: What labels of a source say they come from.
@@ -29,17 +33,26 @@ DATASETS: dict[str, str] = {
     "vasp": "VASP",
     "aqvolt26": "AQVolt26",
     "extxyz": "extxyz",
+    "aselmdb": "aselmdb",
+    "colabfit": "ColabFit",
+    "lemat": "LeMat",
 }
+#: Sources whose keys and units the options may name.
+NAMED_KEYS = ("extxyz",)
+WITH_UNITS = ("extxyz", "aselmdb", "colabfit", "lemat")
 #: Two off-diagonal elements of a stress may differ by this, relative to its largest element (printed digits), or by
 #: this much in eV/Å³ (0.05 kbar): real task documents differ by up to 0.0055 kbar, which VASP's grids leave.
 SYMMETRY = 1e-4
 SYMMETRY_EV_PER_A3 = 0.05 / EV_PER_A3_IN_KBAR
 #: Beyond this a number is damage: no energy, length, force or stress has so many of any unit.
-LARGEST = 1e12
+LARGEST = 1e9
 
 
 class RecordError(ValueError):
-    """A record that holds no usable label; the message says what was seen and expected."""
+    """A record that holds no usable label; the message says what was seen and expected.
+
+    Where it begins with one word and a colon, as ``not_periodic: …`` does, the word is the reason that reports count.
+    """
 
 
 class ImportOptions(Parameters):
@@ -67,11 +80,52 @@ class ImportOptions(Parameters):
     stress_unit: str = Field(
         default="eV/A^3", description="extxyz: eV/A^3 or GPa (tension positive), kbar (VASP's sign)."
     )
+    energy_key: str | None = Field(default=None, description="extxyz: the key of the energy.")
+    forces_key: str | None = Field(default=None, description="extxyz: the column of the forces.")
+    stress_key: str | None = Field(default=None, description="extxyz: the key of the stress; virials are not read.")
+    virial_key: str | None = Field(default=None, description="extxyz: the key of the virial; stresses are not read.")
+    units: str | None = Field(
+        default=None, description="Units of the file, e.g. energy=hartree,forces=hartree/bohr,stress=GPa, or atomic."
+    )
+    replace: bool = Field(
+        default=False, description="Stored labels that an earlier import gave otherwise are replaced, not defended."
+    )
 
     @property
     def name(self) -> str:
         """What labels say as source."""
         return self.dataset or DATASETS[self.source]
+
+    @property
+    def says_functional(self) -> bool:
+        """Whether the functional was chosen and is not the default."""
+        return "functional" in self.model_fields_set
+
+    def named_units(self) -> dict[str, str]:
+        """Return quantity → unit of :attr:`units`, checked.
+
+        Raises
+        ------
+        InputError
+            If a quantity or a unit is unknown.
+        """
+        return parse_units(self.units) if self.units else {}
+
+    @model_validator(mode="after")
+    def _keys_go_together(self) -> ImportOptions:
+        if self.stress_key and self.virial_key:
+            raise ValueError("stress_key and virial_key name one quantity twice; give one of them")
+        keys = [name for name in _KEY_OPTIONS if getattr(self, name)]
+        if keys and self.source not in NAMED_KEYS:
+            raise ValueError(f"{keys[0]} is of extxyz files; {self.source} has keys of its own")
+        if "stress_unit" in self.model_fields_set and self.source not in NAMED_KEYS:
+            raise ValueError(f"stress_unit is of extxyz files; {self.source} has a unit of its own (see --units)")
+        if self.units and self.source not in WITH_UNITS:
+            raise ValueError(f"units are of {', '.join(WITH_UNITS)}; {self.source} has units of its own")
+        return self
+
+
+_KEY_OPTIONS = ("energy_key", "forces_key", "stress_key", "virial_key")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +144,8 @@ class Imported:
         As the source gives it, eV/atom; counts where our table of isolated atoms ends.
     candidate_id, trajectory_id
         Where the source is one of our own releases.
+    judged
+        It comes from a release of this package, whose labels passed the checks of their own builder.
     """
 
     outcome: LabelOutcome
@@ -98,6 +154,7 @@ class Imported:
     cohesive_energy: float | None = None
     candidate_id: str | None = None
     trajectory_id: str | None = None
+    judged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +198,11 @@ def maybe(value: Any) -> float | None:
     """Return a finite number, or None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.floating | np.integer):
         return None
-    return float(value) if math.isfinite(value) else None
+    try:
+        number = float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return None
+    return number if math.isfinite(number) else None
 
 
 def text(value: Any) -> str | None:
@@ -155,7 +216,7 @@ def array(value: Any, shape: tuple[int, ...], what: str) -> Array:
         raise RecordError(f"it has no {what}; a label needs energy, forces and stress")
     try:
         found = np.asarray(value, dtype=float)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise RecordError(f"its {what} are not an array of numbers of shape {shape}") from None
     if found.shape != shape:
         raise RecordError(f"its {what} have shape {found.shape}; expected {shape}")
@@ -177,7 +238,7 @@ def stress(value: Any, unit: str) -> Array:
     value
         What the record holds.
     unit
-        One of :data:`aqvolt_flows.units.STRESS_FACTORS`, which carries the sign.
+        A unit of :func:`aqvolt_flows.units.unit_factor`, which carries the sign.
 
     Raises
     ------
@@ -188,19 +249,19 @@ def stress(value: Any, unit: str) -> Array:
         raise RecordError("it has no stress; a label needs energy, forces and stress")
     try:
         found = np.asarray(value, dtype=float)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise RecordError("its stress is not an array of numbers") from None
     if found.shape == (9,):
         raise RecordError(
             "its stress is 9 numbers in a row; expected 6 (xx yy zz yz xz xy) or a symmetric 3 × 3 matrix"
         )
     if found.shape == (3, 3):
-        largest = float(np.abs(found).max()) if np.isfinite(found).all() else 0.0
-        alike = max(SYMMETRY * largest, SYMMETRY_EV_PER_A3 / abs(STRESS_FACTORS[unit]))
+        largest = float(np.abs(array(found, (3, 3), "stress")).max())
+        alike = max(SYMMETRY * largest, SYMMETRY_EV_PER_A3 / abs(unit_factor("stress", unit)))
         if np.abs(found - found.T).max(initial=0.0) > alike:
             raise RecordError("its 3 × 3 stress is not symmetric; expected xy = yx, xz = zx, yz = zy")
         found = matrix_to_voigt(found)
-    return stress_to_ev_per_a3(array(found, (6,), "stress"), unit)
+    return array(found, (6,), "stress") * unit_factor("stress", unit)
 
 
 def atomic_numbers(value: Any) -> list[int]:
@@ -238,7 +299,7 @@ def structure_arrays(value: Any) -> dict[str, Any]:
         raise RecordError(f"its structure is not a pymatgen structure ({type(error).__name__}: {error})") from None
     return {
         "atomic_numbers": atomic_numbers(numbers),
-        "positions": fractional @ cell,
+        "positions": array(fractional @ cell, (len(numbers), 3), "positions"),
         "cell": cell,
         "magmoms": moment_list(moments, len(numbers)),
     }
@@ -246,10 +307,25 @@ def structure_arrays(value: Any) -> dict[str, Any]:
 
 def moment_list(value: Any, n_atoms: int) -> list[float] | None:
     """Return one finite moment (μB) per atom, or None where any is missing."""
-    if value is None or len(value) != n_atoms:
+    if not isinstance(value, list | tuple | np.ndarray) or len(value) != n_atoms:
         return None
     moments = [maybe(v) for v in value]
     return None if any(m is None for m in moments) else [float(m) for m in moments if m is not None]
+
+
+def frame_identity(numbers: Any, cell: Any, positions: Any) -> str:
+    """Return an identity made of species, cell and positions (10⁻⁶ Å), whatever the file and place it stood in.
+
+    It is ``identity.content_key("imported-frame/1", numbers=…, cell=…, positions=…)``, written without a visit to each
+    number: the arrays are known to be finite floats.
+    """
+    parts = {
+        "cell": (np.round(cell, 6) + 0.0).tolist(),
+        "numbers": [int(z) for z in numbers],
+        "positions": (np.round(positions, 6) + 0.0).tolist(),
+    }
+    text = json.dumps({"parts": parts, "stage": "imported-frame/1"}, separators=(",", ":"))
+    return f"frame-{hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]}"
 
 
 def converged(frame_id: str, protocol: Protocol, atoms: Mapping[str, Any], **result: Any) -> LabelOutcome:

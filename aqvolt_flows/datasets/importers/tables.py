@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from aqvolt_flows.datasets.columns import BY_NAME, COLUMNS, RESULTS
 from aqvolt_flows.datasets.importers import matpes
+from aqvolt_flows.datasets.importers.notes import Notes
 from aqvolt_flows.datasets.importers.published import (
     Broken,
     Entry,
@@ -49,6 +50,12 @@ _SPELLINGS = {
 }
 _RELEASE_STRESS = {"ev/a^3", "ev/å³", "ev/å^3", "ev/a3", "ev/ang^3", "ev/angstrom^3"}
 _ROWS = 256
+#: Columns that follow from others, so that nothing is lost when they are not read.
+_FOLLOWING = ("formula", "chemsys", "n_atoms", "max_force", "pressure_gpa", "provenance", "head")
+UNVERIFIED = (
+    "The layout of the published AQVolt26 could not be verified: the file is read as its columns are named, in the "
+    "units of a release of this package (eV/Å³) or of MatPES (kbar); compare a few rows with the dataset's card."
+)
 
 
 def is_parquet(path: Path) -> bool:
@@ -59,7 +66,7 @@ def is_parquet(path: Path) -> bool:
         return handle.read(4) == b"PAR1"
 
 
-def parquet_entries(path: Path, options: ImportOptions) -> Iterator[Entry]:
+def parquet_entries(path: Path, options: ImportOptions, notes: Notes | None = None) -> Iterator[Entry]:
     """Yield the labels of a Parquet table, a few hundred rows in memory at a time.
 
     Raises
@@ -69,7 +76,7 @@ def parquet_entries(path: Path, options: ImportOptions) -> Iterator[Entry]:
     """
     try:
         table = pq.ParquetFile(path, pre_buffer=False)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise InputError(
             f"{path} is not a whole Parquet file ({' '.join(str(error).split())}); fetch it again."
         ) from None
@@ -86,13 +93,17 @@ def parquet_entries(path: Path, options: ImportOptions) -> Iterator[Entry]:
             )
         _check_units(path, table.schema_arrow, ours)
         protocols = known_protocols(path) if ours else {}
+        if notes is not None:
+            notes.unread.update(name for name in names if name not in wanted and name not in _FOLLOWING)
+            if options.source == "aqvolt26" and not protocols:
+                notes.say(UNVERIFIED)
         record = 0
         try:
             for batch in table.iter_batches(batch_size=_ROWS, columns=present, use_threads=False):
                 for row in batch.to_pylist():
                     record += 1
                     yield _entry(row, path.name, record, options, protocols if ours else None)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
             said = f"the table cannot be read any further ({' '.join(str(error).split())})"
             yield Broken(path.name, record + 1, None, said, fatal=True)
 
@@ -168,6 +179,7 @@ def release_entry(
         cohesive_energy=maybe(row.get("cohesive_energy_per_atom")),
         candidate_id=text(row.get("candidate_id")),
         trajectory_id=text(row.get("trajectory_id")),
+        judged=text(row.get("protocol")) in protocols,
     )
 
 

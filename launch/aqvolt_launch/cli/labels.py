@@ -1,4 +1,4 @@
-"""``aqvolt labels``: import published labels, sweep a filter, and count what there is."""
+"""``aqvolt labels``: import published labels, sweep a filter, compare two theory levels."""
 
 from __future__ import annotations
 
@@ -10,21 +10,34 @@ import typer
 from aqvolt_launch.cli import output
 from aqvolt_launch.cli.options import AllCampaigns, CampaignOption, Json, OneCampaign
 
-labels = typer.Typer(help="Labels: import published ones, sweep a filter, count.", no_args_is_help=True)
+labels = typer.Typer(
+    help="Labels: import published ones, sweep a filter, compare two theory levels.", no_args_is_help=True
+)
 
 
 @labels.command("import", epilog="Example: aqvolt labels import MatPES-R2SCAN-2025.1.json.gz --source matpes")
 def import_files(
     files: Annotated[
-        list[Path], typer.Argument(help="JSON(.gz), JSON lines, Parquet, extended XYZ, a folder of VASP.")
+        list[Path],
+        typer.Argument(help="JSON(.gz), JSON lines, Parquet, ASE-LMDB, extxyz; folders of datasets or VASP runs."),
     ],
     source: Annotated[
-        str, typer.Option("--source", help="matpes, mp-aloe, mp (task documents), vasp (a folder), aqvolt26 or extxyz.")
+        str,
+        typer.Option(
+            "--source",
+            help="matpes, mp-aloe, mp (task documents), vasp (a folder), aqvolt26, extxyz, aselmdb, colabfit or lemat.",
+        ),
     ],
     dataset: Annotated[
         str | None, typer.Option("--dataset", help="Name that the labels carry; default: the source's.")
     ] = None,
-    functional: Annotated[str, typer.Option("--functional", help="Only these labels, or any.")] = "r2SCAN",
+    functional: Annotated[
+        str | None,
+        typer.Option(
+            "--functional",
+            help="Only these labels, or any; r2SCAN by default. For files that do not say theirs, what it is.",
+        ),
+    ] = None,
     keep_mp_rows: Annotated[
         bool, typer.Option("--keep-mp-rows", help="mp-aloe: keep rows that were taken from the Materials Project.")
     ] = False,
@@ -38,8 +51,26 @@ def import_files(
         list[str] | None, typer.Option("--exclude-element", help="Leave structures with it out; repeatable.")
     ] = None,
     stress_unit: Annotated[
-        str, typer.Option("--stress-unit", help="extxyz: eV/A^3 or GPa (tension positive), kbar (VASP's sign).")
-    ] = "eV/A^3",
+        str | None,
+        typer.Option("--stress-unit", help="extxyz: eV/A^3 (default) or GPa (tension positive), kbar (VASP's sign)."),
+    ] = None,
+    energy_key: Annotated[str | None, typer.Option("--energy-key", help="extxyz: key of the energy.")] = None,
+    forces_key: Annotated[str | None, typer.Option("--forces-key", help="extxyz: column of the forces.")] = None,
+    stress_key: Annotated[
+        str | None, typer.Option("--stress-key", help="extxyz: key of the stress; virials are then not read.")
+    ] = None,
+    virial_key: Annotated[
+        str | None, typer.Option("--virial-key", help="extxyz: key of the virial, -V·stress; stresses are not read.")
+    ] = None,
+    units: Annotated[
+        str | None,
+        typer.Option(
+            "--units", help="Units of the file: QUANTITY=UNIT,… (energy=hartree, stress=GPa …), or ase, or atomic."
+        ),
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace stored labels that another file gave otherwise.")
+    ] = False,
     patched_vasp: Annotated[
         bool, typer.Option("--patched-vasp", help="mp, vasp: accept r2SCAN of VASP below 6.2.0, which needed a patch.")
     ] = False,
@@ -55,29 +86,37 @@ def import_files(
     from aqvolt_flows.stores import Database
     from aqvolt_launch.chain import campaign_for, database_of
 
+    given: dict[str, Any] = {} if functional is None else {"functional": None if functional == "any" else functional}
+    given |= {} if stress_unit is None else {"stress_unit": stress_unit}
     options = _options(
         source=source,
         dataset=dataset,
-        functional=None if functional == "any" else functional,
         keep_mp_rows=keep_mp_rows,
         exclude_potcars=exclude_potcars,
         exclude_elements=tuple(exclude_element or ()),
-        stress_unit=stress_unit,
+        energy_key=energy_key,
+        forces_key=forces_key,
+        stress_key=stress_key,
+        virial_key=virial_key,
+        units=units,
+        replace=replace,
         patched_vasp=patched_vasp,
         stride=stride,
         license=license,
+        **given,
     )
+    options.named_units()
     settings = load_settings()
     # of the settings without reading the campaign: an import needs none of its parameters
     database = (
         Database.connect(settings) if campaign is None else database_of(campaign_for(settings, campaign), settings)
     )
     database.ensure_indexes()
-    reports = [_import_one(path, options, database, settings) for path in files]
+    reports = _import_all(files, options, database, settings)
     if as_json:
         output.emit(reports)
     else:
-        output.imported(reports, ("file", "read", "labels", "new", "skipped", "quarantined", "protocols"))
+        output.imported(reports, ("file", "read", "labels", "new", "skipped", "quarantined", "reasons", "protocols"))
     _refuse_nothing(reports)
 
 
@@ -91,22 +130,49 @@ def _options(**given: Any) -> Any:
         return ImportOptions(**given)
     except ValidationError as error:
         first = error.errors()[0]
+        if not first["loc"]:
+            raise InputError(f"{first['msg'].removeprefix('Value error, ')}; see 'aqvolt labels import -h'.") from None
         name = str(first["loc"][0]).replace("_", "-")
         raise InputError(
             f"--{name} is {first.get('input')!r}: {first['msg']}; see 'aqvolt labels import -h'."
         ) from None
 
 
-def _import_one(path: Path, options: Any, database: Any, settings: Any) -> dict[str, Any]:
-    """Import one file; one that cannot be opened is reported, not fatal to the others."""
-    from aqvolt_flows.datasets.importers.files import read_labels
-    from aqvolt_flows.datasets.importers.intake import LabelImportReport, import_labels
+def _import_all(paths: list[Path], options: Any, database: Any, settings: Any) -> list[dict[str, Any]]:
+    """Import files and the files of folders; one that cannot be opened is reported, not fatal to the others."""
+    from aqvolt_flows.datasets.importers.dataset_folder import dataset_files, license_of
+    from aqvolt_flows.datasets.importers.intake import ImportMemory, LabelImportReport
     from aqvolt_flows.errors import InputError
 
-    name = path.name or path.resolve().name  # of "." and "/"
-    aside = settings.path("quarantine") / f"{name}.labels.jsonl"
+    memory = ImportMemory()
+    reports: list[dict[str, Any]] = []
+    for path in paths:
+        try:
+            listed = dataset_files(path, options.source)
+        except InputError as error:
+            stopped = LabelImportReport(stopped=[str(error)])
+            reports.append({"file": path.name, **stopped.as_dict(), "quarantine": None})
+            continue
+        said = license_of(path) if options.license is None else None
+        own = options.model_copy(update={"license": said}) if said else options
+        reports += [_import_one(file, name, own, database, settings, memory) for file, name in listed]
+    return reports
+
+
+def _import_one(path: Path, name: str, options: Any, database: Any, settings: Any, memory: Any) -> dict[str, Any]:
+    from aqvolt_flows.datasets.importers.dataset_folder import named
+    from aqvolt_flows.datasets.importers.files import read_labels
+    from aqvolt_flows.datasets.importers.intake import LabelImportReport, import_labels
+    from aqvolt_flows.datasets.importers.notes import Notes
+    from aqvolt_flows.errors import InputError
+
+    aside = settings.path("quarantine") / f"{name.replace('/', '_')}.labels.jsonl"
+    notes = Notes()
     try:
-        report = import_labels(database, read_labels(path, options), options, aside)
+        entries = read_labels(path, options, notes)
+        if path.is_file():  # files of VASP runs have names of their own
+            entries = named(entries, name)
+        report = import_labels(database, entries, options, aside, notes, memory)
     except InputError as error:
         report = LabelImportReport(stopped=[str(error)])
     return {"file": name, **report.as_dict(), "quarantine": str(aside) if report.quarantined else None}
@@ -146,6 +212,60 @@ def sweep(
     filters = make_filters(filter, values or [])
     rows = sweep_labels(view_of(load_settings(), campaign, all_campaigns), filters, parse_filter(query))
     output.table(rows, as_json=as_json, title=f"Sweep of {filter}")
+
+
+@labels.command("align", epilog="Example: aqvolt labels align PBE@MatPES r2SCAN@MatPES --figure a.png")
+def align_levels(
+    a: Annotated[str, typer.Argument(help="A protocol: name, identity, or a part of its name that no other has.")],
+    b: Annotated[str, typer.Argument(help="Another protocol; differences are B - A.")],
+    query: Annotated[str, typer.Option("--query", help="Only labels that match this MongoDB query (JSON).")] = "{}",
+    figure: Annotated[Path | None, typer.Option("--figure", help="Write a picture: .png, .pdf or .svg.")] = None,
+    campaign: OneCampaign = None,
+    all_campaigns: AllCampaigns = False,
+    as_json: Json = False,
+) -> None:
+    """Compare two theory levels on the frames that both labeled: shift per element, forces, stress; changes nothing."""
+    from aqvolt_flows.datasets.align import align
+    from aqvolt_flows.settings import load_settings
+    from aqvolt_launch.chain import view_of
+    from aqvolt_launch.cli.query import parse_filter
+
+    found = align(view_of(load_settings(), campaign, all_campaigns), a, b, parse_filter(query))
+    if figure is not None:
+        from aqvolt_flows.datasets.align_plot import draw
+
+        draw(found, figure)
+    if as_json:
+        output.emit({**found.as_dict(), "figure": None if figure is None else str(figure)})
+        return
+    shifts = [
+        {"element": e, "shift_ev": s.value, "from": s.low, "to": s.high, "frames": found.support[e]}
+        for e, s in found.shifts.items()
+    ]
+    output.table(shifts, title=f"{found.b} - {found.a}: {found.frames} frames, {found.atoms} atoms")
+    output.table(_compared(found))
+    if found.determined < len(found.shifts):
+        output.say(
+            f"The compositions determine {found.determined} of {len(found.shifts)} shifts; the others are the smallest "
+            "that fit."
+        )
+    if found.mismatched:
+        output.say(f"Left out: {found.mismatched} frames whose labels are of different cells or positions.")
+    if figure is not None:
+        output.say(f"written: {figure}")
+
+
+def _compared(found: Any) -> list[dict[str, Any]]:
+    rows = (
+        ("energy difference, RMSE (eV/atom)", found.rmse_before),
+        ("left by the shifts, RMSE (eV/atom)", found.rmse),
+        ("left by the shifts, MAE (eV/atom)", found.mae),
+        (f"force cosine, mean of {found.force_cosine_atoms} atoms", found.force_cosine),
+        ("force, MAE of components (eV/Å)", found.force_mae),
+        ("stress, MAE of components (GPa)", found.stress_mae),
+        ("pressure, mean difference (GPa)", found.pressure_difference),
+    )
+    return [{"quantity": name, "value": e.value, "from": e.low, "to": e.high} for name, e in rows]
 
 
 def register(app: typer.Typer) -> None:

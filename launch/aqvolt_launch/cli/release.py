@@ -19,6 +19,7 @@ FILTERS = {
     "duplicates": "duplicate_tolerance_a",
     "protocol": "protocol",
     "mixed": "allow_mixed_protocols",
+    "head": "head",
 }
 _CREATE = """Example: aqvolt release create aqvolt26 --split 90/5/5:candidate --filter max_force=50 --export aselmdb
 
@@ -210,7 +211,7 @@ def _parameters(
         if not equals or key not in FILTERS:
             raise InputError(f"--filter {text!r} is not NAME=VALUE with a known name; names are {', '.join(FILTERS)}.")
         values[FILTERS[key]] = (
-            value if key == "protocol" else _boolean(text, value) if key == "mixed" else _number(text, value)
+            value if key == "protocol" else _boolean(text, value) if key in {"mixed", "head"} else _number(text, value)
         )
     try:
         return type(base)(**values)

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aqvolt_flows.datasets.importers.files import read_labels
@@ -98,6 +98,15 @@ class TestMatPES:
         assert (label.frame_id, label.source, label.temperature_k) == ("matpes-1", "MatPES", 300.0)
         assert label.provenance["record_id"] == "matpes-1"
 
+    def test_bader_charges_come_back(self, tmp_path):
+        label = label_from_import(only(tmp_path / "x.json", document(bader_charges=[0.9, -0.9])), MATPES)
+        assert (label.charges, label.provenance["charges"]) == ([0.9, -0.9], "bader")
+        again = matpes_document(row_from_label(label.model_dump()))
+        assert again["bader_charges"] == [0.9, -0.9]
+        assert "charges" not in again["provenance"]
+        short = label_from_import(only(tmp_path / "x.json", document(bader_charges=[0.9])), MATPES)
+        assert (short.status, short.charges) == ("valid", None)
+
     def test_the_table_gives_the_same_labels(self, tmp_path):
         rows = []
         for source in (document(), document(matpes_id="matpes-2")):
@@ -158,6 +167,9 @@ class TestBrokenRecords:
             ({"energy": None}, "energy is missing"),
             ({"energy": float("nan")}, "energy is nan"),
             ({"energy": "-3 eV"}, "energy is a str"),
+            ({"energy": 10**400}, "energy is a int"),
+            ({"forces": [[10**400, 0, 0], [0, 0, 0]]}, "not an array"),
+            ({"stress": [10**400, 0, 0, 0, 0, 0]}, "not an array"),
             ({"structure": {"sites": []}}, "not a pymatgen structure"),
             ({"structure": None}, "structure is missing"),
             ({"matpes_id": None}, "no matpes_id"),
@@ -227,6 +239,29 @@ class TestBrokenRecords:
             return
         assert found.shape == (6,)
         assert np.isfinite(found).all()
+
+
+DAMAGE = ("", "x", " ", '"', "{", "}", "[", "]", ",", ":", "-", "9", "1e999", "NaN", "null", "\\", "é", "\x00")
+
+
+@given(st.randoms(use_true_random=False), st.integers(1, 6))
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_mutated_document_gives_a_traceback_or_costs_the_good_ones(tmp_path, rng, n):
+    """Characters of one line of three are changed; the lines beside it come out."""
+    text = list(json.dumps(document()))
+    for _ in range(n):
+        place = rng.randrange(len(text))
+        text[place] = rng.choice([*DAMAGE, text[place] * 3])
+    path = tmp_path / "x.jsonl"
+    path.write_text("\n".join([json.dumps(document()), "".join(text), json.dumps(document(matpes_id="matpes-3"))]))
+    found = [e for e in read_labels(path, MATPES) if not isinstance(e, Skipped)]
+    assert all(isinstance(e, Imported | Broken) for e in found)
+    assert isinstance(found[0], Imported)
+    assert isinstance(found[-1], Imported)
+    assert found[-1].outcome.frame_id == "matpes-3"
+    for entry in found:
+        if isinstance(entry, Imported):
+            label_from_import(entry, MATPES)
 
 
 def written(path, n=3, **info):

@@ -362,3 +362,18 @@ def test_the_job_stores_the_document_under_the_planners_key(labelled, parameters
     assert folder.verify(path)["counts"] == result["counts"]
     assert ReleaseMaker.make.original(maker, "planner-key") == result
     assert labelled["releases"].count_documents({}) == 1
+
+
+@pytest.mark.parametrize(("off", "dropped"), [(0.0005, {"duplicate": 2}), (0.5, {"contradiction": 3})])
+def test_copies_with_several_energies_leave_together(labelled, parameters, tmp_path, off, dropped):
+    """Three copies of one label: one with the energy of the first, one that is off by so many eV per atom."""
+    (first,) = make_labels([0])
+    moved = {"label_id": f"{first.label_id}-z", "key": "z", "frame_id": "frame-z"}
+    same = first.model_copy(update={"label_id": f"{first.label_id}-y", "key": "y", "frame_id": "frame-y"})
+    other = first.model_copy(update=moved | {"energy": first.energy + off * first.n_atoms})
+    labelled.upsert("labels", [same, other])
+    document, path = create(labelled, parameters, tmp_path / "releases")
+    assert document.counts["dropped"] == dropped
+    assert document.counts["total"] == 32 - sum(dropped.values())
+    if "contradiction" in dropped:
+        assert "none is believed" in (path / "README.md").read_text()

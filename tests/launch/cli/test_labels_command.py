@@ -64,7 +64,8 @@ def test_a_folder_of_vasp_runs(aqvolt, database, tmp_path, monkeypatch):
     assert label["provenance"]["file"] == "a/vasprun.xml", "no path of this machine is kept"
     more = ("--functional", "any", "--patched-vasp", "--json")
     (report,) = json.loads(aqvolt("labels", "import", tmp_path, "--source", "vasp", *more))
-    assert (report["labels"], report["new"]) == (4, 2), "the patched run has the numbers of the first"
+    assert (report["labels"], report["new"]) == (3, 2)
+    assert report["skipped"] == {"repeated": 1}, "the patched run has the numbers of the first"
 
 
 @pytest.mark.parametrize(
@@ -106,6 +107,106 @@ def test_a_release_comes_back_with_its_identities_and_protocol(database, tmp_pat
             "AQVolt26",
         )
         np.testing.assert_array_equal(again["forces"], label.forces)
+
+
+def extxyz(path, *comments, name="forces", atoms="Li 0 0 0 0.1 0 0\nCl 2.5 2.5 2.4 -0.1 0 0\n"):
+    head = f'Lattice="5.1 0 0 0 5.1 0 0 0 5.1" Properties=species:S:1:pos:R:3:{name}:R:3'
+    path.write_text("".join(f"2\n{head} {comment}\n{atoms}" for comment in comments))
+    return path
+
+
+class TestImportOptions:
+    STRESS = 'stress="1 0 0 0 1 0 0 0 1"'
+
+    def run(self, aqvolt, *arguments):
+        (report,) = json.loads(aqvolt("labels", "import", *arguments, "--source", "extxyz", "--json"))
+        return report
+
+    def test_keys_and_units(self, aqvolt, database, tmp_path):
+        path = extxyz(tmp_path / "x.xyz", f"energy=-1 REF_energy=-0.5 my={self.STRESS[7:]}", name="f")
+        with pytest.raises(InputError, match=r"two_keys: it has energy -1 and REF_energy -0.5, .* no forces under"):
+            self.run(aqvolt, path)
+        keys = ("--energy-key", "REF_energy", "--forces-key", "f", "--stress-key", "my")
+        report = self.run(aqvolt, path, *keys, "--units", "energy=hartree,forces=hartree/bohr,stress=GPa")
+        assert (report["labels"], report["remarks"]) == (1, [
+            "The file does not say its functional; the labels are taken as r2SCAN (--functional).",
+            "Not read: energy.",
+        ])  # fmt: skip
+        (label,) = database["labels"].find({})
+        assert label["energy"] == pytest.approx(-0.5 * 27.211386246)
+        assert label["forces"][0][0] == pytest.approx(0.1 * 27.211386246 / 0.529177211)
+        assert label["pressure_gpa"] == pytest.approx(-1.0)
+
+    def test_the_virial_key_decides_the_sign(self, aqvolt, database, tmp_path):
+        path = extxyz(tmp_path / "x.xyz", f"energy=-14 {self.STRESS} w={self.STRESS[7:]}")
+        self.run(aqvolt, path, "--virial-key", "w")
+        (label,) = database["labels"].find({})
+        assert label["stress"][0] == pytest.approx(-1 / 5.1**3)
+
+    def test_reasons_are_counted_and_shown(self, aqvolt, database, tmp_path):
+        path = extxyz(tmp_path / "x.xyz", f"energy=-14 {self.STRESS}", f'energy=-14 {self.STRESS} pbc="F F F"')
+        assert self.run(aqvolt, path)["reasons"] == {"not_periodic": 1}
+        assert "not_periodic=1" in aqvolt("labels", "import", path, "--source", "extxyz")
+
+    def test_a_stored_label_is_defended(self, aqvolt, database, tmp_path):
+        self.run(aqvolt, extxyz(tmp_path / "x.xyz", f"energy=-14 {self.STRESS}"))
+        other = extxyz(tmp_path / "y.xyz", f"energy=-15 {self.STRESS}")
+        with pytest.raises(InputError, match="contradicts_stored: The stored label"):
+            self.run(aqvolt, other)
+        assert self.run(aqvolt, other, "--replace")["labels"] == 1
+        assert [d["energy"] for d in database["labels"].find({})] == [-15.0]
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (("--units", "energy=furlong"), "The unit of energy 'furlong' is not known"),
+            (("--stress-key", "a", "--virial-key", "b"), "name one quantity twice"),
+            (("--units", "stress=GPa", "--stress-unit", "kbar"), "leave one out"),
+        ],
+    )
+    def test_bad_options_are_one_sentence(self, aqvolt, tmp_path, arguments, message):
+        with pytest.raises(InputError, match=message):
+            self.run(aqvolt, extxyz(tmp_path / "x.xyz", f"energy=-14 {self.STRESS}"), *arguments)
+
+    def test_keys_belong_to_extxyz(self, aqvolt):
+        with pytest.raises(InputError, match="energy_key is of extxyz files"):
+            aqvolt("labels", "import", ELEMENTS, "--source", "matpes", "--energy-key", "e")
+
+    def test_a_folder_is_read_file_by_file(self, aqvolt, database, tmp_path):
+        folder = tmp_path / "set"
+        (folder / "data").mkdir(parents=True)
+        for i, name in enumerate(("train.xyz", "test.extxyz")):
+            extxyz(folder / "data" / name, f"energy=-14 {self.STRESS}", atoms=f"Li 0 0 {i}.5 0 0 0\nCl 2 2 2 0 0 0\n")
+        (folder / "README.md").write_text("---\nlicense: cc0-1.0\n---\n# A set\n")
+        reports = json.loads(aqvolt("labels", "import", folder, "--source", "extxyz", "--json"))
+        assert [(r["file"], r["labels"]) for r in reports] == [("data/test.extxyz", 1), ("data/train.xyz", 1)]
+        assert {d["provenance"]["file"] for d in database["labels"].find({})} == {"data/test.extxyz", "data/train.xyz"}
+        assert {d["provenance"]["license"] for d in database["labels"].find({})} == {"cc0-1.0"}
+        with pytest.raises(InputError, match="has no file of lemat"):
+            aqvolt("labels", "import", folder, "--source", "lemat")
+
+
+def test_two_levels_are_aligned(aqvolt, database, tmp_path):
+    for dataset, shift in (("one", 0.0), ("two", 0.5)):
+        frames = [f"energy={-14 - 0.01 * i + 2 * shift} {TestImportOptions.STRESS}" for i in range(4)]
+        path = tmp_path / f"{dataset}.xyz"
+        path.write_text(
+            "".join(
+                extxyz(tmp_path / "f.xyz", c, atoms=f"Li 0 0 0.{i} 0.1 0 0\nCl 2.5 2.5 2.4 -0.1 0 0\n").read_text()
+                for i, c in enumerate(frames)
+            )
+        )
+        aqvolt("labels", "import", path, "--source", "extxyz", "--dataset", dataset)
+    figure = tmp_path / "a.png"
+    found = json.loads(aqvolt("labels", "align", "@one", "@two", "--figure", figure, "--json"))
+    assert (found["frames"], found["b"], found["figure"]) == (4, "external:r2SCAN@two", str(figure))
+    assert found["shifts"]["Li"]["value"] == pytest.approx(0.5)
+    assert found["force_cosine"]["value"] == pytest.approx(1)
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    shown = aqvolt("labels", "align", "@one", "@two")
+    assert "The compositions determine 1 of 2 shifts" in shown
+    with pytest.raises(InputError, match="no protocol like 'three'; labels have the protocols: external:r2SCAN@one"):
+        aqvolt("labels", "align", "one", "three")
 
 
 class TestSweep:
