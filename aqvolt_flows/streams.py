@@ -58,9 +58,11 @@ class _Text:
         if not path.is_file():
             raise InputError(f"There is no file {path}; give the path of a file to import.")
         with path.open("rb") as probe:
-            zipped = probe.read(2) == b"\x1f\x8b"
+            magic = probe.read(2)
+        zipped = magic == b"\x1f\x8b"
         self._raw = cast("IO[bytes]", gzip.open(path, "rb") if zipped else path.open("rb"))  # noqa: SIM115 - close() below
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        encoding = "utf-16" if magic in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8"
+        self._decoder = codecs.getincrementaldecoder(encoding)(errors="replace")
         self.damage = ""
 
     def close(self) -> None:

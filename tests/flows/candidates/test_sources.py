@@ -114,7 +114,7 @@ def test_broken_records_are_set_aside_with_line_and_reason_and_the_rest_goes_in(
     records, broken = split(path, "matpes")
     assert [r.provenance["record_id"] for r in records] == ["mp-0", "mp-8"]
     assert [(b.record, b.line) for b in broken] == [(i + 1, i + 2) for i in range(1, 8)]
-    said = ["not JSON", "not JSON", "missing", "no atoms", "NaN", "not a structure|lacks", "it is a int"]
+    said = ["not JSON", "not JSON", "missing", "no atoms", "NaN", "not an element", "it is a int"]
     for entry, words in zip(broken, said, strict=True):
         assert any(w in entry.reason for w in words.split("|")), entry
     assert broken[2].record_id == "mp-3"
