@@ -229,7 +229,10 @@ def _document(window: _Window, record: int, keyed: bool, signature: re.Pattern[s
                 problem = "a key and a colon are missing"
             else:
                 value, end = _DECODER.raw_decode(window.buffer, key.end() if key else start)
-                if end < len(window.buffer) or window.ended:
+                swallowed = signature.search(window.buffer, start + 1) if isinstance(value, str) else None
+                if swallowed is not None and swallowed.start() < end:  # a stray quote opens a string up to the next one
+                    problem = "a string is not closed"
+                elif end < len(window.buffer) or window.ended:
                     return Item(record, window.line, (json.loads(key[1]), value) if key else value), end
         except RecursionError:
             problem = "nested too deeply"

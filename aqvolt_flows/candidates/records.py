@@ -167,16 +167,14 @@ def plain_structure(structure: Structure) -> tuple[Structure, list[str]]:
         strange = [str(s) for s in site.species if not Element.is_valid_symbol(getattr(s, "symbol", ""))]
         if strange:
             raise RecordError(f"{', '.join(strange)} is not an element", "unknown_element")
-        found = {s.symbol for s in site.species} & ISOTOPES.keys()
+        found = {getattr(s, "name", "") for s in site.species} & ISOTOPES.keys()  # pymatgen's symbol of D is H
         isotopes |= found
         if site.is_ordered:
-            symbol = site.specie.symbol
-            species.append(ISOTOPES.get(symbol, symbol))
+            species.append(site.specie.symbol)
         elif found:
             amounts: dict[str, float] = {}
             for s, amount in site.species.items():
-                symbol = ISOTOPES.get(s.symbol, s.symbol)
-                amounts[symbol] = amounts.get(symbol, 0.0) + amount
+                amounts[s.symbol] = amounts.get(s.symbol, 0.0) + amount
             species.append(amounts)
         else:
             species.append(site.species)

@@ -118,20 +118,31 @@ def read_extxyz(path: Path) -> Iterator[Frame]:
 
 
 def _frames(lines: Iterator[str]) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line, rows) of the frames; what stands before a first count is one that is broken."""
+    """Yield (line, rows) of the frames; lines that belong to none are a frame without a count."""
     rows: list[str] = []
     start = 0
     for number, line in enumerate(lines, 1):
-        if _is_count(line):
+        if _is_count(line) or (line.strip() and _is_whole(rows) and not _is_alike(line, rows[-1])):
             if rows:
                 yield start, rows
             rows, start = [line], number
+        elif not line.strip() and _is_whole(rows):
+            continue
         elif rows or line.strip():
             start = start or number
             if len(rows) < MAX_ROWS + 2:
                 rows.append(line)
     if rows:
         yield start, rows
+
+
+def _is_whole(rows: list[str]) -> bool:
+    return len(rows) > 2 and _is_count(rows[0]) and len(rows) - 2 == int(rows[0].strip()[:9])
+
+
+def _is_alike(line: str, row: str) -> bool:
+    """Return whether a line behind the last row of a frame is one more row, and not what is left of another frame."""
+    return "=" not in line and len(line.split()) == len(row.split())
 
 
 def _is_count(row: str) -> bool:

@@ -35,6 +35,8 @@ MIN_THICKNESS_A = 0.5
 MIN_DISTANCE_A = 0.5
 #: Å; tolerance of spglib when the space group of listed atoms is compared with the stated one.
 SYMPREC_A = 0.02
+#: Beginnings of tags of which a structure is made.
+_PARTS = ("_cell_", "_atom_site_", "_symmetry_", "_space_group_", "_chemical_formula_sum")
 Read = tuple[str, int, Structure | RecordError, list[str]]
 
 
@@ -80,6 +82,9 @@ def read_block(block: Block) -> tuple[Structure, list[str]]:
     RecordError
         If it has none, or contradicts itself.
     """
+    twice = sorted(t for t in block.repeated if t.startswith(_PARTS))
+    if twice:
+        raise RecordError(f"{', '.join(twice[:3])} is given twice with different values; expected one block", "syntax")
     cell = read_cell(block)
     symmetry, stated = read_symmetry(block), read_stated(block)
     sites, remarks = read_sites(block, set(stated.formula))

@@ -158,6 +158,7 @@ def settings_of(symmetry: Symmetry) -> list[tuple[str, tuple[str, ...], tuple[ND
     return settings
 
 
+@cache
 def _type_of(hall: int) -> Any:
     import spglib
 

@@ -33,6 +33,8 @@ class Block:
         Values of each tag of a loop.
     broken
         Tags of loops whose number of values does not fit.
+    repeated
+        Tags that come twice with different values, which CIF forbids: two blocks of which one lost its ``data_`` line.
     """
 
     name: str
@@ -40,6 +42,17 @@ class Block:
     items: dict[str, str] = field(default_factory=dict)
     columns: dict[str, list[str]] = field(default_factory=dict)
     broken: set[str] = field(default_factory=set)
+    repeated: set[str] = field(default_factory=set)
+
+    def put(self, tag: str, value: str) -> None:
+        """Keep the value of a tag; the first if it comes again."""
+        if tag in self.columns or self.items.setdefault(tag, value) != value:
+            self.repeated.add(tag)
+
+    def put_column(self, tag: str, values: list[str]) -> None:
+        """Keep the values of a tag of a loop; the first if it comes again."""
+        if tag in self.items or self.columns.setdefault(tag, values) != values:
+            self.repeated.add(tag)
 
     def first(self, *tags: str) -> str | None:
         """Return the first known value of some tags, of a loop its first row."""
@@ -111,10 +124,10 @@ def parse_block(name: str, line: int, lines: list[str]) -> Block:
         word = value.lower()
         if word.startswith("_"):
             if at < len(tokens) and not _is_key(tokens[at]):
-                block.items[_tag(value)] = tokens[at][1]
+                block.put(_tag(value), tokens[at][1])
                 at += 1
             else:
-                block.items[_tag(value)] = ""
+                block.put(_tag(value), "")
         elif word == "loop_":
             at = _read_loop(tokens, at, block)
     return block
@@ -130,8 +143,8 @@ def _read_loop(tokens: list[tuple[bool, str]], at: int, block: Block) -> int:
         values.append(tokens[at][1])
         at += 1
     if tags and len(values) % len(tags) == 0:
-        block.columns.update({t: values[i :: len(tags)] for i, t in enumerate(tags)})
-        block.broken.difference_update(tags)
+        for i, tag in enumerate(tags):
+            block.put_column(tag, values[i :: len(tags)])
     else:
         block.broken.update(tags)
     return at

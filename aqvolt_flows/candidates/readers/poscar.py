@@ -48,11 +48,11 @@ def read_poscar(text: str) -> tuple[Structure, list[str]]:
     n = sum(header.counts)
     per_atom = _symbols_of_atoms(lines, header) if not header.symbols else []
     _check_coordinates(lines, header, n)
+    # an empty comment would end the part that pymatgen reads
+    given = _with_one_scale([lines[0].strip() or "POSCAR", *lines[1:]], header)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         try:
-            # an empty comment would end the part that pymatgen reads, and velocities are not wanted
-            given = _with_one_scale([lines[0].strip() or "POSCAR", *lines[1:]], header)
             structure = Poscar.from_str("\n".join(given), read_velocities=False).structure
         except (ValueError, IndexError, KeyError, TypeError, ArithmeticError, np.linalg.LinAlgError) as error:
             raise RecordError(f"pymatgen: {' '.join(str(error).split())[:200]}", "syntax") from None
@@ -143,12 +143,21 @@ def _check_coordinates(lines: list[str], header: Header, n: int) -> None:
 
 
 def _with_one_scale(lines: list[str], header: Header) -> list[str]:
-    """Return the lines with three scale factors (x, y, z) multiplied into the vectors; pymatgen reads only one."""
+    """Return the lines with one positive scale factor.
+
+    pymatgen reads no three factors (of x, y and z), and multiplies Cartesian coordinates by a negative factor, which is
+    the volume.
+    """
     factors = np.array([float(x) for x in lines[1].split()])
+    if len(factors) == 1 and factors[0] < 0:
+        volume = abs(float(np.linalg.det([[float(x) for x in line.split()[:3]] for line in lines[2:5]])))
+        if volume < 1e-9:
+            raise RecordError("the vectors have no volume to scale", "cell")
+        return [lines[0], repr(float((-factors[0] / volume) ** (1 / 3))), *lines[2:]]
+    if (factors <= 0).any():
+        raise RecordError(f"the scale is {lines[1].strip()}; expected one number, or three positive ones", "cell")
     if len(factors) == 1:
         return lines
-    if (factors <= 0).any():
-        raise RecordError(f"the scale factors are {lines[1].strip()}; expected three positive numbers", "cell")
 
     def scaled(line: str) -> str:
         tokens = line.split()

@@ -60,7 +60,8 @@ def read_text(path: Path) -> tuple[str, list[str]]:
         if encoding == "utf-16":
             raise RecordError("it begins as UTF-16 and is not; save it as UTF-8", "syntax") from None
         text = data.decode("latin-1")
-    if "\0" in text[:4096]:
+    start = text[:4096]
+    if sum(c < " " and c not in "\t\n\r\f" for c in start) > 0.05 * len(start):
         raise RecordError("it is binary; expected text", "unknown_format")
     refuse_html(text)
     return text.replace("\r\n", "\n").replace("\r", "\n"), remarks
