@@ -288,7 +288,7 @@ def _settle(judged: list[Judged], database: Database, seen: Deduplicator) -> Non
     for (document, _), verdict in zip(offered, verdicts, strict=True):
         if verdict.problem:
             document.status = "rejected"
-            document.rejection = Failure(reason="not_reducible", message=verdict.problem)
+            document.rejection = Failure(reason="not_comparable", message=verdict.problem)
         elif verdict.duplicate_of:
             reject_duplicate(document, verdict, names.get(verdict.duplicate_of, ""), seen)
     for document, _ in judged:

@@ -142,7 +142,15 @@ def _is_whole(rows: list[str]) -> bool:
 
 def _is_alike(line: str, row: str) -> bool:
     """Return whether a line behind the last row of a frame is one more row, and not what is left of another frame."""
-    return "=" not in line and len(line.split()) == len(row.split())
+    return [_is_number(t) for t in line.split()] == [_is_number(t) for t in row.split()]
+
+
+def _is_number(token: str) -> bool:
+    try:
+        float(token)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_count(row: str) -> bool:

@@ -323,7 +323,7 @@ def test_a_structure_that_breaks_a_rule_or_the_reduction_is_one_record(
     entries = [record("wide", salt(5.3)), record("good", salt()), record("odd", salt(4.02, "F"))]
     report = add_to_pool(entries, database, Intake(RULES), tmp_path / "aside.jsonl")
     assert report.accepted == {"user": 1}
-    assert report.rejected == {"not_reducible": 1}
+    assert report.rejected == {"not_comparable": 1}
     assert report.quarantined_for == {"unreadable": 1}
     assert report.read == added_up(report) == 3
     assert "FloatingPointError: overflow" in (tmp_path / "aside.jsonl").read_text()

@@ -21,7 +21,7 @@ from pymatgen.entries.computed_entries import ComputedStructureEntry
 from pymatgen.io.ase import AseAtomsAdaptor
 from pymatgen.io.vasp import Poscar
 
-from aqvolt_flows.candidates.files import file_format, read_structures, stream_structures
+from aqvolt_flows.candidates.files import file_format, read_structures
 from aqvolt_flows.candidates.records import (
     Quarantined,
     Record,
