@@ -19,7 +19,7 @@ REFUSALS: dict[str, str] = {
     "count": "the number of atoms is not the one stated",
     "no_symbols": "there are no element symbols (VASP 4)",
     "unknown_element": "a symbol is not an element",
-    "position": "an atom has no known position",
+    "position": "an atom has no known position, or attached hydrogens have none",
     "occupancy": "an occupancy is unknown, negative or above 1",
     "composition": "the sites have another composition than the stated formula",
     "formula_units": "the number of formula units in the cell is not the stated one",
