@@ -185,7 +185,7 @@ def _judge(
     change = framework_change(start, end.structure)
     decisions |= change.as_decisions()
     if not change.kept:
-        message = f"relaxation changed the framework (volume by {100 * change.volume_change:+.0f} %)"
+        message = f"relaxation changed the framework (volume by {100 * change.volume_change:+.0f} %; {change.limit})"
         return Failure(reason="framework_changed", message=message)
     energy = end.energy
     if parameters.reference == "r2scan":

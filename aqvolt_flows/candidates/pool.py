@@ -286,10 +286,7 @@ def _settle(judged: list[Judged], database: Database, seen: Deduplicator) -> Non
     stored = {d["candidate_id"]: d for d in found}
     names = {d.candidate_id: d.name for d, _ in judged} | {i: d["name"] for i, d in stored.items()}
     for (document, _), verdict in zip(offered, verdicts, strict=True):
-        if verdict.problem:
-            document.status = "rejected"
-            document.rejection = Failure(reason="not_comparable", message=verdict.problem)
-        elif verdict.duplicate_of:
+        if verdict.problem or verdict.duplicate_of:
             reject_duplicate(document, verdict, names.get(verdict.duplicate_of, ""), seen)
     for document, _ in judged:
         first = stored.get(document.candidate_id)
@@ -299,7 +296,11 @@ def _settle(judged: list[Judged], database: Database, seen: Deduplicator) -> Non
 
 
 def reject_duplicate(document: CandidateDocument, verdict: Verdict, name: str, seen: Deduplicator) -> None:
-    """Turn an accepted document into a rejected one that points at the structure that was kept."""
+    """Turn an accepted document into a rejected one that points at the structure that was kept, or says the problem."""
+    if verdict.problem:
+        document.status = "rejected"
+        document.rejection = Failure(reason="not_comparable", message=verdict.problem)
+        return
     tolerances = seen.parameters.model_dump(mode="json")
     document.status = "rejected"
     document.rejection = Failure(

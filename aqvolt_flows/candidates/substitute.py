@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from pymatgen.core import Composition, Element, Structure
 
+from aqvolt_flows.candidates.framework import Tolerances, compare
 from aqvolt_flows.chemistry import HALOGENS
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.schemas.generation import SubstitutionParameters
@@ -156,30 +156,42 @@ class FrameworkChange:
     Attributes
     ----------
     kept
-        Default ``StructureMatcher()`` maps the relaxed structure onto the substituted one.
+        The relaxed structure is the substituted one within the default tolerances of ``StructureMatcher``.
     rms_a
         Root mean square displacement at equal volume, Å; None without a match.
     volume_change
         V/V₀ − 1.
+    length_change, angle_change
+        Largest relative change of a length, and of an angle (degrees), of the primitive cell at equal volume.
+    limit
+        Which tolerance was exceeded, with both numbers; empty if none was.
     """
 
     kept: bool
     rms_a: float | None
     volume_change: float
+    length_change: float | None = None
+    angle_change: float | None = None
+    limit: str = ""
 
     def as_decisions(self) -> dict[str, Any]:
         """Return the numbers for a document."""
-        rms = None if self.rms_a is None else round(self.rms_a, 6)
-        return {"framework_kept": self.kept, "rms_displacement_a": rms, "volume_change": round(self.volume_change, 6)}
+        numbers = {
+            "rms_displacement_a": self.rms_a,
+            "volume_change": self.volume_change,
+            "length_change": self.length_change,
+            "angle_change_deg": self.angle_change,
+        }
+        rounded = {k: None if v is None else round(v, 6) for k, v in numbers.items()}
+        return {"framework_kept": self.kept, **rounded, "limit": self.limit or None}
 
 
 def framework_change(before: Structure, after: Structure) -> FrameworkChange:
-    """Compare the substituted structure before and after relaxation with ``StructureMatcher`` at its defaults."""
-    from pymatgen.analysis.structure_matcher import StructureMatcher
+    """Compare the substituted structure before and after relaxation at the default tolerances of ``StructureMatcher``.
 
-    change = after.volume / before.volume - 1
-    found = StructureMatcher().get_rms_dist(before, after)
-    if found is None:
-        return FrameworkChange(False, None, change)
-    unit = (before.volume * after.volume) ** (1 / 6) / len(before) ** (1 / 3)
-    return FrameworkChange(True, float(np.asarray(found[0])) * unit, change)
+    The result does not depend on the cell (:mod:`aqvolt_flows.candidates.framework`).
+    """
+    found = compare(before, after, Tolerances())
+    return FrameworkChange(
+        found.kept, found.rms_a, found.volume_change, found.length_change, found.angle_change, found.limit
+    )
