@@ -214,7 +214,8 @@ def _signature(window: _Window, keyed: bool) -> re.Pattern[str]:
     while (found := head.match(window.buffer, window.at)) is None and len(window.buffer) - window.at < 4096:
         if not window.more():
             break
-    start = re.escape(found.groups()[-1]) if found else r"\{"
+    # without its colon, which a broken document may lack: two of them side by side are two
+    start = re.escape(found.groups()[-1].rstrip(": \t\r\n")) if found else r"\{"
     return re.compile(r"(?<=,)\s*" + (_KEY.pattern if keyed else "") + start)
 
 

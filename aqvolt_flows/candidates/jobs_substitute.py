@@ -102,7 +102,8 @@ class SubstituteMaker(Maker):
         labeled = _phases(database, self.energies, "energies", r2scan)
         made = substituted_documents(todo, parents, p, phases, labeled, relax)
         counts = write_generated(database, made, self.duplicates, p.only_aimd)
-        return counts | {"already_done": len(done)}
+        flagged = sum(d.status == "accepted" and "flags" in d.decisions for d in made)
+        return counts | {"already_done": len(done), "accepted_with_a_flag": flagged}
 
 
 def _phases(database: Database, ref: ArtifactRef | None, name: str, require_r2scan: bool) -> list[Phase]:
@@ -205,6 +206,12 @@ def _judge(
     if above.e_above_hull > parameters.max_e_above_hull_ev:
         message = f"{above.e_above_hull:.3f} eV/atom above the hull; at most {parameters.max_e_above_hull_ev:g}"
         return Failure(reason="above_hull", message=message)
+    if above.lost:
+        names = f"{', '.join(above.lost[:5])}{', …' if len(above.lost) > 5 else ''}"
+        message = (
+            f"{above.e_above_hull:.3f} eV/atom above a hull without {names}, which did not relax; it may lie lower"
+        )
+        return Failure(reason="hull_incomplete", message=message)
     return None
 
 

@@ -8,7 +8,7 @@ relaxed structure is compared with the substituted one before relaxation.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,14 +29,24 @@ class Substitution:
     new: str
 
 
+def possible_substitutions(elements: Sequence[str], parameters: SubstitutionParameters) -> list[tuple[str, str]]:
+    """Return the (old, new) that a parent with these elements allows, in the order of ``to_halogens``."""
+    olds = [h for h in parameters.from_halogens if h in elements]
+    return [(old, new) for new in parameters.to_halogens if new not in elements for old in olds]
+
+
 def choose_substitutions(
-    parents: Sequence[tuple[str, Sequence[str]]], pool: Mapping[str, int], parameters: SubstitutionParameters
+    parents: Sequence[tuple[str, Sequence[str]]],
+    pool: Mapping[str, int],
+    parameters: SubstitutionParameters,
+    made: Mapping[str, Collection[tuple[str, str]]] | None = None,
 ) -> list[Substitution]:
     """Return the replacements that balance a pool.
 
-    Every parent gets at most ``per_parent`` of them. Each goes to the halogen that the pool, with the replacements
-    chosen so far, has least of (a tie: the order of ``to_halogens``), out of those the parent does not have. With as
-    many as there are halogens (the default: F → Cl, Br, I) every one is made, and balance decides nothing.
+    Every parent gets at most ``per_parent`` of them, whichever of its halogens they replace. Each goes to the halogen
+    that the pool, with the replacements chosen so far, has least of (a tie: the order of ``to_halogens``), out of those
+    the parent does not have. With as many as there are halogens (the default: F → Cl, Br, I) every one is made, and
+    balance decides nothing.
 
     Parameters
     ----------
@@ -46,18 +56,19 @@ def choose_substitutions(
         Halogen → number of structures of the pool that contain it.
     parameters
         Which halogens go and come.
+    made
+        (old, new) of a parent that are made or queued; they count among its ``per_parent``.
     """
     counts = {h: pool.get(h, 0) for h in HALOGENS}
     chosen: list[Substitution] = []
     for parent_id, elements in parents:
-        for old in parameters.from_halogens:
-            if old not in elements:
-                continue
-            possible = [h for h in parameters.to_halogens if h not in elements]
-            possible.sort(key=lambda h: counts[h])  # stable: a tie keeps the order given
-            for new in possible[: parameters.per_parent]:
-                chosen.append(Substitution(parent_id, old, new))
-                counts[new] += 1
+        there = set((made or {}).get(parent_id, ()))
+        possible = [pair for pair in possible_substitutions(elements, parameters) if pair not in there]
+        for _ in range(min(parameters.per_parent - len(there), len(possible))):
+            best = min(possible, key=lambda pair: counts[pair[1]])  # the first of a tie: the order given
+            possible.remove(best)
+            chosen.append(Substitution(parent_id, *best))
+            counts[best[1]] += 1
     return chosen
 
 

@@ -62,7 +62,7 @@ def read_cif(text: str) -> Iterator[Read]:
         else:
             yield name, line, structure, remarks
     if not found:
-        said = f"none of its {blocks} blocks has a cell and sites" if blocks else "it has no block (a line data_…)"
+        said = f"no block of {blocks} has a cell and sites" if blocks else "it has no block (a line data_…)"
         raise RecordError(f"{said}; expected _cell_length_a and _atom_site_fract_x", "no_structure")
 
 

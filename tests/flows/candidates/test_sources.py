@@ -121,6 +121,16 @@ def test_broken_records_are_set_aside_with_line_and_reason_and_the_rest_goes_in(
     assert not any(b.fatal for b in broken)
 
 
+def test_two_broken_documents_side_by_side_are_two(tmp_path):
+    texts = [json.dumps(matpes(i)) for i in range(6)]
+    texts[2], texts[3] = (t.replace(":", "", 1) for t in texts[2:4])
+    path = tmp_path / "a.json"
+    path.write_text("[" + ", ".join(texts) + "]")
+    records, broken = split(path, "matpes")
+    assert [r.provenance["record"] for r in records] == [1, 2, 5, 6]
+    assert [b.record for b in broken] == [3, 4]
+
+
 def test_the_same_in_json_lines(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text("\n".join(broken_matpes()) + "\n")
@@ -241,7 +251,7 @@ def test_structure_files_come_through_the_same_door(tmp_path):
     [record], _ = split(tmp_path / "a.cif")
     assert record.provenance == {"file": "a.cif", "record": 1}
     _, [broken] = split(tmp_path / "b.cif")
-    assert "cannot be read" in broken.reason
+    assert (broken.code, "no block of 1" in broken.reason) == ("no_structure", True)
 
 
 def test_what_a_reader_remarks_is_kept_and_not_printed(tmp_path, recwarn):
