@@ -125,7 +125,12 @@ def _make_substitutions(campaign: Campaign, database: Database, group: Sequence[
         entries=refs.get("entries"),
         energies=refs.get("energies"),
     )
-    return maker.make([{"parent_id": s.parent_id, "old": s.old, "new": s.new, "key": key} for key, s in group])
+    wanted: list[dict[str, Any]] = [
+        {"parent_id": s.parent_id, "old": s.old, "new": s.new, "key": key}
+        | ({} if s.fraction == 1 else {"fraction": s.fraction})
+        for key, s in group
+    ]
+    return maker.make(wanted)
 
 
 def _pool(p: SubstitutionParameters, sources: Sequence[str]) -> dict[str, Any]:
@@ -157,9 +162,13 @@ def _choose(
     kept = []
     for parent_id, elements in parents:
         possible = possible_substitutions(elements, p)
-        own = [pair for pair in possible if pair in made[parent_id] or is_queued(Substitution(parent_id, *pair))]
-        made[parent_id] = set(own[: p.per_parent])
-        kept += [Substitution(parent_id, *pair) for pair in own[: p.per_parent]]
+        own = [
+            pair
+            for pair in possible
+            if pair in made[parent_id] or any(is_queued(Substitution(parent_id, *pair, f)) for f in p.fractions)
+        ][: p.per_parent]
+        made[parent_id] = set(own)
+        kept += [Substitution(parent_id, *pair, fraction) for pair in own for fraction in p.fractions]
     pool = database.own("candidates").find(balanced, {"elements": 1})
     counts = halogen_counts([d["elements"] for d in pool])
     return kept + choose_substitutions(parents, counts, p, made)

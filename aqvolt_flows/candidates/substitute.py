@@ -1,9 +1,9 @@
 """Replacing a halogen by another one, to raise the share of the rare ones (section 2.1).
 
-All atoms of one halogen are replaced at once, the volume is rescaled by ionic radii, and the relaxed structure must
-still be the one it was rescaled to. "Significant framework changes, as defined by the default parameters in the
-StructureMatcher algorithm" are discarded: those defaults do not map LiCl onto LiBr (the species differ), so the
-relaxed structure is compared with the substituted one before relaxation.
+All atoms of one halogen are replaced at once (a share of them as an option), the volume is rescaled by ionic radii, and
+the relaxed structure must still be the one it was rescaled to. "Significant framework changes, as defined by the
+default parameters in the StructureMatcher algorithm" are discarded: those defaults do not map LiCl onto LiBr (the
+species differ), so the relaxed structure is compared with the substituted one before relaxation.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from aqvolt_flows.schemas.generation import SubstitutionParameters
 
 @dataclass(frozen=True)
 class Substitution:
-    """One replacement: in which parent, which halogen by which."""
+    """One replacement: in which parent, which halogen by which, and on which share of its sites."""
 
     parent_id: str
     old: str
     new: str
+    fraction: float = 1.0
 
 
 def possible_substitutions(elements: Sequence[str], parameters: SubstitutionParameters) -> list[tuple[str, str]]:
@@ -43,7 +44,8 @@ def choose_substitutions(
 ) -> list[Substitution]:
     """Return the replacements that balance a pool.
 
-    Every parent gets at most ``per_parent`` of them, whichever of its halogens they replace. Each goes to the halogen
+    Every parent gets at most ``per_parent`` of them, whichever of its halogens they replace, each for every one of
+    ``fractions``. Each goes to the halogen
     that the pool, with the replacements chosen so far, has least of (a tie: the order of ``to_halogens``), out of those
     the parent does not have. With as many as there are halogens (the default: F → Cl, Br, I) every one is made, and
     balance decides nothing.
@@ -67,8 +69,8 @@ def choose_substitutions(
         for _ in range(min(parameters.per_parent - len(there), len(possible))):
             best = min(possible, key=lambda pair: counts[pair[1]])  # the first of a tie: the order given
             possible.remove(best)
-            chosen.append(Substitution(parent_id, *best))
-            counts[best[1]] += 1
+            chosen += [Substitution(parent_id, *best, fraction) for fraction in parameters.fractions]
+            counts[best[1]] += len(parameters.fractions)
     return chosen
 
 
@@ -105,8 +107,8 @@ def _shannon_radii(element: str) -> dict[int, float]:
     return found
 
 
-def linear_scale(composition: Composition, old: str, new: str) -> float:
-    """Return the factor on lengths when one halide replaces another: the ratio of mean cation–anion distances.
+def linear_scale(composition: Composition, old: str, new: str, fraction: float = 1.0) -> float:
+    """Return the factor on lengths when one halide replaces another, or a share: the ratio of cation–anion distances.
 
     A distance is the sum of mean radii, cations and anions each averaged over their atoms. Charges are pymatgen's
     most likely guess; without one, every element that is no halogen counts with its atomic radius.
@@ -117,8 +119,13 @@ def linear_scale(composition: Composition, old: str, new: str) -> float:
     anions = [(e, n) for e, n in amounts.items() if _is_anion(e, charges)]
     mean_cation = _mean(cations)
     before = _mean([(ionic_radius(e, min(charges.get(e, -1.0), -1.0)), n) for e, n in anions])
-    after_radii = [(e if e != old else new, n) for e, n in anions]
-    after = _mean([(ionic_radius(e, min(charges.get(old if e == new else e, -1.0), -1.0)), n) for e, n in after_radii])
+    mixed = [
+        pair
+        for e, n in anions
+        for pair in ([(new, fraction * n), (old, (1 - fraction) * n)] if e == old else [(e, n)])
+        if pair[1]
+    ]
+    after = _mean([(ionic_radius(e, min(charges.get(old if e == new else e, -1.0), -1.0)), n) for e, n in mixed])
     return (mean_cation + after) / (mean_cation + before)
 
 
@@ -136,8 +143,17 @@ def _mean(pairs: Sequence[tuple[float, float]]) -> float:
     return sum(r * n for r, n in pairs) / weights if weights else 0.0
 
 
-def substitute(structure: Structure, old: str, new: str) -> Structure:
+def substitute(structure: Structure, old: str, new: str, sites: Sequence[int] | None = None) -> Structure:
     """Return the structure with one halogen replaced and the volume rescaled by ionic radii.
+
+    Parameters
+    ----------
+    structure
+        The parent.
+    old, new
+        Halogens.
+    sites
+        Sites of ``old`` that are replaced; by default all.
 
     Raises
     ------
@@ -153,9 +169,11 @@ def substitute(structure: Structure, old: str, new: str) -> Structure:
             f"{structure.composition.reduced_formula}: {old} cannot become {new}; the structure must contain "
             f"{old} and no {new}."
         )
-    scale = linear_scale(structure.composition, old, new)
-    made = Structure(structure.lattice, [s.specie.symbol for s in structure], structure.frac_coords)
-    made.replace_species({Element(old): Element(new)})
+    all_sites = [i for i, site in enumerate(structure) if site.specie.symbol == old]
+    replaced = set(all_sites if sites is None else sites)
+    scale = linear_scale(structure.composition, old, new, len(replaced) / len(all_sites))
+    symbols = [new if i in replaced else site.specie.symbol for i, site in enumerate(structure)]
+    made = Structure(structure.lattice, symbols, structure.frac_coords)
     made.scale_lattice(structure.volume * scale**3)
     return made
 

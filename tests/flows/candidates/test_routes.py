@@ -274,6 +274,38 @@ def test_a_hull_whose_phases_did_not_relax_accepts_nothing(database, project, mo
     assert "LiCl-5 (LiCl), which did not relax" in found["LiCl"]["rejection"]["message"]
 
 
+def test_ordered_mixtures_are_made_where_asked_for(database, project, monkeypatch):
+    """Half of the F of a fourfold cell; the energy made up here depends on which sites are taken."""
+
+    def relax(structures):
+        out = []
+        for s in structures:
+            cl = [i for i, site in enumerate(s) if site.specie.symbol == "Cl"]
+            out.append(Relaxed(s, -5.0 * len(s) - 0.001 * sum(i * j for i in cl for j in cl), 0.0, 0.0))
+        return out
+
+    monkeypatch.setattr(jobs_substitute, "load_potential", lambda *_: None)
+    monkeypatch.setattr(jobs_substitute, "torchsim_relaxer", lambda *_: relax)
+    parent = rock_salt("F", 4.0173) * (2, 2, 1)
+    database.upsert("candidates", [candidate_document(parent, CandidateParameters(), "LiF", "user", [])])
+    write_entries(project / "entries.json", elements("Li", "F", "Cl"))
+    options = {"parents": ["user"], "to_halogens": ["Cl"], "fractions": [1.0, 0.5, 0.3]}
+    run("substitute", campaign(substitution=options), database, project)
+    found = {d["decisions"].get("fraction", 1.0): d for d in database["candidates"].find({"source": "substituted"})}
+    assert [found[f]["formula"] for f in (1.0, 0.5)] == ["LiCl", "Li2ClF"]
+    assert found[0.3]["rejection"]["reason"] == "no_ordering"
+    numbers = found[0.5]["decisions"]
+    assert found[0.5]["name"] == "LiF, 0.5 F → Cl"
+    energies = [o["energy_ev"] for o in numbers["orderings"]]
+    assert numbers["distinct_orderings"] == len(energies) >= 2
+    assert numbers["energy_ev"] == min(energies) < max(energies)
+    assert "orderings" not in found[1.0]["decisions"]
+    assert plan_stage("substitute", campaign(substitution=options), database, frozenset()).items == []
+    # the keys of whole substitutions are those of campaigns that know no fractions
+    whole = campaign(substitution={"parents": ["user"], "to_halogens": ["Cl"]})
+    assert plan_stage("substitute", whole, database, frozenset()).facts["finished"] == 1
+
+
 def test_an_r2scan_hull_takes_r2scan_energies_only(database, project, made_up_relaxer):
     pool(database)
     phases = [
