@@ -41,12 +41,15 @@ def structure_of(atoms: Any) -> tuple[Structure, list[str]]:
         raise RecordError(f"atom {symbols.index('X')} is X, which is no element", "unknown_element")
     remarks = []
     occupancy = atoms.info.get("occupancy")
-    if isinstance(occupancy, dict) and occupancy:
+    mixed = isinstance(occupancy, dict) and bool(occupancy)
+    if mixed:
         symbols = _occupied(atoms, occupancy)
     structure = structure_from_arrays(atoms.cell[:], symbols, atoms.get_positions(), cartesian=True)
     dropped = sorted(set(atoms.arrays) & {"initial_magmoms", "momenta", "initial_charges"})
     if dropped:
         remarks.append(f"left out: {', '.join(dropped)} of its atoms")
+    if not mixed:
+        return structure, remarks  # of elements alone, without properties
     plain, left_out = plain_structure(structure)
     return plain, remarks + left_out
 
@@ -111,6 +114,8 @@ def read_extxyz(path: Path) -> Iterator[Frame]:
                 if record == 1:
                     refuse_html("\n".join(rows[:5]))
                 yield record, line, error, []
+            except Exception as error:  # noqa: BLE001 - one frame; the others are read
+                yield record, line, RecordError(f"the frame cannot be read ({_said(error)})"), []
             else:
                 yield record, line, structure, remarks
     if not record:

@@ -59,6 +59,9 @@ def read_cif(text: str) -> Iterator[Read]:
             structure, remarks = read_block(block)
         except RecordError as error:
             yield name, line, error, []
+        except Exception as error:  # noqa: BLE001 - one block; the others are read
+            said = f"the block cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+            yield name, line, RecordError(said), []
         else:
             yield name, line, structure, remarks
     if not found:

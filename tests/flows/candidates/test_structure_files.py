@@ -19,9 +19,10 @@ from ase.io import write as ase_write
 from pymatgen.core import Lattice, Molecule, Structure
 from pymatgen.entries.computed_entries import ComputedStructureEntry
 from pymatgen.io.ase import AseAtomsAdaptor
+from pymatgen.io.cif import CifWriter
 from pymatgen.io.vasp import Poscar
 
-from aqvolt_flows.candidates.files import file_format, read_structures
+from aqvolt_flows.candidates.files import file_format, read_structures, stream_structures
 from aqvolt_flows.candidates.records import (
     Quarantined,
     Record,
@@ -197,6 +198,39 @@ def test_one_bad_frame_loses_none_of_the_good(tmp_path: Path, name: str, spoil: 
     assert len(records) == 2
     assert {b.code for b in broken} <= {code, "count"}
     assert code in {b.code for b in broken}
+
+
+@pytest.mark.parametrize("kind", ["cif", "extxyz", "json"])
+def test_a_reader_that_fails_on_one_record_ends_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Whatever a library raises that nobody thought of."""
+    from aqvolt_flows.candidates import files
+    from aqvolt_flows.candidates.readers import ase_atoms, cif
+
+    module, name = {"cif": (cif, "read_block"), "extxyz": (ase_atoms, "_frame"), "json": (files, "json_structure")}[
+        kind
+    ]
+    genuine, calls = getattr(module, name), []
+
+    def fails_once(*arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise ZeroDivisionError("integer modulo by zero")
+        return genuine(*arguments)
+
+    monkeypatch.setattr(module, name, fails_once)
+    path = tmp_path / f"a.{kind}"
+    if kind == "cif":
+        path.write_text("".join(str(CifWriter(salt(5 + i))) + "\n" for i in range(3)))
+    elif kind == "extxyz":
+        ase_write(path, frames(3))
+    else:
+        path.write_text(json.dumps([salt(5 + i).as_dict() for i in range(3)]))
+    found = list(stream_structures(path))
+    assert [type(e) for e in found] == [Record, Quarantined, Record]
+    assert found[1].code == "unreadable"
+    assert "ZeroDivisionError: integer modulo by zero" in found[1].reason
 
 
 def test_a_cut_archive_of_frames_keeps_those_before(tmp_path: Path) -> None:
