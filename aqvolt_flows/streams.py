@@ -219,6 +219,14 @@ def _signature(window: _Window, keyed: bool) -> re.Pattern[str]:
     return re.compile(r"(?<=,)\s*" + (_KEY.pattern if keyed else "") + start)
 
 
+def _has_swallowed(value: Any, text: str, start: int, end: int, signature: re.Pattern[str]) -> bool:
+    """Return whether a stray quote or bracket made one value of what are later documents, which are objects."""
+    if not isinstance(value, str | list) or signature.pattern.endswith(r"\{"):
+        return False
+    following = signature.search(text, start + 1)
+    return following is not None and following.start() < end
+
+
 def _document(window: _Window, record: int, keyed: bool, signature: re.Pattern[str]) -> tuple[Item, int]:
     """Return the document at the window's position, and where to go on."""
     size = 0
@@ -230,9 +238,8 @@ def _document(window: _Window, record: int, keyed: bool, signature: re.Pattern[s
                 problem = "a key and a colon are missing"
             else:
                 value, end = _DECODER.raw_decode(window.buffer, key.end() if key else start)
-                swallowed = signature.search(window.buffer, start + 1) if isinstance(value, str) else None
-                if swallowed is not None and swallowed.start() < end:  # a stray quote opens a string up to the next one
-                    problem = "a string is not closed"
+                if _has_swallowed(value, window.buffer, start, end, signature):
+                    problem = "a string or list is not closed"
                 elif end < len(window.buffer) or window.ended:
                     return Item(record, window.line, (json.loads(key[1]), value) if key else value), end
         except RecursionError:

@@ -147,15 +147,15 @@ def _is_whole(rows: list[str]) -> bool:
 
 def _is_alike(line: str, row: str) -> bool:
     """Return whether a line behind the last row of a frame is one more row, and not what is left of another frame."""
-    return [_is_number(t) for t in line.split()] == [_is_number(t) for t in row.split()]
+    return [_kind(t) for t in line.split()] == [_kind(t) for t in row.split()]
 
 
-def _is_number(token: str) -> bool:
+def _kind(token: str) -> str:
     try:
         float(token)
     except ValueError:
-        return False
-    return True
+        return "word" if token.isalpha() else "other"
+    return "number"
 
 
 def _is_count(row: str) -> bool:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from ase.io import write as ase_write
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from pymatgen.core import Lattice, Structure
 from pymatgen.io.ase import AseAtomsAdaptor
@@ -116,6 +117,7 @@ def has(found: list[Record | Quarantined], a: float) -> bool:
     return any(isinstance(e, Record) and abs(e.structure.volume - a * 5.2 * 5.5) < 1e-3 for e in found)
 
 
+ROW = re.compile(r"\s*[A-Z][a-z]?(\s+[-\d.e]+){3}\s*$", re.MULTILINE)
 GOOD = (5.0, 5.1)
 BAD = crystal(5.3)
 CASES: list[tuple[str, str, Callable[[str], str]]] = [
@@ -143,6 +145,8 @@ def test_the_good_records_beside_a_damaged_one_are_kept(
     @given(mutated(bad))
     @EVERY
     def check(damaged: str) -> None:
+        # of a frame nothing is left but rows: they could as well be rows too many of the frame before
+        assume(name != "a.extxyz" or not ROW.match(damaged.lstrip("\n")))
         path.write_text(together(damaged), encoding="utf-8")
         found = read(path)
         assert has(found, GOOD[0])

@@ -131,6 +131,20 @@ def test_two_broken_documents_side_by_side_are_two(tmp_path):
     assert [b.record for b in broken] == [3, 4]
 
 
+@pytest.mark.parametrize("stray", ['"', "[", "[[", '["'])
+def test_a_stray_quote_or_bracket_swallows_no_later_document(tmp_path, stray):
+    texts = [json.dumps(matpes(i)) for i in range(4)]
+    path = tmp_path / "a.json"
+    path.write_text("[" + ", ".join([texts[0], stray, *texts[1:]]) + "]")
+    records, broken = split(path, "matpes")
+    assert {r.provenance["record_id"] for r in records} >= {"mp-0", "mp-2", "mp-3"}
+    assert broken
+    path.write_text("[" + ", ".join([texts[0], stray + texts[1], *texts[2:]]) + "]")
+    records, broken = split(path, "matpes")
+    assert [r.provenance["record_id"] for r in records] == ["mp-0", "mp-2", "mp-3"]
+    assert not any(b.fatal for b in broken)
+
+
 def test_the_same_in_json_lines(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text("\n".join(broken_matpes()) + "\n")
