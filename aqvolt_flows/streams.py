@@ -59,9 +59,11 @@ class _Text:
         if not path.is_file():
             raise InputError(f"There is no file {path}; give the path of a file to import.")
         with path.open("rb") as probe:
-            zipped = probe.read(2) == b"\x1f\x8b"
+            magic = probe.read(2)
+        zipped = magic == b"\x1f\x8b"
         self._raw = cast("IO[bytes]", gzip.open(path, "rb") if zipped else path.open("rb"))  # noqa: SIM115 - close() below
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        encoding = "utf-16" if magic in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8"
+        self._decoder = codecs.getincrementaldecoder(encoding)(errors="replace")
         self.damage = ""
 
     def close(self) -> None:
@@ -235,8 +237,17 @@ def _signature(window: _Window, keyed: bool) -> re.Pattern[str]:
     while (found := head.match(window.buffer, window.at)) is None and len(window.buffer) - window.at < 4096:
         if not window.more():
             break
-    start = re.escape(found.groups()[-1]) if found else r"\{"
+    # without its colon, which a broken document may lack: two of them side by side are two
+    start = re.escape(found.groups()[-1].rstrip(": \t\r\n")) if found else r"\{"
     return re.compile(r"(?<=,)\s*" + (_KEY.pattern if keyed else "") + start)
+
+
+def _has_swallowed(value: Any, text: str, start: int, end: int, signature: re.Pattern[str]) -> bool:
+    """Return whether a stray quote or bracket made one value of what are later documents, which are objects."""
+    if not isinstance(value, str | list) or signature.pattern.endswith(r"\{"):
+        return False
+    following = signature.search(text, start + 1)
+    return following is not None and following.start() < end
 
 
 def _document(window: _Window, record: int, keyed: bool, signature: re.Pattern[str]) -> tuple[Item, int]:
@@ -250,13 +261,9 @@ def _document(window: _Window, record: int, keyed: bool, signature: re.Pattern[s
                 problem = "a key and a colon are missing"
             else:
                 value, end = _DECODER.raw_decode(window.buffer, key.end() if key else start)
-                # a stray quote takes the head of the next document, which no string of whole JSON can hold
-                known = isinstance(value, str) and not signature.pattern.endswith(r"\{")
-                swallowed = signature.search(window.buffer, start + 1) if known else None
-                if swallowed and swallowed.start() < end:
-                    said = f"it is a {type(value).__name__}; expected a document"
-                    return Item(record, window.line, error=said), swallowed.start()
-                if end < len(window.buffer) or window.ended:
+                if _has_swallowed(value, window.buffer, start, end, signature):
+                    problem = "a string or list is not closed"
+                elif end < len(window.buffer) or window.ended:
                     return Item(record, window.line, (json.loads(key[1]), value) if key else value), end
         except RecursionError:
             problem = "nested too deeply"

@@ -84,11 +84,14 @@ class Verdict:
         The one kept before it that is the same, or None: it is new.
     volume_ratio
         Its volume per atom over that of the one kept.
+    problem
+        Why it could not be compared; empty if it was.
     """
 
     identity: str
     duplicate_of: str | None = None
     volume_ratio: float | None = None
+    problem: str = ""
 
 
 def structure_matcher(parameters: DuplicateParameters) -> Any:
@@ -122,10 +125,15 @@ def _compare(
         kept[len(k.reduced.numbers)].append((k, k.reduced.structure()))
     verdicts, new = [], []
     for identity, compact in offered:
-        reduced = reduce_structure(compact.structure())
-        own = Compact.of(reduced)
-        bucket = kept[len(reduced)]
-        same = next((k for k, s in bucket if matcher.fit(s, reduced, skip_structure_reduction=True)), None)
+        try:
+            reduced = reduce_structure(compact.structure())
+            own = Compact.of(reduced)
+            bucket = kept[len(reduced)]
+            same = next((k for k, s in bucket if matcher.fit(s, reduced, skip_structure_reduction=True)), None)
+        except Exception as error:  # noqa: BLE001 - a cell that pymatgen cannot reduce must not end the import
+            said = f"its cell cannot be reduced and compared ({type(error).__name__}: {error})"
+            verdicts.append(Verdict(identity, problem=" ".join(said.split())[:300]))
+            continue
         if same is None:
             new.append(Known(identity, own))
             bucket.append((new[-1], reduced))

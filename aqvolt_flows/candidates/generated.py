@@ -102,5 +102,5 @@ def _reject_duplicates(
     with Deduplicator(duplicates, lambda formulas: kept_structures(database, formulas, query)) as seen:
         verdicts = seen.check([(d.candidate_id, s) for d, s in offered])
         for (document, _), verdict in zip(offered, verdicts, strict=True):
-            if verdict.duplicate_of:
+            if verdict.problem or verdict.duplicate_of:
                 reject_duplicate(document, verdict, "", seen)

@@ -16,10 +16,13 @@ from typing import Any
 import numpy as np
 from pymatgen.core import Composition, Structure
 
+from aqvolt_flows.chemistry import HALOGENS
 from aqvolt_flows.dynamics.relax import Relaxer
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.schemas.provenance import Failure
 
+#: eV/atom; our choice: a structure this far below a hull shows that the hull lacks phases, not that it is so stable.
+SUSPICIOUS_EV = -0.1
 #: Level of entries whose energies are r2SCAN calculations (the Materials Project's run type R2SCAN).
 R2SCAN = "r2SCAN"
 
@@ -51,16 +54,32 @@ class Reference:
         Every phase known at this level.
     failed
         Phases that have no energy at this level, with the reason.
+    lost
+        Those of them that may have been on the hull: no phase of the same formula that the given entries call at least
+        as stable has an energy at this level.
     """
 
     level: str
     phases: Sequence[Phase]
     failed: Mapping[str, str] = field(default_factory=dict)
+    lost: Sequence[Phase] = ()
 
     def within(self, elements: Iterable[str]) -> list[Phase]:
         """Return the phases of a chemical system and its subsystems."""
         system = frozenset(elements)
         return [p for p in self.phases if p.elements <= system]
+
+    def lost_within(self, elements: Iterable[str]) -> list[Phase]:
+        """Return the lost phases of a chemical system and its subsystems."""
+        system = frozenset(elements)
+        return [p for p in self.lost if p.elements <= system]
+
+    def gaps(self, elements: Iterable[str]) -> list[str]:
+        """Return the pairs of a halogen and another element of a system of which no compound is known, e.g. Br-Ti."""
+        system = sorted(elements)
+        known = {p.elements for p in self.phases}
+        pairs = [(a, b) for i, a in enumerate(system) for b in system[i + 1 :]]
+        return [f"{a}-{b}" for a, b in pairs if (a in HALOGENS) != (b in HALOGENS) and frozenset((a, b)) not in known]
 
 
 @dataclass(frozen=True)
@@ -73,21 +92,42 @@ class AboveHull:
         eV/atom; negative where the structure is below the hull of the reference.
     decomposition
         What it would decompose into: reduced formula → atomic fraction.
+    level, n_phases
+        Of the reference, and how many of its phases lie in the chemical system.
+    lost
+        Entries of the chemical system that may be on the hull and have no energy at this level.
+    gaps
+        Pairs of a halogen and another element of which the reference has no compound.
     """
 
     e_above_hull: float
     decomposition: Mapping[str, float]
     level: str
     n_phases: int
+    lost: Sequence[str] = ()
+    gaps: Sequence[str] = ()
+
+    @property
+    def flag(self) -> str:
+        """What to be wary of, or an empty string."""
+        if self.e_above_hull >= SUSPICIOUS_EV:
+            return ""
+        without = f": no compound of {', '.join(self.gaps)}" if self.gaps else ""
+        return f"{self.e_above_hull:.3f} eV/atom against the hull; its reference seems to lack phases{without}"
 
     def as_decisions(self) -> dict[str, Any]:
         """Return the numbers for a document."""
-        return {
+        numbers: dict[str, Any] = {
             "e_above_hull_ev_per_atom": round(self.e_above_hull, 6),
             "hull_reference": self.level,
             "hull_phases": self.n_phases,
             "decomposition": {k: round(v, 6) for k, v in sorted(self.decomposition.items())},
         }
+        if self.lost:
+            numbers["hull_lost_phases"] = list(self.lost)
+        if self.flag:
+            numbers["flags"] = [self.flag]
+        return numbers
 
 
 def potential_level(model: str, weights: str) -> str:
@@ -143,7 +183,8 @@ def energy_above_hull(composition: Composition, energy: float, level: str, refer
     for product, share in decomposition.items():
         formula = product.composition.reduced_formula
         shares[formula] = shares.get(formula, 0.0) + float(share)
-    return AboveHull(float(above), shares, reference.level, len(phases))
+    lost = [f"{p.entry_id} ({p.composition.reduced_formula})" for p in reference.lost_within(elements)]
+    return AboveHull(float(above), shares, reference.level, len(phases), lost, reference.gaps(elements))
 
 
 def read_phases(data: bytes, name: str, require_r2scan: bool = False) -> list[Phase]:
@@ -200,15 +241,25 @@ def _phase(entry: Mapping[str, Any], index: int) -> Phase:
 def reference_from_potential(phases: Iterable[Phase], relax: Relaxer, level: str) -> Reference:
     """Return the phases relaxed with a potential: the hull of that potential.
 
-    Phases without a structure, or whose relaxation fails, are left out and named in ``failed``; a phase that is only
-    left out can make another look more stable, so the number is written to the document.
+    Phases without a structure, or whose relaxation fails, are left out and named in ``failed``. Without one, another
+    looks more stable, so those that may be on the hull are ``lost``, and a structure that passes is refused for them.
     """
     given, found = list(phases), []
     known = [p for p in given if p.structure is not None]
-    failed = {p.entry_id: "no structure" for p in given if p.structure is None}
+    without: list[tuple[Phase, str]] = [(p, "no structure") for p in given if p.structure is None]
+    kept: list[Phase] = []
     for phase, relaxed in zip(known, relax([p.structure for p in known if p.structure is not None]), strict=True):
         if not relaxed.converged or not np.isfinite(relaxed.energy):
-            failed[phase.entry_id] = relaxed.failure.reason if relaxed.failure else "not finite"
+            without.append((phase, relaxed.failure.reason if relaxed.failure else "not finite"))
             continue
+        kept.append(phase)
         found.append(Phase(phase.entry_id, relaxed.structure.composition, relaxed.energy, relaxed.structure))
-    return Reference(level, found, failed)
+    lost = [p for p, _ in without if not any(_at_least_as_stable(k, p) for k in kept)]
+    return Reference(level, found, {p.entry_id: reason for p, reason in without}, lost)
+
+
+def _at_least_as_stable(phase: Phase, other: Phase) -> bool:
+    """Return whether a phase is a polymorph of another with, per atom, no more of the energy that the entries give."""
+    if phase.composition.reduced_formula != other.composition.reduced_formula:
+        return False
+    return phase.energy / phase.composition.num_atoms <= other.energy / other.composition.num_atoms

@@ -156,8 +156,6 @@ def find_density(
     tuple or Failure
         ``no_charge_density`` if no source has one, ``other_structure`` if the density is of another crystal.
     """
-    from pymatgen.analysis.structure_matcher import StructureMatcher
-
     density: Chgcar | None = None
     origin: dict[str, Any] = {}
     for source in parameters.densities:
@@ -172,10 +170,19 @@ def find_density(
             break
     if density is None:
         return Failure(reason="no_charge_density", message=f"no density from {', '.join(parameters.densities)}")
-    if not StructureMatcher().fit(structure, Structure.from_sites(list(density.structure))):
+    if not _same_crystal(structure, Structure.from_sites(list(density.structure))):
         said = density.structure.composition.reduced_formula
         return Failure(reason="other_structure", message=f"the density from {origin['density']} is of another {said}")
     return density, origin
+
+
+def _same_crystal(structure: Structure, other: Structure) -> bool:
+    """Return whether two cells are of one crystal; a distortion may hide the translations of either of them."""
+    from pymatgen.core.structure_matcher import StructureMatcher
+
+    if StructureMatcher().fit(structure, other):
+        return True
+    return bool(StructureMatcher(primitive_cell=False, attempt_supercell=True).fit(structure, other))
 
 
 def _record_id(host: dict[str, Any]) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,7 @@ from aqvolt_flows.candidates.hull import (
     read_phases,
     reference_from_potential,
 )
+from aqvolt_flows.candidates.orderings import Orderings, find_orderings
 from aqvolt_flows.candidates.substitute import Substitution, framework_change, linear_scale, substitute
 from aqvolt_flows.dynamics.relax import Relaxed, Relaxer, torchsim_relaxer
 from aqvolt_flows.identity import content_key
@@ -39,6 +41,7 @@ def substitution_key(
     substitution: Substitution, parameters: SubstitutionParameters, entries: str | None, energies: str | None
 ) -> str:
     """Return the key of one substitution; ``entries`` and ``energies`` are the SHA-256 of the hull's files."""
+    mixed = {"fraction": substitution.fraction, "max_orderings": parameters.max_orderings}
     return content_key(
         "substitute/1",
         parent=substitution.parent_id,
@@ -49,6 +52,7 @@ def substitution_key(
         weights=model_hash(parameters.relaxation.potential),
         entries=entries,
         energies=energies,
+        **(mixed if substitution.fraction != 1 else {}),
     )
 
 
@@ -79,13 +83,14 @@ class SubstituteMaker(Maker):
         self.energies = None if self.energies is None else typed(self.energies, ArtifactRef)
 
     @campaign_job()
-    def make(self, database: Database, substitutions: list[dict[str, str]]) -> dict[str, Any]:
+    def make(self, database: Database, substitutions: list[dict[str, Any]]) -> dict[str, Any]:
         """Write ``candidates`` of source ``substituted``, refused ones with their reason; return counts.
 
         Parameters
         ----------
         substitutions
-            ``parent_id``, ``old``, ``new`` and ``key`` of each. Those whose key is in the collection are skipped.
+            ``parent_id``, ``old``, ``new`` and ``key`` of each, and ``fraction`` where it is not 1. Those whose key is
+            in the collection are skipped.
         """
         p = self.parameters
         database.ensure_indexes()
@@ -102,7 +107,8 @@ class SubstituteMaker(Maker):
         labeled = _phases(database, self.energies, "energies", r2scan)
         made = substituted_documents(todo, parents, p, phases, labeled, relax)
         counts = write_generated(database, made, self.duplicates, p.only_aimd)
-        return counts | {"already_done": len(done)}
+        flagged = sum(d.status == "accepted" and "flags" in d.decisions for d in made)
+        return counts | {"already_done": len(done), "accepted_with_a_flag": flagged}
 
 
 def _phases(database: Database, ref: ArtifactRef | None, name: str, require_r2scan: bool) -> list[Phase]:
@@ -111,8 +117,23 @@ def _phases(database: Database, ref: ArtifactRef | None, name: str, require_r2sc
     return read_phases(database.artifacts.local_path(ref).read_bytes(), name, require_r2scan)
 
 
+@dataclass(frozen=True)
+class _Attempt:
+    """One way to make a substitution: which sites, before and after relaxation."""
+
+    sites: tuple[int, ...]
+    start: Structure
+    end: Relaxed
+
+    @property
+    def rank(self) -> tuple[bool, float]:
+        """Sort key: relaxed into its own framework first, then the energy."""
+        sound = self.end.failure is None and framework_change(self.start, self.end.structure).kept
+        return (not sound, self.end.energy if math.isfinite(self.end.energy) else math.inf)
+
+
 def substituted_documents(
-    wanted: Sequence[dict[str, str]],
+    wanted: Sequence[dict[str, Any]],
     parents: Sequence[dict[str, Any]],
     parameters: SubstitutionParameters,
     phases: Sequence[Phase],
@@ -124,7 +145,7 @@ def substituted_documents(
     Parameters
     ----------
     wanted
-        ``old``, ``new`` and ``key`` of each.
+        ``old``, ``new`` and ``key`` of each, and ``fraction`` where it is not 1.
     parents
         Their parents' documents.
     parameters
@@ -136,37 +157,77 @@ def substituted_documents(
     relax
         Structures in, relaxed structures out.
     """
-    starts = [
-        substitute(Structure.from_dict(d["structure"]), w["old"], w["new"])
-        for w, d in zip(wanted, parents, strict=True)
+    originals = [Structure.from_dict(d["structure"]) for d in parents]
+    ways = [
+        find_orderings(s, w["old"], w.get("fraction", 1.0), parameters.max_orderings)
+        for s, w in zip(originals, wanted, strict=True)
     ]
-    relaxed = relax(starts)
-    systems = {frozenset(e.symbol for e in s.composition.elements) for s in starts}
-    level = potential_level(parameters.relaxation.potential, model_hash(parameters.relaxation.potential))
-    if parameters.reference == "potential":
-        needed = [p for p in phases if any(p.elements <= system for system in systems)]
-        reference = reference_from_potential(needed, relax, level) if needed else Reference(level, [])
-    else:
-        reference = Reference(R2SCAN, phases)
+    starts = [
+        [] if isinstance(way, Failure) else [substitute(s, w["old"], w["new"], sites) for sites in way.chosen]
+        for s, w, way in zip(originals, wanted, ways, strict=True)
+    ]
+    flat = [start for own in starts for start in own]
+    relaxed = iter(relax(flat) if flat else [])
+    reference, level = _reference(flat, parameters, phases, relax)
+    provenance = {
+        "potential": parameters.relaxation.potential,
+        "weights": model_hash(parameters.relaxation.potential),
+        "failed_phases": dict(reference.failed),
+    }
     documents = []
-    for item, parent, start, end in zip(wanted, parents, starts, relaxed, strict=True):
-        original = Structure.from_dict(parent["structure"])
-        decisions: dict[str, Any] = {
-            "old": item["old"],
-            "new": item["new"],
-            "linear_scale": round(linear_scale(original.composition, item["old"], item["new"]), 6),
-        }
-        failure = _judge(start, end, parameters, reference, level, labeled, decisions)
-        provenance = {
-            "potential": parameters.relaxation.potential,
-            "weights": model_hash(parameters.relaxation.potential),
-            "failed_phases": dict(reference.failed),
-        }
-        name = f"{parent['name']}, {item['old']} → {item['new']}"
+    for item, parent, original, way, own in zip(wanted, parents, originals, ways, starts, strict=True):
+        decisions, share = _facts(item, original)
+        name = f"{parent['name']}, {share}{item['old']} → {item['new']}"
+        if isinstance(way, Failure):
+            failure: Failure | None = way
+            structure = original
+        else:
+            attempts = [_Attempt(sites, s, next(relaxed)) for sites, s in zip(way.chosen, own, strict=True)]
+            best = min(attempts, key=lambda a: a.rank)
+            if share:
+                decisions |= _ordering_numbers(way, attempts)
+            failure = _judge(best.start, best.end, parameters, reference, level, labeled, decisions)
+            structure = best.end.structure
         documents.append(
-            generated_document(item["key"], "substituted", parent, end.structure, failure, decisions, provenance, name)
+            generated_document(
+                item["key"], "substituted", parent, structure, failure, decisions, dict(provenance), name
+            )
         )
     return documents
+
+
+def _reference(
+    starts: Sequence[Structure], parameters: SubstitutionParameters, phases: Sequence[Phase], relax: Relaxer
+) -> tuple[Reference, str]:
+    """Return the hull's phases, and the level of the relaxing potential."""
+    level = potential_level(parameters.relaxation.potential, model_hash(parameters.relaxation.potential))
+    if parameters.reference != "potential":
+        return Reference(R2SCAN, phases), level
+    systems = {frozenset(e.symbol for e in s.composition.elements) for s in starts}
+    needed = [p for p in phases if any(p.elements <= system for system in systems)]
+    return (reference_from_potential(needed, relax, level) if needed else Reference(level, [])), level
+
+
+def _facts(item: dict[str, Any], original: Structure) -> tuple[dict[str, Any], str]:
+    """Return what a document says of a substitution, and the share in its name."""
+    fraction = item.get("fraction", 1.0)
+    scale = linear_scale(original.composition, item["old"], item["new"], fraction)
+    decisions: dict[str, Any] = {"old": item["old"], "new": item["new"], "linear_scale": round(scale, 6)}
+    if fraction == 1:
+        return decisions, ""
+    return decisions | {"fraction": fraction}, f"{fraction:g} "
+
+
+def _ordering_numbers(way: Orderings, attempts: Sequence[_Attempt]) -> dict[str, Any]:
+    rows = [
+        {
+            "sites": list(a.sites),
+            "energy_ev": round(a.end.energy, 6) if math.isfinite(a.end.energy) else None,
+            "failure": a.end.failure.reason if a.end.failure else None,
+        }
+        for a in attempts
+    ]
+    return {"distinct_orderings": way.n_distinct, "orderings": rows}
 
 
 def _judge(
@@ -185,7 +246,7 @@ def _judge(
     change = framework_change(start, end.structure)
     decisions |= change.as_decisions()
     if not change.kept:
-        message = f"relaxation changed the framework (volume by {100 * change.volume_change:+.0f} %)"
+        message = f"relaxation changed the framework (volume by {100 * change.volume_change:+.0f} %; {change.limit})"
         return Failure(reason="framework_changed", message=message)
     energy = end.energy
     if parameters.reference == "r2scan":
@@ -205,6 +266,12 @@ def _judge(
     if above.e_above_hull > parameters.max_e_above_hull_ev:
         message = f"{above.e_above_hull:.3f} eV/atom above the hull; at most {parameters.max_e_above_hull_ev:g}"
         return Failure(reason="above_hull", message=message)
+    if above.lost:
+        names = f"{', '.join(above.lost[:5])}{', …' if len(above.lost) > 5 else ''}"
+        message = (
+            f"{above.e_above_hull:.3f} eV/atom above a hull without {names}, which did not relax; it may lie lower"
+        )
+        return Failure(reason="hull_incomplete", message=message)
     return None
 
 

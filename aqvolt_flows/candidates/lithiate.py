@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pymatgen.core import Structure
 
+from aqvolt_flows.candidates.framework import Tolerances, compare
 from aqvolt_flows.candidates.sites import Sites
 from aqvolt_flows.dynamics.relax import Relaxed, Relaxer
 from aqvolt_flows.schemas.generation import LithiationParameters
@@ -27,17 +28,24 @@ class Topotaxy:
     Attributes
     ----------
     kept
-        ``StructureMatcher`` maps the structure without its Li onto the host.
+        The structure without its Li is the host within the tolerances (:mod:`aqvolt_flows.candidates.framework`).
     rms, max_displacement_a
-        Root mean square and largest distance of matched host atoms at equal volume, Å; None without a match.
+        Root mean square and largest displacement of host atoms at equal volume, Å; None without a match.
     volume_change
         V/V₀ − 1 against the empty host.
+    length_change, angle_change
+        Largest relative change of a length, and of an angle (degrees), of the host's primitive cell at equal volume.
+    limit
+        Which tolerance was exceeded, with both numbers; empty if none was.
     """
 
     kept: bool
     rms: float | None
     max_displacement_a: float | None
     volume_change: float
+    length_change: float | None = None
+    angle_change: float | None = None
+    limit: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +85,9 @@ class Step:
                 "rms_displacement_a": _rounded(c.topotaxy.rms if c.topotaxy else None),
                 "max_displacement_a": _rounded(c.topotaxy.max_displacement_a if c.topotaxy else None),
                 "volume_change": _rounded(c.topotaxy.volume_change if c.topotaxy else None),
+                "length_change": _rounded(c.topotaxy.length_change if c.topotaxy else None),
+                "angle_change_deg": _rounded(c.topotaxy.angle_change if c.topotaxy else None),
+                "limit": c.topotaxy.limit or None if c.topotaxy else None,
             }
             for c in self.configurations
         ]
@@ -197,19 +208,20 @@ def _is_free(structure: Structure, frac: NDArray[np.float64], min_distance_a: fl
 
 def topotaxy(host: Structure, relaxed: Relaxed, parameters: LithiationParameters) -> Topotaxy | None:
     """Compare the lithiated structure without its Li with the empty host; None where the relaxation failed badly."""
-    from pymatgen.analysis.structure_matcher import StructureMatcher
-
     if not np.isfinite(relaxed.energy):
         return None
     bare = relaxed.structure.copy()
     bare.remove_species(["Li"])
-    matcher = StructureMatcher(ltol=parameters.ltol, stol=parameters.stol, angle_tol=parameters.angle_tol)
-    change = bare.volume / host.volume - 1
-    found = matcher.get_rms_dist(host, bare)
-    if found is None:
-        return Topotaxy(False, None, None, change)
-    scale = (host.volume * bare.volume) ** (1 / 6) / len(host) ** (1 / 3)  # StructureMatcher's unit of length
-    return Topotaxy(True, float(found[0]) * scale, float(found[1]) * scale, change)
+    change = compare(host, bare, Tolerances(parameters.ltol, parameters.stol, parameters.angle_tol))
+    return Topotaxy(
+        change.kept,
+        change.rms_a,
+        change.max_displacement_a,
+        change.volume_change,
+        change.length_change,
+        change.angle_change,
+        change.limit,
+    )
 
 
 def _why_none(step: Step) -> Failure:
@@ -222,9 +234,11 @@ def _why_none(step: Step) -> Failure:
             message=f"none of {len(unconverged)} configurations with {step.n_li} Li relaxed: {', '.join(seen)}",
         )
     n = len(step.configurations)
+    limits = list(dict.fromkeys(c.topotaxy.limit for c in step.configurations if c.topotaxy and c.topotaxy.limit))
+    why = f": {'; '.join(limits[:3])}" if limits else ""
     return Failure(
         reason="not_topotactic",
-        message=f"the host's framework changed in all of {n} configurations with {step.n_li} Li",
+        message=f"the host's framework changed in all of {n} configurations with {step.n_li} Li{why}",
     )
 
 

@@ -6,7 +6,8 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-from aqvolt_flows.candidates.records import Quarantined, Record, RecordError
+from aqvolt_flows.candidates.records import Quarantined, Record
+from aqvolt_flows.candidates.refusals import RecordError
 from aqvolt_flows.candidates.sources import mp_record
 from aqvolt_flows.errors import ResourceError
 from aqvolt_flows.schemas.parameters import CandidateParameters
@@ -122,4 +123,4 @@ def _entry(document: Any, version: str, number: int) -> Record | Quarantined:
     try:
         return mp_record(whole, {"file": SERVICE, "record": number})
     except RecordError as error:
-        return Quarantined(SERVICE, number, None, str(error), record_id=whole["material_id"])
+        return Quarantined(SERVICE, number, None, str(error), record_id=whole["material_id"], code=error.code)

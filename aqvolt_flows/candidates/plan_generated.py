@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import batched
+from itertools import batched, groupby
 from typing import Any
 
 from aqvolt_flows.campaign import Campaign
 from aqvolt_flows.candidates.jobs_lithiate import LithiateMaker, lithiation_key
 from aqvolt_flows.candidates.jobs_substitute import SubstituteMaker, substitution_key
-from aqvolt_flows.candidates.substitute import Substitution, choose_substitutions, halogen_counts
+from aqvolt_flows.candidates.substitute import (
+    Substitution,
+    choose_substitutions,
+    halogen_counts,
+    possible_substitutions,
+)
 from aqvolt_flows.identity import content_key, file_sha256
 from aqvolt_flows.schemas.candidate import ACCEPTED, explored
 from aqvolt_flows.schemas.generation import SubstitutionParameters
@@ -71,25 +76,36 @@ def plan_substitute(campaign: Campaign, database: Database, claimed: frozenset[s
         if needed and hashes[name] is None:
             seen = f"there is no file {given}" if given else "it is not set"
             missing.append(f"substitution.{name} must name a JSON file of computed entries, {seen}")
-    chosen = [s for sources, of_sources in groups for s in _choose(database, of_sources, p, _pool(p, sources))]
-    keys = {substitution_key(s, p, hashes["reference_entries"], hashes["energies"]): s for s in chosen}
+
+    def key_of(substitution: Substitution) -> str:
+        return substitution_key(substitution, p, hashes["reference_entries"], hashes["energies"])
+
+    chosen = [
+        s
+        for sources, of_sources in groups
+        for s in _choose(database, of_sources, p, _pool(p, sources), lambda s: key_of(s) in claimed)
+    ]
+    keys = {key_of(s): s for s in chosen}
     done = _present(database, list(keys))
     todo = [(key, s) for key, s in keys.items() if key not in done and key not in claimed]
     elements = {i: sorted(e) for i, e in parents}
     todo.sort(key=lambda pair: (elements[pair[1].parent_id], pair[1].parent_id, pair[1].new))
+    by_parent = [list(own) for _, own in groupby(todo, key=lambda pair: pair[1].parent_id)]
     items = [
         WorkItem(
             "substitute",
-            content_key("substitute-batch/1", units=sorted(key for key, _ in group)),
-            f"substitute in {len({s.parent_id for _, s in group})} structures",
-            partial(_make_substitutions, campaign, database, group),
+            content_key("substitute-batch/1", units=sorted(key for own in group for key, _ in own)),
+            f"substitute in {len(group)} structures",
+            partial(_make_substitutions, campaign, database, [pair for own in group for pair in own]),
             category="gpu",
-            units=tuple(key for key, _ in group),
+            units=tuple(key for own in group for key, _ in own),
         )
-        for group in batched(todo, p.parents_per_job)
+        for group in batched(by_parent, p.parents_per_job)
     ]
     facts = {"parents": len(parents), "substitutions": len(keys), "finished": len(done), "to_run": len(todo)}
     facts |= {f"{old} → {new}": n for (old, new), n in sorted(_count(chosen).items())}
+    flagged = {"source": "substituted", "status": "accepted", "decisions.flags": {"$exists": True}}
+    facts["accepted_with_a_flag"] = database.own("candidates").count_documents(flagged)
     adopt = partial(database.adopt, "candidates", sorted(done), "key")
     queued = tuple(key for key in keys if key in claimed)
     return Plan("substitute", items if not missing else [], missing, facts, adopt, queued)
@@ -109,7 +125,12 @@ def _make_substitutions(campaign: Campaign, database: Database, group: Sequence[
         entries=refs.get("entries"),
         energies=refs.get("energies"),
     )
-    return maker.make([{"parent_id": s.parent_id, "old": s.old, "new": s.new, "key": key} for key, s in group])
+    wanted: list[dict[str, Any]] = [
+        {"parent_id": s.parent_id, "old": s.old, "new": s.new, "key": key}
+        | ({} if s.fraction == 1 else {"fraction": s.fraction})
+        for key, s in group
+    ]
+    return maker.make(wanted)
 
 
 def _pool(p: SubstitutionParameters, sources: Sequence[str]) -> dict[str, Any]:
@@ -127,24 +148,30 @@ def _parents(database: Database, p: SubstitutionParameters, sources: Sequence[st
 
 
 def _choose(
-    database: Database, parents: Sequence[tuple[str, list[str]]], p: SubstitutionParameters, balanced: dict[str, Any]
+    database: Database,
+    parents: Sequence[tuple[str, list[str]]],
+    p: SubstitutionParameters,
+    balanced: dict[str, Any],
+    is_queued: Callable[[Substitution], bool],
 ) -> list[Substitution]:
-    """Return the substitutions of all parents; a parent that has its share keeps it, whatever the pool is now."""
+    """Return the substitutions of all parents; one that is made or queued stays chosen, whatever the pool is now."""
     made: dict[str, set[tuple[str, str]]] = defaultdict(set)
     query = {"source": "substituted", "parent_id": {"$in": [i for i, _ in parents]}}
     for d in database.own("candidates").find(query, {"parent_id": 1, "decisions.old": 1, "decisions.new": 1}):
         made[d["parent_id"]].add((d["decisions"]["old"], d["decisions"]["new"]))
-    kept = [
-        Substitution(i, old, new)
-        for i, elements in parents
-        for old, new in sorted(made[i])
-        if old in p.from_halogens and new in p.to_halogens and old in elements
-    ]
-    settled = {s.parent_id for s in kept} if p.per_parent < len(p.to_halogens) else set()
+    kept = []
+    for parent_id, elements in parents:
+        possible = possible_substitutions(elements, p)
+        own = [
+            pair
+            for pair in possible
+            if pair in made[parent_id] or any(is_queued(Substitution(parent_id, *pair, f)) for f in p.fractions)
+        ][: p.per_parent]
+        made[parent_id] = set(own)
+        kept += [Substitution(parent_id, *pair, fraction) for pair in own for fraction in p.fractions]
     pool = database.own("candidates").find(balanced, {"elements": 1})
     counts = halogen_counts([d["elements"] for d in pool])
-    fresh = choose_substitutions([q for q in parents if q[0] not in settled], counts, p)
-    return [s for s in kept if s.parent_id in settled] + fresh
+    return kept + choose_substitutions(parents, counts, p, made)
 
 
 def _present(database: Database, keys: Sequence[str]) -> set[str]:

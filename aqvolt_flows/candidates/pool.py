@@ -6,7 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import batched
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -15,7 +15,7 @@ from pymatgen.core import Structure
 
 from aqvolt_flows.candidates.duplicates import Deduplicator, Verdict
 from aqvolt_flows.candidates.hosts import host_document
-from aqvolt_flows.candidates.records import Quarantined, Record
+from aqvolt_flows.candidates.records import Quarantined, Record, encodable
 from aqvolt_flows.candidates.select import build_structure, candidate_document
 from aqvolt_flows.schemas.candidate import ACCEPTED, CandidateDocument, CandidateSource
 from aqvolt_flows.schemas.parameters import CandidateParameters
@@ -48,8 +48,8 @@ class ImportReport:
         Rejected without a document, by reason, because the caller asked so.
     repeated
         The very same structure a second time in this import.
-    quarantined
-        Records that could not be read.
+    quarantined, quarantined_for
+        Records that could not be read; by kind of reason (:data:`~aqvolt_flows.candidates.refusals.REFUSALS`).
     broken
         Sentences about the first few of them.
     stopped
@@ -65,6 +65,7 @@ class ImportReport:
     not_kept: Counter[str] = field(default_factory=Counter)
     repeated: int = 0
     quarantined: int = 0
+    quarantined_for: Counter[str] = field(default_factory=Counter)
     broken: list[str] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
@@ -72,6 +73,17 @@ class ImportReport:
     def as_dict(self) -> dict[str, Any]:
         """Return plain values."""
         return {k: dict(v) if isinstance(v, Counter) else v for k, v in vars(self).items()}
+
+    def unread(self, broken: Quarantined) -> None:
+        """Count a record that could not be read."""
+        place = f"{broken.file}, record {broken.record}" + (f", line {broken.line}" if broken.line else "")
+        if broken.fatal:
+            self.stopped.append(f"{place}: {broken.reason}; the records before it are in, nothing after it was read")
+        else:
+            self.read += 1
+            self.broken += [f"{place}: {broken.reason}"] if len(self.broken) < SHOWN else []
+        self.quarantined += 1
+        self.quarantined_for[broken.code] += 1
 
 
 @dataclass(frozen=True)
@@ -172,7 +184,7 @@ def add_to_pool(
         ) as seen,
     ):
         for batch in batched(_usable(entries, report, aside), BATCH):
-            judged = _judged(batch, intake, report)
+            judged = _judged(batch, intake, report, aside)
             _settle(judged, database, seen)
             kept = []
             for document, _ in judged:
@@ -219,32 +231,44 @@ def write_judged(database: Database, documents: Sequence[CandidateDocument]) -> 
 
 def _usable(entries: Iterable[Record | Quarantined], report: ImportReport, aside: _QuarantineFile) -> Iterator[Record]:
     for entry in entries:
-        if isinstance(entry, Record) and len(entry.structure) > MAX_SITES:
-            where = entry.provenance
-            said = f"it has {len(entry.structure)} atoms; expected at most {MAX_SITES}"
-            broken = Quarantined(str(where.get("file", entry.name)), int(where.get("record", 0)), None, said)
-        elif isinstance(entry, Record):
+        if isinstance(entry, Record) and len(entry.structure) <= MAX_SITES:
             report.read += 1
-            remarks = entry.provenance.get("remarks", ())
-            report.remarks += [f"{entry.name}: {said}" for said in remarks][: SHOWN - len(report.remarks)]
-            yield entry
+            yield replace(
+                entry,
+                name=encodable(entry.name),
+                provenance=encodable(entry.provenance),
+                references=tuple(encodable(entry.references)),
+            )
             continue
+        if isinstance(entry, Record):
+            said = f"it has {len(entry.structure)} atoms; expected at most {MAX_SITES}"
+            broken = _unread(entry, said, "too_large")
         else:
             broken = entry
-        place = f"{broken.file}, record {broken.record}" + (f", line {broken.line}" if broken.line else "")
-        if broken.fatal:
-            report.stopped.append(f"{place}: {broken.reason}; the records before it are in, nothing after it was read")
-        else:
-            report.read += 1
-            report.broken += [f"{place}: {broken.reason}"] if len(report.broken) < SHOWN else []
-        report.quarantined += 1
+        report.unread(broken)
         aside.write(broken)
 
 
-def _judged(batch: Iterable[Record], intake: Intake, report: ImportReport) -> list[Judged]:
+def _unread(record: Record, said: str, code: str = "unreadable") -> Quarantined:
+    where = record.provenance
+    file, number = str(where.get("file", record.name)), int(where.get("record") or 0)
+    return Quarantined(file, number, None, said, where.get("record_id"), code=code)
+
+
+def _judged(batch: Iterable[Record], intake: Intake, report: ImportReport, aside: _QuarantineFile) -> list[Judged]:
     documents: dict[str, Judged] = {}
     for record in batch:
-        document = intake.document(record)
+        try:
+            document = intake.document(record)
+        except Exception as error:  # noqa: BLE001 - a structure that breaks a rule's arithmetic must not end the import
+            said = f"it cannot be judged ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+            broken = _unread(record, said)
+            report.read -= 1  # counted when it was read, and again as unread
+            report.unread(broken)
+            aside.write(broken)
+            continue
+        remarks = record.provenance.get("remarks", ())
+        report.remarks += [f"{record.name}: {said}" for said in remarks][: SHOWN - len(report.remarks)]
         if document.candidate_id in documents:
             report.repeated += 1
             continue
@@ -262,7 +286,7 @@ def _settle(judged: list[Judged], database: Database, seen: Deduplicator) -> Non
     stored = {d["candidate_id"]: d for d in found}
     names = {d.candidate_id: d.name for d, _ in judged} | {i: d["name"] for i, d in stored.items()}
     for (document, _), verdict in zip(offered, verdicts, strict=True):
-        if verdict.duplicate_of:
+        if verdict.problem or verdict.duplicate_of:
             reject_duplicate(document, verdict, names.get(verdict.duplicate_of, ""), seen)
     for document, _ in judged:
         first = stored.get(document.candidate_id)
@@ -272,7 +296,11 @@ def _settle(judged: list[Judged], database: Database, seen: Deduplicator) -> Non
 
 
 def reject_duplicate(document: CandidateDocument, verdict: Verdict, name: str, seen: Deduplicator) -> None:
-    """Turn an accepted document into a rejected one that points at the structure that was kept."""
+    """Turn an accepted document into a rejected one that points at the structure that was kept, or says the problem."""
+    if verdict.problem:
+        document.status = "rejected"
+        document.rejection = Failure(reason="not_comparable", message=verdict.problem)
+        return
     tolerances = seen.parameters.model_dump(mode="json")
     document.status = "rejected"
     document.rejection = Failure(
@@ -300,7 +328,7 @@ class _QuarantineFile:
             return
         if self._handle is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._handle = self._beside.open("w", encoding="utf-8")
+            self._handle = self._beside.open("w", encoding="utf-8", errors="backslashreplace")
         self._handle.write(json.dumps(asdict(entry), ensure_ascii=False) + "\n")
 
     @property

@@ -17,6 +17,8 @@ from aqvolt_flows.schemas.provenance import Failure
 
 #: Two atoms closer than this are on top of each other; no bond in a solid is shorter than H–H's 0.74 Å.
 MIN_DISTANCE_A = 0.5
+#: Å³ per atom. Diamond, the densest in atoms, has 5.7, and cesium, the sparsest crystal, 116 at ambient pressure.
+VOLUME_PER_ATOM_A3 = (3.0, 150.0)
 
 
 def build_structure(prototype: Prototype) -> Structure:
@@ -97,6 +99,10 @@ def check_geometry(structure: Structure, decisions: dict[str, Any]) -> Failure |
     closest = decisions["min_distance_a"]
     if closest < MIN_DISTANCE_A:
         return Failure(reason="overlap", message=f"two atoms are {closest:.3f} Å apart; at least {MIN_DISTANCE_A} Å")
+    volume, (least, most) = decisions["volume_per_atom_a3"], VOLUME_PER_ATOM_A3
+    if not least <= volume <= most:
+        said = f"{volume:.2f} Å³ an atom; crystals have {least:g} to {most:g}"
+        return Failure(reason="implausible_volume", message=said)
     return None
 
 

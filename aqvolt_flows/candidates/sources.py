@@ -7,20 +7,15 @@ a file of 400,000 documents takes no more of it than one of ten.
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from aqvolt_flows.candidates.files import read_structures
-from aqvolt_flows.candidates.records import (
-    Quarantined,
-    Record,
-    RecordError,
-    finite,
-    structure_from_arrays,
-    structure_from_dict,
-)
+from aqvolt_flows.candidates.files import stream_structures
+from aqvolt_flows.candidates.readers.json_structures import documents, is_structure
+from aqvolt_flows.candidates.readers.text import head, refuse_html
+from aqvolt_flows.candidates.records import Quarantined, Record, finite, structure_from_arrays, structure_from_dict
+from aqvolt_flows.candidates.refusals import RecordError
 from aqvolt_flows.chemistry import reduced_formula
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.streams import Item, first_character, stream_documents, stream_lines
@@ -48,30 +43,44 @@ _ROWS = 256
 
 
 def detect_format(path: Path) -> SourceFormat:
-    """Return what a file seems to hold: by its suffix, then by the identifier of its first document.
+    """Return what a file seems to hold: by its suffix, then by its first document.
 
     Raises
     ------
     InputError
-        If it is JSON whose first document carries neither ``matpes_id`` nor ``material_id``.
+        If it is JSON whose first document carries neither ``matpes_id`` nor ``material_id`` and is no structure of
+        pymatgen or ASE.
     """
     if _is_parquet(path):
         return "matpes"
-    if not _is_json(path):
+    if not _is_json(path) or _is_html(path):
         return "structure"
     first = next((item for item in _items(path) if item.error == ""), None)
-    value = first.value[1] if first and isinstance(first.value, tuple) else first.value if first else None
+    value = _value(first)
     if isinstance(value, Mapping):
         if "matpes_id" in value:
             return "matpes"
         if "material_id" in value:
             return "mp"
-    elif isinstance(first and first.value, tuple) and path.suffix == ".json":  # one pymatgen structure
+    if any(is_structure(_value(item)) for item in (first, next(documents(path), None))):
         return "structure"
+    seen = f" (it has {', '.join(map(str, list(value)[:6]))})" if isinstance(value, Mapping) else ""
     raise InputError(
-        f"{path}: its first document has neither 'matpes_id' nor 'material_id'; expected MatPES or Materials Project "
-        "documents, name the kind with --format matpes or --format mp."
+        f"{path}: its first document has neither 'matpes_id' nor 'material_id'{seen} and is no structure of "
+        "pymatgen or ASE; name the kind with --format matpes, mp or structure."
     )
+
+
+def _value(item: Item | None) -> Any:
+    return item.value[1] if item and isinstance(item.value, tuple) else item.value if item else None
+
+
+def _is_html(path: Path) -> bool:
+    try:
+        refuse_html(head(path))
+    except RecordError:
+        return True
+    return False
 
 
 def stream_file(path: Path, kind: SourceFormat | None = None) -> Iterator[Entry]:
@@ -80,7 +89,8 @@ def stream_file(path: Path, kind: SourceFormat | None = None) -> Iterator[Entry]
     Parameters
     ----------
     path
-        MatPES JSON(.gz) or Parquet, a Materials Project snapshot as JSON lines or list (.gz), CIF, POSCAR, extxyz.
+        MatPES JSON(.gz) or Parquet, a Materials Project snapshot as JSON lines or list (.gz), or what
+        :func:`~aqvolt_flows.candidates.files.stream_structures` reads.
     kind
         What it is; by default :func:`detect_format` decides.
 
@@ -96,7 +106,7 @@ def stream_file(path: Path, kind: SourceFormat | None = None) -> Iterator[Entry]
     if chosen not in get_args(SourceFormat):
         raise InputError(f"There is no format {chosen!r}; expected one of {', '.join(get_args(SourceFormat))}.")
     if chosen == "structure":
-        return _structure_file(path)
+        return stream_structures(path)
     if _is_parquet(path):
         return _parquet(path)
     return _json(path, matpes_record if chosen == "matpes" else mp_record)
@@ -129,19 +139,23 @@ def _items(path: Path) -> Iterator[Item]:
 def _json(path: Path, read: Reader) -> Iterator[Entry]:
     for item in _items(path):
         if item.error:
-            yield Quarantined(path.name, item.record, item.line, item.error, fatal=item.fatal)
+            code = "cut_off" if item.fatal else "not_json"
+            yield Quarantined(path.name, item.record, item.line, item.error, fatal=item.fatal, code=code)
             continue
-        document = item.value[1] if isinstance(item.value, tuple) else item.value
-        yield _read(document, read, path.name, item.record, item.line)
+        yield _read(_value(item), read, path.name, item.record, item.line)
 
 
 def _read(document: Any, read: Reader, file: str, record: int, line: int | None) -> Entry:
     if not isinstance(document, Mapping):
-        return Quarantined(file, record, line, f"it is a {type(document).__name__}; expected a document")
+        said = f"it is a {type(document).__name__}; expected a document"
+        return Quarantined(file, record, line, said, code="not_json")
     try:
         return read(document, {"file": file, "record": record})
     except RecordError as error:
-        return Quarantined(file, record, line, str(error), record_id=_identifier(document))
+        return Quarantined(file, record, line, str(error), record_id=_identifier(document), code=error.code)
+    except Exception as error:  # noqa: BLE001 - a document can be anything; what breaks on it becomes its reason
+        said = f"it cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+        return Quarantined(file, record, line, said, record_id=_identifier(document))
 
 
 def _identifier(document: Mapping[str, Any]) -> str | None:
@@ -243,19 +257,6 @@ def _texts(value: Any) -> list[str] | None:
     return [str(v) for v in value] if isinstance(value, list | tuple | set) and value else None
 
 
-def _structure_file(path: Path) -> Iterator[Entry]:
-    try:
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always", UserWarning)
-            found = read_structures(path)
-    except InputError as error:
-        yield Quarantined(path.name, 1, None, str(error))
-        return
-    remarks = sorted({" ".join(str(remark.message).split()) for remark in said})
-    for number, (name, structure) in enumerate(found, 1):
-        yield Record(name, structure, {"file": path.name, "record": number} | ({"remarks": remarks} if remarks else {}))
-
-
 def _parquet(path: Path) -> Iterator[Entry]:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -281,4 +282,4 @@ def _parquet(path: Path) -> Iterator[Entry]:
                     yield _read(row, matpes_record, path.name, record, None)
         except (pa.ArrowException, OSError) as error:
             said = f"the table cannot be read any further ({' '.join(str(error).split())})"
-            yield Quarantined(path.name, record + 1, None, said, fatal=True)
+            yield Quarantined(path.name, record + 1, None, said, fatal=True, code="cut_off")

@@ -5,7 +5,7 @@ Where the paper gives no value the description says so, and the value is a choic
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -93,6 +93,15 @@ class SubstitutionParameters(Parameters):
     to_halogens: list[Halogen] = Field(default=["Cl", "Br", "I"], min_length=1)
     per_parent: PositiveInt = Field(
         default=3, description="Halogens tried per parent; fewer than all: the least represented of the pool first."
+    )
+    fractions: list[Annotated[float, Field(gt=0, le=1)]] = Field(
+        default=[1.0],
+        min_length=1,
+        description="Shares of the halogen's sites that are replaced. Below 1: ordered mixtures in the parent's cell, "
+        "which the paper does not make.",
+    )
+    max_orderings: PositiveInt = Field(
+        default=16, description="Ordered mixtures relaxed for one substitution; the lowest in energy is kept."
     )
     max_e_above_hull_ev: float = Field(default=0.05, ge=0, description="eV/atom; above is discarded.")
     reference: Literal["potential", "r2scan"] = Field(

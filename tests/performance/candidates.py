@@ -6,6 +6,9 @@ found. Plain grouping runs on whole compositions up to ``--subset`` structures a
 (a structure has as many rivals there as in the whole file); comparing all pairs without any bucket is
 timed on a sample of pairs and extrapolated to N(N-1)/2.
 
+With ``--broken`` it imports N records of which one percent is broken in each of several ways, as JSON, extxyz and CIF,
+and compares the reasons that come out with those that went in; every record must end in one outcome.
+
 Example: python tests/performance/candidates.py --n 20000 --workers 2
 """
 
@@ -16,11 +19,15 @@ import gzip
 import itertools
 import json
 import random
+import re
 import tempfile
 import threading
 import time
+from collections import Counter
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -174,7 +181,7 @@ def write_file(path: Path, made: list[tuple[str, Structure]]) -> None:
         handle.write("]")
 
 
-def ours(path: Path, folder: Path, workers: int) -> tuple[float, float, dict[str, object], set[str]]:
+def ours(path: Path, folder: Path, workers: int) -> tuple[float, float, dict[str, Any], set[str]]:
     """Import the file on an embedded database; return seconds, MB, the report and the ids that were kept."""
     from aqvolt_flows.candidates.pool import Intake, add_to_pool
     from aqvolt_flows.candidates.sources import stream_file
@@ -197,6 +204,113 @@ def ours(path: Path, folder: Path, workers: int) -> tuple[float, float, dict[str
     finally:
         embedded.stop(settings)
     return seconds, memory.peak / 1e6, report.as_dict(), kept
+
+
+def documents_broken(made: list[tuple[str, Structure]], seed: int = 2) -> tuple[list[str], Counter[str]]:
+    """Return MatPES documents as JSON, one percent broken in each way, and how many give which reason."""
+    spoilers: dict[str, Callable[[dict[str, Any]], str]] = {
+        "not_json": lambda d: json.dumps(d).replace(":", "", 1),
+        "no_structure": lambda d: json.dumps(d | {"structure": None}),
+        "unknown_element": lambda d: json.dumps(d).replace('"element": "Li"', '"element": "Qq"'),
+        "number": lambda d: json.dumps(d | {"structure": d["structure"] | {"lattice": {"matrix": [[1e308] * 3] * 3}}}),
+        "cell": lambda d: json.dumps(d | {"structure": d["structure"] | {"lattice": {"matrix": [[0.1] * 3] * 3}}}),
+        "unreadable": lambda d: json.dumps(d | {"structure": {"sites": [{}], "lattice": {}}}),
+    }
+    return _spoiled(
+        [{"structure": s.as_dict(), "matpes_id": f"made-{i}"} for i, (_, s) in enumerate(made)], spoilers, seed
+    )
+
+
+def _spoiled(
+    records: list[Any], spoilers: dict[str, Callable[[Any], str]], seed: int, whole: Callable[[Any], str] = json.dumps
+) -> tuple[list[str], Counter[str]]:
+    rng, each = random.Random(seed), len(records) // 100
+    chosen = rng.sample(range(1, len(records) - 1), each * len(spoilers))
+    how = {i: code for n, code in enumerate(spoilers) for i in chosen[n * each : (n + 1) * each]}
+    texts = [spoilers[how[i]](r) if i in how else whole(r) for i, r in enumerate(records)]
+    return texts, Counter(how.values())
+
+
+def frames_broken(made: list[tuple[str, Structure]], seed: int = 3) -> tuple[list[str], Counter[str]]:
+    """Return extxyz frames, one percent broken in each way, and how many give which reason."""
+    spoilers: dict[str, Callable[[str], str]] = {
+        "count": lambda t: t.rsplit("\n", 2)[0] + "\n",
+        "not_periodic": lambda t: t.replace('pbc="T T T"', 'pbc="F F F"'),
+        "unknown_element": lambda t: re.sub(r"\nLi\b", "\nQq", t),
+        "number": lambda t: re.sub(r'Lattice="\S+', 'Lattice="1e308', t),
+        "cell": lambda t: re.sub(r'Lattice="[^"]*"', 'Lattice="1 0 0 1 0 0 0 0 1"', t),
+    }
+    frames = []
+    for _, s in made:
+        cell = " ".join(f"{x:.8f}" for x in s.lattice.matrix.ravel())
+        rows = [
+            f"{site.specie.symbol} {x:.8f} {y:.8f} {z:.8f}\n" for site, (x, y, z) in zip(s, s.cart_coords, strict=True)
+        ]
+        frames.append(f'{len(s)}\nLattice="{cell}" Properties=species:S:1:pos:R:3 pbc="T T T"\n{"".join(rows)}')
+    return _spoiled(frames, spoilers, seed, whole=str)
+
+
+def blocks_broken(made: list[tuple[str, Structure]], seed: int = 4) -> tuple[list[str], Counter[str]]:
+    """Return CIF blocks, one percent broken in each way, and how many give which reason."""
+    from pymatgen.io.cif import CifWriter
+
+    def without_a_site(text: str) -> str:
+        return re.sub(r"\n\s+Li\s+Li_?\d+.*", "", text, count=1)
+
+    spoilers: dict[str, Callable[[str], str]] = {
+        "composition": without_a_site,
+        "cell": lambda t: re.sub(r"(_cell_length_a\s+)\S+", r"\1?", t),
+        "occupancy": lambda t: re.sub(r"  1\n$", "  1.02\n", t),
+        "position": lambda t: re.sub(r"(Li_?\d+\s+1\s+)\S+", r"\1?", t, count=1),
+        "unknown_element": lambda t: re.sub(r"\n\s+Li\s", "\n  X ", t),
+        "cell_volume": lambda t: re.sub(r"(_cell_volume\s+)\S+", r"\g<1>17.0", t),
+        "symmetry": lambda t: t.replace("'x, y, z'", "'x, y'"),
+    }
+    blocks = [
+        f"data_made{i}\n" + str(CifWriter(s)).split("\n", 2)[2].rstrip("\n") + "\n" for i, (_, s) in enumerate(made)
+    ]
+    return _spoiled(blocks, spoilers, seed, whole=str)
+
+
+def read_broken(path: Path, texts: list[str], expected: Counter[str]) -> None:
+    """Write and read a file of structures; print rate and memory, and compare the reasons with those made."""
+    from aqvolt_flows.candidates.records import Quarantined
+    from aqvolt_flows.candidates.sources import stream_file
+
+    path.write_bytes(gzip.compress("".join(texts).encode(), 1))
+    found: Counter[str] = Counter()
+    with PeakMemory() as memory:
+        started = time.perf_counter()
+        for entry in stream_file(path):
+            found[entry.code if isinstance(entry, Quarantined) else "read"] += 1
+        seconds = time.perf_counter() - started
+    rate = f"{len(texts) / seconds:.0f}/s"
+    print(
+        f"{path.name:<18}{len(texts):>8} records{seconds:>8.1f} s{rate:>9}{memory.peak / 1e6:>7.0f} MB  {dict(found)}"
+    )
+    assert found == expected + Counter(read=len(texts) - expected.total()), expected
+
+
+def import_broken(n: int, workers: int) -> None:
+    """Import N records with one percent broken in each way; assert that every record ends in one outcome."""
+    made = make_structures(n)
+    with tempfile.TemporaryDirectory() as folder:
+        for name, make, size in (
+            ("broken.extxyz.gz", frames_broken, n),
+            ("broken.cif.gz", blocks_broken, min(n, 4000)),
+        ):
+            read_broken(Path(folder) / name, *make(made[:size]))
+        texts, expected = documents_broken(made)
+        path = Path(folder) / "broken.json.gz"
+        path.write_bytes(gzip.compress(("[" + ",\n".join(texts) + "]").encode(), 1))
+        del made, texts
+        seconds, megabytes, report, _ = ours(path, Path(folder), workers)
+    counts = {k: v for k, v in report.items() if k not in ("broken", "remarks")}
+    print(f"{path.name:<18}{n:>8} records{seconds:>8.1f} s{n / seconds:>7.0f}/s{megabytes:>7.0f} MB  {counts}")
+    outcomes = sum(sum(report[k].values()) for k in ("accepted", "rejected", "not_kept"))
+    assert report["quarantined_for"] == dict(expected), expected
+    assert report["read"] == n == outcomes + report["repeated"] + report["quarantined"]
+    print("every record ended in one outcome, and the reasons are those that were made")
 
 
 def plain_groups(structures: list[Structure]) -> tuple[float, int]:
@@ -225,7 +339,11 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=20_000)
     parser.add_argument("--subset", type=int, default=1000)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--broken", action="store_true")
     options = parser.parse_args()
+    if options.broken:
+        import_broken(options.n, options.workers)
+        return
     made = make_structures(options.n)
     n, distinct = len(made), len({label for label, _ in made})
     with tempfile.TemporaryDirectory() as folder:

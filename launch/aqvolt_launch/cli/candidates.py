@@ -28,7 +28,8 @@ def import_files(
     files: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="MatPES JSON(.gz) or Parquet, a Materials Project snapshot (JSON lines), CIF, POSCAR, (ext)xyz.",
+            help="MatPES JSON(.gz) or Parquet, a Materials Project snapshot (JSON lines), CIF, POSCAR, (ext)xyz, ASE "
+            ".traj, pymatgen's or ASE's JSON.",
             show_default=False,
         ),
     ] = None,
@@ -94,6 +95,35 @@ def _print_reports(reports: list[dict[str, Any]], as_json: bool) -> None:
         return
     columns = ("file", "read", "new", "accepted", "rejected", "not_kept", "repeated", "quarantined")
     output.imported(reports, columns)
+    if len(reports) > 1:
+        _print_totals(reports)
+
+
+def _print_totals(reports: list[dict[str, Any]]) -> None:
+    """Print the sums over files: counts, then why structures were rejected or could not be read."""
+    from collections import Counter
+
+    from aqvolt_flows.candidates.refusals import REFUSALS
+
+    summed: dict[str, Counter[str]] = {}
+    for name in ("accepted", "rejected", "not_kept", "quarantined_for"):
+        summed[name] = sum((Counter(r[name]) for r in reports), Counter())
+    counts: dict[str, Any] = {"files": len(reports)}
+    counts |= {name: sum(r[name] for r in reports) for name in ("read", "new", "repeated", "quarantined")}
+    counts |= {name: summed[name].total() for name in ("accepted", "rejected", "not_kept")}
+    output.table([counts], title="Total")
+    reasons = [
+        {
+            "outcome": outcome,
+            "reason": reason,
+            "n": n,
+            "meaning": REFUSALS.get(reason, "") if outcome == "unread" else "",
+        }
+        for outcome, name in (("rejected", "rejected"), ("not kept", "not_kept"), ("unread", "quarantined_for"))
+        for reason, n in summed[name].most_common()
+    ]
+    if reasons:
+        output.table(reasons, title="Reasons")
 
 
 @candidates.command("list", epilog="Example: aqvolt candidates list --rejected --reason duplicate")

@@ -16,6 +16,7 @@ from aqvolt_flows.candidates.jobs import SelectMaker
 from aqvolt_flows.candidates.plan import plan_candidates
 from aqvolt_flows.candidates.pool import MAX_SITES, ImportReport, Intake, add_to_pool, pool_counts
 from aqvolt_flows.candidates.records import Quarantined, Record
+from aqvolt_flows.candidates.refusals import REFUSALS
 from aqvolt_flows.candidates.select import build_structure, candidate_document
 from aqvolt_flows.candidates.sources import stream_file
 from aqvolt_flows.exploration.plan import plan_explore
@@ -240,3 +241,91 @@ def test_a_report_is_plain_values() -> None:
     report = ImportReport(read=1)
     report.accepted["user"] += 1
     assert json.loads(json.dumps(report.as_dict()))["accepted"] == {"user": 1}
+
+
+def added_up(report: ImportReport) -> int:
+    """Return how many records the outcomes of a report account for; those behind a fatal one were never read."""
+    outcomes = report.accepted.total() + report.rejected.total() + report.not_kept.total()
+    return outcomes + report.repeated + report.quarantined - len(report.stopped)
+
+
+def test_every_record_of_a_mixed_file_ends_in_one_outcome(database: Database, tmp_path: Path) -> None:
+    """Good, repeated, duplicate, without Li, disordered, overlapping, sparse, and six kinds that cannot be read."""
+    half = Structure(Lattice.cubic(5.13), [{"Li": 0.5}, "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    close = Structure(Lattice.cubic(5.13), ["Li", "Cl"], [[0, 0, 0], [0.01, 0, 0]])
+    sparse = Structure(Lattice.cubic(30), ["Li", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    good = [salt(), salt(), salt(5.2), salt(5.64, "Cl", "Na"), half, close, sparse]
+    broken: list[Any] = [
+        None,
+        {"energy": 1.0},
+        json.loads(json.dumps(salt().as_dict()).replace('"Cl"', '"Qq"')),
+        salt().as_dict() | {"lattice": {"matrix": [[1e308, 0, 0], [0, 1e308, 0], [0, 0, 1e308]]}},
+        salt().as_dict() | {"lattice": {"matrix": [[0.1, 0, 0], [0, 0.1, 0], [0, 0, 0.1]]}},
+        salt().as_dict() | {"lattice": {"matrix": salt().lattice.matrix.tolist(), "pbc": [True, True, False]}},
+    ]
+    path = tmp_path / "mixed.jsonl"
+    lines = [json.dumps(s.as_dict()) for s in good] + [json.dumps(b) for b in broken] + ["{"]
+    path.write_text("\n".join(lines))
+    report = add_to_pool(stream_file(path), database, Intake(RULES), tmp_path / "aside.jsonl")
+    assert report.accepted == {"user": 1}
+    assert report.rejected == {
+        "duplicate": 1,
+        "missing_element": 1,
+        "disordered": 1,
+        "overlap": 1,
+        "implausible_volume": 1,
+    }
+    assert report.repeated == 1
+    assert report.quarantined_for == {
+        "not_json": 2,
+        "no_structure": 1,
+        "unknown_element": 1,
+        "number": 1,
+        "cell": 1,
+        "not_periodic": 1,
+    }
+    assert report.read == added_up(report) == 14
+    aside = [json.loads(line) for line in (tmp_path / "aside.jsonl").read_text().splitlines()]
+    assert [e["line"] for e in aside] == list(range(8, 15))
+    assert all(e["code"] in REFUSALS for e in aside)
+
+
+def test_what_a_database_cannot_encode_does_not_end_an_import(database: Database, tmp_path: Path) -> None:
+    """A lone surrogate and a number beyond 64 bits, in identifiers that are kept as provenance."""
+    odd = {"structure": salt().as_dict(), "matpes_id": "mp-\ud800", "functional": "\udcff"}
+    path = tmp_path / "odd.json"
+    broken = {"structure": {"sites": []}, "matpes_id": "mp-\udfff"}
+    plain = {"structure": salt(4.02, "F").as_dict(), "matpes_id": "mp-2", "energy": 10**400}
+    path.write_text(json.dumps([odd, broken, plain]))
+    report = add_to_pool(stream_file(path), database, Intake(RULES), tmp_path / "aside.jsonl")
+    assert (report.read, report.new, report.quarantined) == (3, 2, 1)
+    assert {d["provenance"]["record_id"] for d in stored(database)} == {"mp-\\ud800", "mp-2"}
+    assert json.loads((tmp_path / "aside.jsonl").read_text())["record_id"] == "mp-\udfff"
+
+
+def test_a_structure_that_breaks_a_rule_or_the_reduction_is_one_record(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from aqvolt_flows.candidates import duplicates, pool
+
+    def judge(structure: Structure, *args: Any, **kwargs: Any) -> Any:
+        if structure.volume > 140:
+            raise FloatingPointError("overflow")
+        return candidate_document(structure, *args, **kwargs)
+
+    def reduce(structure: Structure) -> Structure:
+        if structure.volume < 100:
+            raise ValueError("no Niggli cell")
+        return structure.get_primitive_structure()
+
+    monkeypatch.setattr(pool, "candidate_document", judge)
+    monkeypatch.setattr(duplicates, "reduce_structure", reduce)
+    entries = [record("wide", salt(5.3)), record("good", salt()), record("odd", salt(4.02, "F"))]
+    report = add_to_pool(entries, database, Intake(RULES), tmp_path / "aside.jsonl")
+    assert report.accepted == {"user": 1}
+    assert report.rejected == {"not_comparable": 1}
+    assert report.quarantined_for == {"unreadable": 1}
+    assert report.read == added_up(report) == 3
+    assert "FloatingPointError: overflow" in (tmp_path / "aside.jsonl").read_text()
+    [document] = stored(database, status="rejected")
+    assert "no Niggli cell" in document["rejection"]["message"]

@@ -234,6 +234,78 @@ def test_aeccar_files_come_first_and_hosts_without_a_density_are_named(database,
     assert counts(database)["stuffed", "candidate", "no_charge_density"] == 1
 
 
+def test_a_job_holds_whole_parents_and_what_is_queued_stays_chosen(database, project, made_up_relaxer):
+    pool(database)
+    write_entries(project / "entries.json", elements("Li", "F", "Cl", "Br", "I"))
+    options = {"parents": ["user", "matpes"], "from_halogens": ["F", "Br"], "parents_per_job": 1}
+    plan = plan_stage("substitute", campaign(substitution=options), database, frozenset())
+    assert sorted(len(item.units) for item in plan.items) == [2, 3]  # LiF to Cl, Br, I; LiBr to Cl, I
+    one = campaign(substitution=options | {"per_parent": 1, "parents": ["user"]})
+    [item] = plan_stage("substitute", one, database, frozenset()).items
+    claimed = frozenset(item.units)
+    many = [
+        candidate_document(rock_salt("Cl", 5 + 0.1 * i), CandidateParameters(), f"{i}", "user", []) for i in range(9)
+    ]
+    database.upsert("candidates", many)  # now the pool has least of another halogen
+    again = plan_stage("substitute", one, database, claimed)
+    assert again.items == []
+    assert set(again.queued) == claimed
+
+
+def test_a_hull_whose_phases_did_not_relax_accepts_nothing(database, project, monkeypatch):
+    from aqvolt_flows.schemas.provenance import Failure
+
+    def relax(structures):
+        stuck = Failure(reason="unconverged", message="")
+        salts = [len(s) > 1 and len(s.composition.elements) == 2 and s.volume > 60 for s in structures]
+        return [
+            Relaxed(s, -5.0 * len(s), 0, 0, stuck if salt else None) for s, salt in zip(structures, salts, strict=True)
+        ]
+
+    monkeypatch.setattr(jobs_substitute, "load_potential", lambda *_: None)
+    monkeypatch.setattr(jobs_substitute, "torchsim_relaxer", lambda *_: relax)
+    database.upsert("candidates", [candidate_document(GIVEN["user", "LiF"], CandidateParameters(), "LiF", "user", [])])
+    big = Structure(Lattice.cubic(4.5), ["Li", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    write_entries(project / "entries.json", [*elements("Li", "F", "Cl", "Br", "I"), big])
+    run("substitute", campaign(substitution={"parents": ["user"], "to_halogens": ["Cl", "Br"]}), database, project)
+    found = {d["formula"]: d for d in database["candidates"].find({"source": "substituted"})}
+    assert found["LiBr"]["status"] == "accepted"
+    assert found["LiCl"]["rejection"]["reason"] == "hull_incomplete"
+    assert "LiCl-5 (LiCl), which did not relax" in found["LiCl"]["rejection"]["message"]
+
+
+def test_ordered_mixtures_are_made_where_asked_for(database, project, monkeypatch):
+    """Half of the F of a fourfold cell; the energy made up here depends on which sites are taken."""
+
+    def relax(structures):
+        out = []
+        for s in structures:
+            cl = [i for i, site in enumerate(s) if site.specie.symbol == "Cl"]
+            out.append(Relaxed(s, -5.0 * len(s) - 0.001 * sum(i * j for i in cl for j in cl), 0.0, 0.0))
+        return out
+
+    monkeypatch.setattr(jobs_substitute, "load_potential", lambda *_: None)
+    monkeypatch.setattr(jobs_substitute, "torchsim_relaxer", lambda *_: relax)
+    parent = rock_salt("F", 4.0173) * (2, 2, 1)
+    database.upsert("candidates", [candidate_document(parent, CandidateParameters(), "LiF", "user", [])])
+    write_entries(project / "entries.json", elements("Li", "F", "Cl"))
+    options = {"parents": ["user"], "to_halogens": ["Cl"], "fractions": [1.0, 0.5, 0.3]}
+    run("substitute", campaign(substitution=options), database, project)
+    found = {d["decisions"].get("fraction", 1.0): d for d in database["candidates"].find({"source": "substituted"})}
+    assert [found[f]["formula"] for f in (1.0, 0.5)] == ["LiCl", "Li2ClF"]
+    assert found[0.3]["rejection"]["reason"] == "no_ordering"
+    numbers = found[0.5]["decisions"]
+    assert found[0.5]["name"] == "LiF, 0.5 F → Cl"
+    energies = [o["energy_ev"] for o in numbers["orderings"]]
+    assert numbers["distinct_orderings"] == len(energies) >= 2
+    assert numbers["energy_ev"] == min(energies) < max(energies)
+    assert "orderings" not in found[1.0]["decisions"]
+    assert plan_stage("substitute", campaign(substitution=options), database, frozenset()).items == []
+    # the keys of whole substitutions are those of campaigns that know no fractions
+    whole = campaign(substitution={"parents": ["user"], "to_halogens": ["Cl"]})
+    assert plan_stage("substitute", whole, database, frozenset()).facts["finished"] == 1
+
+
 def test_an_r2scan_hull_takes_r2scan_energies_only(database, project, made_up_relaxer):
     pool(database)
     phases = [

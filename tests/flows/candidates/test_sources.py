@@ -114,10 +114,34 @@ def test_broken_records_are_set_aside_with_line_and_reason_and_the_rest_goes_in(
     records, broken = split(path, "matpes")
     assert [r.provenance["record_id"] for r in records] == ["mp-0", "mp-8"]
     assert [(b.record, b.line) for b in broken] == [(i + 1, i + 2) for i in range(1, 8)]
-    said = ["not JSON", "not JSON", "missing", "no atoms", "NaN", "not a structure|lacks", "it is a int"]
+    said = ["not JSON", "not JSON", "missing", "no atoms", "NaN", "not an element", "it is a int"]
     for entry, words in zip(broken, said, strict=True):
         assert any(w in entry.reason for w in words.split("|")), entry
     assert broken[2].record_id == "mp-3"
+    assert not any(b.fatal for b in broken)
+
+
+def test_two_broken_documents_side_by_side_are_two(tmp_path):
+    texts = [json.dumps(matpes(i)) for i in range(6)]
+    texts[2], texts[3] = (t.replace(":", "", 1) for t in texts[2:4])
+    path = tmp_path / "a.json"
+    path.write_text("[" + ", ".join(texts) + "]")
+    records, broken = split(path, "matpes")
+    assert [r.provenance["record"] for r in records] == [1, 2, 5, 6]
+    assert [b.record for b in broken] == [3, 4]
+
+
+@pytest.mark.parametrize("stray", ['"', "[", "[[", '["'])
+def test_a_stray_quote_or_bracket_swallows_no_later_document(tmp_path, stray):
+    texts = [json.dumps(matpes(i)) for i in range(4)]
+    path = tmp_path / "a.json"
+    path.write_text("[" + ", ".join([texts[0], stray, *texts[1:]]) + "]")
+    records, broken = split(path, "matpes")
+    assert {r.provenance["record_id"] for r in records} >= {"mp-0", "mp-2", "mp-3"}
+    assert broken
+    path.write_text("[" + ", ".join([texts[0], stray + texts[1], *texts[2:]]) + "]")
+    records, broken = split(path, "matpes")
+    assert [r.provenance["record_id"] for r in records] == ["mp-0", "mp-2", "mp-3"]
     assert not any(b.fatal for b in broken)
 
 
@@ -241,7 +265,7 @@ def test_structure_files_come_through_the_same_door(tmp_path):
     [record], _ = split(tmp_path / "a.cif")
     assert record.provenance == {"file": "a.cif", "record": 1}
     _, [broken] = split(tmp_path / "b.cif")
-    assert "cannot be read" in broken.reason
+    assert (broken.code, "no block of 1" in broken.reason) == ("no_structure", True)
 
 
 def test_what_a_reader_remarks_is_kept_and_not_printed(tmp_path, recwarn):

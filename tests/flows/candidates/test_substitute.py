@@ -87,6 +87,24 @@ def test_one_per_parent_fills_the_least_represented_first():
     assert [s.new for s in chosen] == ["I", "I", "Cl", "Br", "I", "Cl"]
 
 
+def test_per_parent_is_per_parent_whichever_halogen_goes():
+    """A parent with two source halogens got as many for each of them."""
+    p = SubstitutionParameters(per_parent=1, from_halogens=["F", "Cl"], to_halogens=["Br", "I"])
+    both = ["Cl", "F", "Li"]
+    assert len(choose_substitutions([("a", both)], {}, p)) == 1
+    two = p.model_copy(update={"per_parent": 2})
+    assert [(s.old, s.new) for s in choose_substitutions([("a", both)], {}, two)] == [("F", "Br"), ("F", "I")]
+    four = p.model_copy(update={"per_parent": 9})
+    assert len({(s.old, s.new) for s in choose_substitutions([("a", both)], {}, four)}) == 4
+
+
+def test_what_is_made_or_queued_counts_among_a_parents_share():
+    p = SubstitutionParameters(per_parent=2)
+    made = {"a": {("F", "Cl")}, "b": {("F", "Cl"), ("F", "I")}}
+    chosen = choose_substitutions([(i, ["F", "Li"]) for i in "abc"], {"Br": 5}, p, made)
+    assert [(s.parent_id, s.new) for s in chosen] == [("a", "I"), ("c", "Cl"), ("c", "I")]
+
+
 def test_lif_to_licl_keeps_its_framework_whatever_the_volume():
     made = substitute(LIF, "F", "Cl")
     found = framework_change(made, rock_salt("Cl", WYCKOFF["Cl"]))
@@ -127,6 +145,46 @@ def test_energies_above_the_hull_by_hand(formula, energy, above):
     assert isinstance(found, AboveHull)
     assert found.e_above_hull == pytest.approx(above)
     assert sum(found.decomposition.values()) == pytest.approx(1)
+
+
+def test_far_below_the_hull_is_flagged_with_what_the_entries_lack():
+    """Without TiCl2, TiCl3 and TiCl4, any compound of Ti and Cl looks as stable as if the elements were its rivals."""
+    reference = phases(R2SCAN, Ti=-7.0)
+    found = energy_above_hull(Composition("Li2TiCl6"), 6 * -3.5 - 7.0 - 4.0, R2SCAN, reference)
+    # Li2TiCl6 would decompose into 2 LiCl, Ti and 4 Cl: −14 − 7 − 6 = −27 eV, and −32 eV is 5 eV below, of nine atoms
+    assert found.e_above_hull == pytest.approx(-5 / 9)
+    assert found.gaps == ["Cl-Ti"]
+    [flag] = found.as_decisions()["flags"]
+    assert flag == "-0.556 eV/atom against the hull; its reference seems to lack phases: no compound of Cl-Ti"
+    assert "flags" not in energy_above_hull(Composition("LiCl"), -7.1, R2SCAN, reference).as_decisions()
+
+
+def test_phases_that_did_not_relax_count_against_the_verdict():
+    """LiCl is lost and nothing of its formula is left; of two Li, the one that the entries call more stable relaxed."""
+
+    def phase(name, symbols, energy):
+        cell = Structure(Lattice.cubic(4.0), symbols, [[0, 0, 0], [0.5] * 3][: len(symbols)])
+        return Phase(name, cell.composition, energy, cell)
+
+    given = [
+        phase("salt", ["Li", "Cl"], -7.0),
+        phase("Li good", ["Li"], -2.0),
+        phase("Li bad", ["Li", "Li"], -3.8),
+        phase("Cl", ["Cl"], -1.5),
+    ]
+
+    def relax(structures):
+        stuck = Failure(reason="unconverged", message="")
+        return [Relaxed(s, -2.0 * len(s), 0, 0, stuck if len(s) == 2 else None) for s in structures]
+
+    reference = reference_from_potential(given, relax, "potential:x")
+    assert sorted(reference.failed) == ["Li bad", "salt"]
+    assert [p.entry_id for p in reference.lost] == ["salt"]
+    found = energy_above_hull(Composition("Li2Cl2"), -8.0, "potential:x", reference)
+    assert found.lost == ["salt (LiCl)"]
+    assert found.as_decisions()["hull_lost_phases"] == ["salt (LiCl)"]
+    alone = energy_above_hull(Composition("Li"), -2.0, "potential:x", reference)
+    assert alone.lost == []
 
 
 def test_levels_are_never_mixed():

@@ -152,3 +152,24 @@ def test_a_missing_file_exits_with_2_and_a_sentence_on_standard_error(database: 
     assert done.stderr.startswith("aqvolt: ")
     assert "There is no file none.json.gz" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_many_files_end_with_totals_and_reasons(aqvolt: Command, matpes: Path, tmp_path: Path) -> None:
+    salt(5.5, "Br").to(tmp_path / "good.cif")
+    text = (tmp_path / "good.cif").read_text()
+    (tmp_path / "bad.cif").write_text(text.replace("_cell_length_a   5.5", "_cell_length_a   ?"))
+    (tmp_path / "page.cif").write_text("<html><body>Not found</body></html>")
+    poscar = tmp_path / "POSCAR"
+    salt(6.0, "I").to(poscar, fmt="poscar")
+    files = [matpes, tmp_path / "good.cif", tmp_path / "bad.cif", tmp_path / "page.cif", poscar]
+    shown = " ".join(aqvolt("candidates", "import", *files, "--workers", 1).split())
+    _, _, totals = shown.partition("Total")
+    columns = "files | read | new | repeated | quarantined | accepted | rejected | not_kept"
+    assert all(name in totals for name in columns.split(" | "))
+    # 5 + 4 records; 2 + 2 accepted, NaCl and the second LiCl rejected, one MatPES record and two files unread
+    assert all(f" {n} " in totals for n in (5, 9, 6, 3, 4, 2))
+    assert "missing_element" in totals
+    assert "the file is a web page" in totals
+    reports = json.loads(aqvolt("candidates", "import", *files, "--workers", 1, "--json"))
+    assert [r["quarantined_for"] for r in reports[1:4]] == [{}, {"cell": 1}, {"html": 1}]
+    assert sum(r["read"] for r in reports) == 9
