@@ -46,7 +46,13 @@ class EncodeMaker(Maker):
             Which trajectories; those without a frame are passed over.
         """
         sources = [
-            Source(d["trajectory_id"], ArtifactRef(**d["frames"]), d["n_frames"], d["n_atoms"])
+            Source(
+                d["trajectory_id"],
+                ArtifactRef(**d["frames"]),
+                d["n_frames"],
+                d["n_atoms"],
+                first_row=0 if self.parameters.equilibration else d.get("n_equilibration_frames", 0),
+            )
             for d in database.find_by_ids("trajectories", trajectory_ids)
             if d["frames"] and d["n_frames"]
         ]

@@ -61,13 +61,17 @@ class Offer:
         found = [_document(item) for item in items]
         return cls([], {(d, t): run for d, one in enumerate(found) for t, run in enumerate(one.trajectories)})
 
-    def blocks(self, stride: int) -> Iterator[tuple[str, float | None, Iterator[tuple[NDArray[np.int64], Block]]]]:
+    def blocks(
+        self, stride: int, equilibration: bool = False
+    ) -> Iterator[tuple[str, float | None, Iterator[tuple[NDArray[np.int64], Block]]]]:
         """Yield name, volume per atom of the first frame, and row numbers with blocks, source after source.
 
         Parameters
         ----------
         stride
             Every stride-th frame of a trajectory is read; structures are all read.
+        equilibration
+            Whether the frames of each run's equilibration are read, too.
         """
         from aqvolt_flows.sampling.features.screen import volume_per_atom
 
@@ -75,8 +79,9 @@ class Offer:
             yield "structures", None, _structure_blocks(self.structures)  # no frame of one run: volumes may differ
         for (d, t), run in self.trajectories.items():
             if run.frames is not None and run.n_frames:
-                first = next(_trajectory_blocks(run, run.n_frames))[1]
-                yield f"{d}/{t}", volume_per_atom(first), _trajectory_blocks(run, stride)
+                first = next(_trajectory_blocks(run, run.n_frames, 0))[1]
+                start = 0 if equilibration else run.n_equilibration_frames
+                yield f"{d}/{t}", volume_per_atom(first), _trajectory_blocks(run, stride, start)
 
     def find(self, name: str, rows: Iterable[int]) -> list[tuple[Structure, Frame | None]]:
         """Return structures at some rows of a source, with their frames where they have one."""
@@ -136,16 +141,16 @@ def _structure_blocks(structures: list[Structure]) -> Iterator[tuple[NDArray[np.
         )
 
 
-def _trajectory_blocks(run: NpTTrajectory, stride: int) -> Iterator[tuple[NDArray[np.int64], Block]]:
+def _trajectory_blocks(run: NpTTrajectory, stride: int, start: int) -> Iterator[tuple[NDArray[np.int64], Block]]:
     from aqvolt_flows.frames import read_batches, to_table
     from aqvolt_flows.sampling.features.screen import COLUMNS, Block
 
     if run.frames is not None and run.frames.columns is not None:
         frames = run.to_frames()
-        rows = np.arange(0, len(frames), stride, dtype=np.int64)
-        for start in range(0, len(rows), _BLOCK_ROWS):
-            part = rows[start : start + _BLOCK_ROWS]
+        rows = np.arange(start, len(frames), stride, dtype=np.int64)
+        for place in range(0, len(rows), _BLOCK_ROWS):
+            part = rows[place : place + _BLOCK_ROWS]
             yield part, Block.of(to_table([frames[i] for i in part]))
         return
-    for found, batch in read_batches(run.frames_path(), COLUMNS, 0, run.n_frames, stride, _BLOCK_ROWS):
+    for found, batch in read_batches(run.frames_path(), COLUMNS, start, run.n_frames, stride, _BLOCK_ROWS):
         yield found, Block.of(batch)

@@ -82,7 +82,7 @@ def plan_rounds(
         "already_sampled": len(ids) - len(new),
         "new_trajectories": len(new),
         "queued": queued,
-        "frames_to_encode": sum(-(-finished[t]["n_frames"] // p.encode_stride) for t in new),
+        "frames_to_encode": sum(_rows_offered(finished[t], p) for t in new),
         "earlier_rounds": len(rounds),
         "covered_sets": len(sources),
         "sets_that_shape_the_space": len(shape),
@@ -92,6 +92,12 @@ def plan_rounds(
     waits = bool(rounds) and queued == len(new) > 0 and not database.is_alone()  # the next round is in the queue
     items = [item] if ids and (new or done) and not waits else []
     return Plan("sample", items, [*missing, *problems], facts, adopt)
+
+
+def _rows_offered(trajectory: Mapping[str, Any], p: SamplingParameters) -> int:
+    """Return how many frames of a run are encoded: every n-th, without its equilibration unless asked for."""
+    early = 0 if p.equilibration else trajectory.get("n_equilibration_frames", 0)
+    return -(-int(trajectory["n_frames"] - early) // int(p.encode_stride))
 
 
 def with_local_encoder(p: SamplingParameters, database: Database) -> SamplingParameters:

@@ -50,7 +50,7 @@ CHOICES = (
     "scaling",
 )
 #: Of them, those that came after version 0.1: at their default they are in no key.
-LATER = {"scaling": "standard"}
+LATER = {"scaling": "standard", "equilibration": False}
 _NOTHING = {"covered_before": 0, "structure_clusters": 0, "atom_clusters": 0}
 
 
@@ -66,15 +66,14 @@ def space_key(encoder_sha256: str, parameters: SamplingParameters) -> str:
 
 
 def offer_key(parameters: SamplingParameters) -> str:
-    """Return the key of what is offered of a trajectory: thinning and filters.
+    """Return the key of what is offered of a trajectory: thinning, filters, and whether its equilibration is.
 
     A trajectory that a round of the same space saw under the same key is not looked at again.
     """
-    return content_key(
-        "offer/1",
-        stride=parameters.encode_stride,
-        filters=parameters.model_dump(mode="json", include=set(FILTERS)),
-    )
+    filters = parameters.model_dump(mode="json", include=set(FILTERS))
+    if parameters.equilibration:
+        filters |= {"equilibration": True}
+    return content_key("offer/1", stride=parameters.encode_stride, filters=filters)
 
 
 def two_stage(parameters: SamplingParameters, device: str) -> TwoStageDirect:

@@ -46,12 +46,15 @@ class Source:
         Rows of the file.
     n_atoms
         Atoms of a row, at least their average.
+    first_row
+        Where reading begins: after the equilibration of a run.
     """
 
     name: str
     file: ArtifactRef
     n_frames: int
     n_atoms: int
+    first_row: int = 0
 
 
 def shard_pieces(sources: Iterable[Source], stride: int, shard_atoms: int) -> list[list[Piece]]:
@@ -62,14 +65,14 @@ def shard_pieces(sources: Iterable[Source], stride: int, shard_atoms: int) -> li
     sources
         In the order in which their frames are to stand.
     stride
-        Every stride-th row of each file is read, from its first.
+        Every stride-th row of each file is read, from its source's first.
     shard_atoms
         Atoms of a shard before filters; one frame at least.
     """
     shards: list[list[Piece]] = []
     room = 0
     for source in sources:
-        start = 0
+        start = source.first_row
         while start < source.n_frames:
             if room < source.n_atoms:
                 shards.append([])

@@ -71,8 +71,18 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> list[NpTMDDocument]:
         return [NpTMDDocument(**store.get_output(j.uuid)) for j in jobs]
 
 
+def test_frames_of_the_equilibration_are_left_out_unless_asked_for(documents):
+    """Twelve of sixty steps, every fifth a frame: rows 0, 1 and 2 of 13 in each of three runs with a frame."""
+    runs = [t for d in documents for t in d.trajectories if t.frames]
+    assert {t.n_equilibration_frames for t in runs} == {3}
+    without, with_all = selected(documents), selected(documents, equilibration=True)
+    assert (without.funnel["generated"], with_all.funnel["generated"]) == (10 * len(runs), 13 * len(runs))
+    assert min(f.step for f in without.selected) >= 15
+    assert min(f.step for f in with_all.selected) == 0
+
+
 def test_the_selection_is_that_of_the_arrays(documents):
-    found = selected(documents)
+    found = selected(documents, equilibration=True)
     frames = documents[0].to_frames() + documents[1].to_frames()
     assert found.funnel["generated"] == len(frames) == 39
     del frames[13]  # where the second run starts, as the first one did
@@ -100,9 +110,9 @@ def test_files_serve_where_documents_do_not_hold_the_frames(documents):
     for t in (t for d in bare for t in d.trajectories if t.frames):
         t.frames.columns = None
     one, other = selected(documents, encode_stride=2), selected(bare, encode_stride=2)
-    assert one.funnel["generated"] == 21
+    assert one.funnel["generated"] == 15  # rows 3, 5 … 11 of three runs
     assert one.model_dump() == other.model_dump()
-    assert {s.row % 2 for s in one.selected} == {0}
+    assert {s.row % 2 for s in one.selected} == {1}
 
 
 def test_structures_are_selected_by_their_place_and_duplicates_are_left_out():
@@ -133,7 +143,7 @@ def test_md_and_selection_are_one_flow_and_json(documents):
     again = MontyDecoder().process_decoded(json.loads(json.dumps(jsanitize(Flow([md, direct]).as_dict(), strict=True))))
     store = JobStore(MemoryStore())
     run_locally(again, store=store, ensure_success=True)
-    assert DirectDocument(**store.get_output(direct.uuid)).n_encoded == 3
+    assert DirectDocument(**store.get_output(direct.uuid)).n_encoded == 2  # steps 5 and 10; step 0 is equilibration
 
 
 def test_nothing_to_choose_from_is_said(documents):

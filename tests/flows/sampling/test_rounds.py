@@ -475,6 +475,15 @@ def test_shards_are_bounded_and_lose_nothing():
     assert all(a <= 100 or len(pieces) == 1 for a, pieces in zip(atoms, shards, strict=True))
 
 
+def test_a_shard_begins_after_the_equilibration_of_a_run():
+    reference = ArtifactRef(sha256="a" * 64, format="parquet", bytes=1)
+    sources = [Source("a", reference, 10, 30, first_row=3), Source("all", reference, 4, 30, first_row=4)]
+    rows = [
+        (p.source, r) for pieces in shard_pieces(sources, 2, 100) for p in pieces for r in range(p.start, p.stop, 2)
+    ]
+    assert rows == [("a", 3), ("a", 5), ("a", 7), ("a", 9)]
+
+
 def test_sets_are_compared_in_the_space_of_the_newest_round(
     database, explored, encoder, tmp_path, project, monkeypatch
 ):
