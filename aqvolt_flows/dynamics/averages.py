@@ -19,7 +19,7 @@ SOFT_BULK_MODULUS_GPA = 17.0
 LARGE_FLUCTUATION = 0.2
 
 
-def mean_and_error(values: NDArray[np.float64]) -> tuple[float | None, float | None]:
+def mean_and_error(values: NDArray[np.float64], least_variance: float = 0.0) -> tuple[float | None, float | None]:
     """Return the mean of a series and its standard error, from its integrated autocorrelation time.
 
     The error is σ √(2 τ / n) with τ = 1/2 + Σ ρ(t), the sum ended at the first t ≥ 5 τ (Sokal, *Monte Carlo Methods in
@@ -29,6 +29,8 @@ def mean_and_error(values: NDArray[np.float64]) -> tuple[float | None, float | N
     ----------
     values
         (n,), in order and at equal intervals.
+    least_variance
+        The variance is at least this: a short series has seen too little of it.
 
     Returns
     -------
@@ -46,11 +48,42 @@ def mean_and_error(values: NDArray[np.float64]) -> tuple[float | None, float | N
     transform = np.fft.rfft(off, size)
     covariance = np.fft.irfft(transform * np.conj(transform), size)[:n] / n
     if covariance[0] <= 0:
-        return mean, 0.0
+        return mean, math.sqrt(least_variance)
     times = 0.5 + np.cumsum(covariance[1:] / covariance[0])
     window = np.flatnonzero(np.arange(1, n) >= _WINDOW * times)
     time = max(0.5, float(times[window[0]] if len(window) else times[-1]))
-    return mean, math.sqrt(covariance[0] * n / (n - 1) * 2 * time / n)
+    variance = max(float(covariance[0]) * n / (n - 1), least_variance)
+    return mean, math.sqrt(variance * 2 * time / n)
+
+
+def temperature_variance(n_atoms: int, temperature_k: float) -> float:
+    """Return the variance of the instantaneous temperature in the canonical ensemble, 2 T²/(3N − 3), K²."""
+    return 2 * temperature_k**2 / (3 * max(n_atoms, 2) - 3)
+
+
+def temperature_error(
+    error: float | None, n_atoms: int, temperature_k: float, thermostat_tau_fs: float, production_fs: float
+) -> float | None:
+    """Return the standard error of a mean temperature, not smaller than the thermostat allows.
+
+    A series shorter than a few thermostat times does not show how slowly it varies. In a harmonic crystal half of the
+    temperature's variance is that of the total energy (⟨ΔK ΔE⟩²/⟨ΔE²⟩ = ⟨ΔK²⟩/2), and since a thermostat that relaxes
+    the kinetic energy in τ relaxes the total energy, twice as large, in 2 τ, the mean over a time t has at least the
+    variance σ_T²/2 · 2 (2 τ)/t, up to σ_T².
+
+    Parameters
+    ----------
+    error
+        Of the series, K; None stays None.
+    n_atoms, temperature_k
+        Of the system; target, K.
+    thermostat_tau_fs, production_fs
+        τ and t, fs.
+    """
+    if error is None or production_fs <= 0:
+        return error
+    least = temperature_variance(n_atoms, temperature_k) * min(1.0, 2 * thermostat_tau_fs / production_fs)
+    return max(error, math.sqrt(least))
 
 
 def expected_fluctuations(n_atoms: int, volume: float, temperature_k: float) -> tuple[float, float]:

@@ -141,7 +141,7 @@ class Statistics:
         self.n_frames += n
         self.n_equilibration_frames += int(early.sum())
 
-    def mean(self, name: str) -> tuple[float | None, float | None]:
+    def mean(self, name: str, least_variance: float = 0.0) -> tuple[float | None, float | None]:
         """Return the mean of ``temperature`` (K), ``volume`` (Å³) or ``pressure`` (eV/Å³) over the production.
 
         Returns
@@ -151,7 +151,7 @@ class Statistics:
             too few frames.
         """
         values = self._production.get(name, [])
-        return mean_and_error(np.concatenate(values)) if values else (None, None)
+        return mean_and_error(np.concatenate(values), least_variance) if values else (None, None)
 
 
 class PartFrames:

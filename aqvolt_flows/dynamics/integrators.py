@@ -9,7 +9,7 @@ The integrators are in :mod:`~aqvolt_flows.dynamics.nose_hoover` and :mod:`~aqvo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -24,6 +24,10 @@ from aqvolt_flows.errors import InputError
 from aqvolt_flows.schemas.parameters import ExplorationParameters
 from aqvolt_flows.units import FS_PER_MD_TIME, gpa_to_ev_per_a3
 
+#: The thermostat of the equilibration acts so many times as fast: half of the kinetic energy of a start on a perfect
+#: lattice becomes potential energy, and as much must come in again.
+STRONGER_THERMOSTAT = 10.0
+
 
 def integrator_for(parameters: ExplorationParameters) -> Integrator:
     """Return the integrator that the parameters name.
@@ -37,14 +41,18 @@ def integrator_for(parameters: ExplorationParameters) -> Integrator:
     dt, tau = p.timestep_fs / FS_PER_MD_TIME, p.thermostat_tau_fs / FS_PER_MD_TIME
     tau_p, pressure = p.barostat_tau_fs / FS_PER_MD_TIME, gpa_to_ev_per_a3(p.pressure_gpa)
     compressibility = p.compressibility_per_gpa / gpa_to_ev_per_a3(1.0)
+    rescaling = CRescale(dt, tau, tau_p, pressure, compressibility, full_cell=p.ensemble == "npt_crescale_full")
+    production: NoseHooverIsotropic | CRescale
     if p.ensemble == "npt_nose_hoover_isotropic":
         production = NoseHooverIsotropic(dt, tau, tau_p, pressure)
-        if not p.equilibration_steps:
-            return production
-        return Thermalized(CRescale(dt, tau, tau_p, pressure, compressibility), production, p.equilibration_steps)
-    if p.ensemble in {"npt_crescale_isotropic", "npt_crescale_full"}:
-        return CRescale(dt, tau, tau_p, pressure, compressibility, full_cell=p.ensemble == "npt_crescale_full")
-    raise InputError(f"There is no integrator {p.ensemble!r}; see the ensembles of ExplorationParameters.")
+    elif p.ensemble in {"npt_crescale_isotropic", "npt_crescale_full"}:
+        production = rescaling
+    else:
+        raise InputError(f"There is no integrator {p.ensemble!r}; see the ensembles of ExplorationParameters.")
+    if not p.equilibration_steps:
+        return production
+    first = replace(rescaling, thermostat_tau=tau / STRONGER_THERMOSTAT)
+    return Thermalized(first, production, p.equilibration_steps)
 
 
 @dataclass
@@ -66,7 +74,7 @@ class Thermalized:
     """
 
     first_integrator: CRescale
-    production: NoseHooverIsotropic
+    production: NoseHooverIsotropic | CRescale
     steps: int
 
     @property
@@ -75,8 +83,8 @@ class Thermalized:
         return self.first_integrator.draws
 
     def noisy(self, steps: NDArray[np.int64]) -> bool:
-        """Return whether a system is still in its equilibration."""
-        return bool((steps < self.steps).any())
+        """Return whether a system is still in its equilibration, or the production is stochastic, too."""
+        return bool((steps < self.steps).any()) or self.production.noisy(steps)
 
     def start(self, batch: Batch) -> Batch:
         """Return the batch with the tensors of the production."""

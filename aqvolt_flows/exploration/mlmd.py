@@ -24,7 +24,6 @@ from aqvolt_flows.schemas.parameters import ExplorationParameters
 from aqvolt_flows.schemas.provenance import Failure
 from aqvolt_flows.schemas.trajectory import TrajectoryDocument
 from aqvolt_flows.stores import Database
-from aqvolt_flows.units import ev_per_a3_to_gpa
 
 #: How often the progress of a running batch is written to its documents, seconds.
 HEARTBEAT_S = 2.0
@@ -123,7 +122,7 @@ def run_batch(
     potential = load_potential(parameters.potential, settings.resolve_device())
     check_physics(potential)
     systems, blanks = _systems(database, runs, parameters)
-    writer = _Writer(database, blanks)
+    writer = _Writer(database, blanks, parameters)
     run_together(
         potential,
         systems,
@@ -182,7 +181,10 @@ def _document(run: dict[str, Any], atoms: Any, parameters: ExplorationParameters
 class _Writer:
     """Writes the documents of a batch: refusals, progress, and ends."""
 
-    def __init__(self, database: Database, blanks: dict[str, TrajectoryDocument]) -> None:
+    def __init__(
+        self, database: Database, blanks: dict[str, TrajectoryDocument], parameters: ExplorationParameters
+    ) -> None:
+        self._parameters = parameters
         self._database, self.documents = database, blanks
         self._last = time.monotonic()
         self.segment = 1
@@ -217,13 +219,13 @@ class _Writer:
 
     def ended(self, ended: Any) -> None:
         """Store the frames and the document of a trajectory that has ended."""
+        from aqvolt_flows.dynamics.production import production_means
         from aqvolt_flows.dynamics.stability import status_of
 
         outcome, seen = ended.outcome, ended.statistics
         document = self.documents[outcome.system.trajectory_id]
-        temperature, pressure = seen.mean("temperature"), seen.mean("pressure")
-        volume = [None if v is None else v / document.n_atoms for v in seen.mean("volume")]
-        pressure_gpa = [None if v is None else ev_per_a3_to_gpa(v) for v in pressure]
+        means = production_means(ended, self._parameters)
+        volume = [None if v is None else v / document.n_atoms for v in (means.volume, means.volume_error)]
         self._write(
             document,
             status=status_of(outcome.failure, outcome.steps_done),
@@ -232,12 +234,12 @@ class _Writer:
             n_frames=seen.n_frames,
             frames=self._database.artifacts.put_file(ended.path, "parquet"),
             n_equilibration_frames=seen.n_equilibration_frames,
-            mean_temperature_k=temperature[0],
-            mean_temperature_error_k=temperature[1],
+            mean_temperature_k=means.temperature,
+            mean_temperature_error_k=means.temperature_error,
             mean_volume_per_atom=volume[0],
             mean_volume_per_atom_error=volume[1],
-            mean_pressure_gpa=pressure_gpa[0],
-            mean_pressure_error_gpa=pressure_gpa[1],
+            mean_pressure_gpa=means.pressure,
+            mean_pressure_error_gpa=means.pressure_error,
             max_force=seen.max_force if seen.n_frames else None,
             seconds=outcome.seconds,
             segments=self.segment,

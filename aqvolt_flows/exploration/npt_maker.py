@@ -37,7 +37,6 @@ from aqvolt_flows.schemas.dynamics import (
 from aqvolt_flows.schemas.parameters import ExplorationParameters
 from aqvolt_flows.schemas.provenance import Failure
 from aqvolt_flows.structures import to_structures
-from aqvolt_flows.units import ev_per_a3_to_gpa
 
 if TYPE_CHECKING:
     from aqvolt_flows.dynamics.npt import NpTRun
@@ -162,7 +161,7 @@ def run_structures(
     target = (folder or Path.cwd()).resolve() / f"npt-md-{uuid4().hex[:12]}"  # jobs may share a folder
     target.mkdir(parents=True)
     systems, blanks = _systems(structures, temperatures_k, parameters)
-    writer = _FolderWriter(target, blanks)
+    writer = _FolderWriter(target, blanks, parameters)
     run_together(potential, systems, parameters, target / "checkpoints", writer)
     return NpTMDDocument(
         model=model_name(model),
@@ -211,8 +210,8 @@ def _systems(
 class _FolderWriter:
     """Keeps the frames of each trajectory in a file of its own."""
 
-    def __init__(self, folder: Path, blanks: dict[str, NpTTrajectory]) -> None:
-        self._folder, self.documents = folder, blanks
+    def __init__(self, folder: Path, blanks: dict[str, NpTTrajectory], parameters: ExplorationParameters) -> None:
+        self._folder, self.documents, self._parameters = folder, blanks, parameters
 
     def refused(self, system: System, why: Failure) -> None:
         self._update(system.trajectory_id, failure=why)
@@ -224,12 +223,12 @@ class _FolderWriter:
         """Nothing is written before a trajectory ends."""
 
     def ended(self, ended: Ended) -> None:
+        from aqvolt_flows.dynamics.production import production_means
         from aqvolt_flows.dynamics.stability import status_of
 
         outcome, seen = ended.outcome, ended.statistics
         name, some = outcome.system.trajectory_id, ended.statistics.n_frames > 0
-        temperature, volume = seen.mean("temperature"), seen.mean("volume")
-        pressure = [None if v is None else ev_per_a3_to_gpa(v) for v in seen.mean("pressure")]
+        means = production_means(ended, self._parameters)
         frames = None
         if some:
             path = self._folder / f"{name}.parquet"
@@ -242,12 +241,12 @@ class _FolderWriter:
             steps_done=outcome.steps_done,
             n_frames=seen.n_frames,
             n_equilibration_frames=seen.n_equilibration_frames,
-            mean_temperature_k=temperature[0],
-            mean_temperature_error_k=temperature[1],
-            mean_pressure_gpa=pressure[0],
-            mean_pressure_error_gpa=pressure[1],
-            mean_volume_a3=volume[0],
-            mean_volume_error_a3=volume[1],
+            mean_temperature_k=means.temperature,
+            mean_temperature_error_k=means.temperature_error,
+            mean_pressure_gpa=means.pressure,
+            mean_pressure_error_gpa=means.pressure_error,
+            mean_volume_a3=means.volume,
+            mean_volume_error_a3=means.volume_error,
             max_force=seen.max_force if some else None,
             seconds=outcome.seconds,
             frames=frames,

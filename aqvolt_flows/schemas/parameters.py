@@ -105,8 +105,8 @@ class ExplorationParameters(Parameters):
         default=None,
         ge=0,
         allow_inf_nan=False,
-        description="Start of a run, with stochastic thermostat and barostat, whose frames are marked; none: 1 ps, or "
-        f"a fifth of a shorter run. {OURS}",
+        description="Start of a run, with C-rescale and a thermostat ten times as fast, whose frames are marked; none: "
+        f"1 ps, or a fifth of a shorter run. {OURS}",
     )
     min_length_a: float = Field(
         default=0.0, ge=0, le=100, description=f"Supercells at least this long; 0: as given. {OURS}"

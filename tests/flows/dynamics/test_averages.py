@@ -5,7 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from aqvolt_flows.dynamics.averages import expected_fluctuations, mean_and_error, small_cell_warning
+from aqvolt_flows.dynamics.averages import (
+    expected_fluctuations,
+    mean_and_error,
+    small_cell_warning,
+    temperature_variance,
+)
 
 
 @pytest.mark.parametrize("memory", [0.0, 0.8, 0.97])
@@ -36,6 +41,14 @@ def test_few_values_have_a_mean_and_no_error():
     assert mean_and_error(np.array([])) == (None, None)
     assert mean_and_error(np.array([1.0, 3.0])) == (2.0, None)
     assert mean_and_error(np.full(20, 7.0)) == (7.0, 0.0)
+
+
+def test_a_short_series_has_at_least_the_variance_that_is_expected():
+    """White noise of half the width: the error is that of the full width."""
+    values = np.random.default_rng(1).standard_normal(5000) / 2
+    assert mean_and_error(values, 1.0)[1] == pytest.approx(1 / 5000**0.5, rel=0.2)
+    assert mean_and_error(values, 0.01)[1] == pytest.approx(0.5 / 5000**0.5, rel=0.2)
+    assert temperature_variance(8, 300.0) == pytest.approx(2 * 300**2 / 21)
 
 
 def test_small_cells_are_told():

@@ -18,6 +18,7 @@ from aqvolt_flows.dynamics.rescaling import CRescale, matrix_exponential, symmet
 from aqvolt_flows.dynamics.systems import System, initial_batch  # noqa: E402
 from aqvolt_flows.units import KB_EV_PER_K, gpa_to_ev_per_a3  # noqa: E402
 
+NOSE_HOOVER = "npt_nose_hoover_isotropic"
 DT, TAU, TAU_P = 0.5, 10.0, 100.0  # Å·√(u/eV): 5 fs, 0.1 ps, 1 ps
 PRESSURE = gpa_to_ev_per_a3(0.05)
 
@@ -184,12 +185,13 @@ def test_symmetric_noise_has_the_variance_of_the_symmetric_part():
 
 
 def test_every_ensemble_has_its_integrator():
-    assert isinstance(integrator_for(argon.parameters(equilibration_ps=0.0)), NoseHooverIsotropic)
-    thermalized = integrator_for(argon.parameters())
+    assert isinstance(integrator_for(argon.parameters(ensemble=NOSE_HOOVER, equilibration_ps=0.0)), NoseHooverIsotropic)
+    thermalized = integrator_for(argon.parameters(ensemble=NOSE_HOOVER))
     assert isinstance(thermalized, Thermalized)
+    assert thermalized.first_integrator.thermostat_tau == pytest.approx(thermalized.production.thermostat_tau / 10)
     assert thermalized.steps == 12  # a fifth of 60 steps
     assert integrator_for(argon.parameters(n_steps=2000)).steps == 200  # 1 ps
-    full = integrator_for(argon.parameters(ensemble="npt_crescale_full"))
+    full = integrator_for(argon.parameters(ensemble="npt_crescale_full", equilibration_ps=0.0))
     assert isinstance(full, CRescale)
     assert full.full_cell
     assert full.dt == pytest.approx(5.0 / 10.1805, rel=1e-4)  # Å·√(u/eV) is 10.1805 fs

@@ -11,6 +11,8 @@ torch = pytest.importorskip("torch")
 
 from aqvolt_flows.dynamics.npt import NpTRun  # noqa: E402
 
+NOSE_HOOVER = "npt_nose_hoover_isotropic"
+
 
 @pytest.fixture(scope="module")
 def model():
@@ -19,7 +21,7 @@ def model():
 
 def test_the_start_is_that_of_the_stochastic_ensemble_and_production_follows(model):
     """Up to the last equilibration step the bits are C-rescale's; from there on they are not."""
-    p = parameters(n_steps=40, stride=1, equilibration_ps=0.1)
+    p = parameters(n_steps=40, stride=1, equilibration_ps=0.1, ensemble=NOSE_HOOVER)
     assert p.equilibration_steps == 20
     [ours] = NpTRun(model, [system()], p).run()
     [stochastic] = NpTRun(model, [system()], p.model_copy(update={"ensemble": "npt_crescale_isotropic"})).run()
@@ -31,7 +33,8 @@ def test_the_start_is_that_of_the_stochastic_ensemble_and_production_follows(mod
 
 def test_systems_in_both_phases_share_a_batch_and_are_what_they_are_alone(model):
     """One of two vaporizes early; the third takes its place, and starts while its neighbor is in production."""
-    p = parameters(n_steps=80, stride=5, equilibration_ps=0.1, max_batch_atoms=12, max_volume_ratio=1.3)
+    room = {"max_batch_atoms": 12, "max_volume_ratio": 1.3, "ensemble": NOSE_HOOVER}
+    p = parameters(n_steps=80, stride=5, equilibration_ps=0.1, **room)
     atoms = [crystal(4.4, 1), crystal(5.3, 1) * (2, 1, 1), crystal(5.3, 1)]
     systems = [system(seed=i, name=f"s{i}", atoms=a) for i, a in enumerate(atoms)]
     run = NpTRun(model, systems, p)
@@ -52,7 +55,7 @@ def test_nose_hoover_conserves_its_energy_from_the_end_of_the_equilibration_on()
     """The chains start at rest there: the extended energy of the production does not drift."""
     from aqvolt_flows.dynamics.nose_hoover import NoseHooverIsotropic
 
-    p = parameters(n_steps=240, stride=10, equilibration_ps=0.2, timestep_fs=2.0)
+    p = parameters(n_steps=240, stride=10, equilibration_ps=0.2, timestep_fs=2.0, ensemble=NOSE_HOOVER)
     run = NpTRun(argon.smooth_model(), [system()], p)
     production: NoseHooverIsotropic = run._integrator.production
     energies = []

@@ -68,7 +68,8 @@ def test_a_batch_writes_documents_and_frames_and_is_not_repeated(explored, campa
     flow = round_.make()
     responses = run_locally(flow, ensure_success=True)
     funnel = responses[flow.output.uuid][1].output["funnel"]
-    assert (funnel["generated"], funnel["overlapping"], funnel["encoded"]) == (8, 0, 8)
+    # step 0 is equilibration: a fifth of six steps
+    assert (funnel["generated"], funnel["overlapping"], funnel["encoded"]) == (6, 0, 6)
     selected = list(explored["frames"].find())
     assert len(selected) == funnel["selected"] >= 2
     for d in selected:
