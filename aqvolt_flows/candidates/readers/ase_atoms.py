@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from aqvolt_flows.candidates.refusals import RecordError
 Frame = tuple[int, int | None, Structure | RecordError, list[str]]
 #: Rows of one frame; a larger count is a broken one.
 MAX_ROWS = 1_000_000
+_PROPERTIES = re.compile(r"Properties\s*=\s*[\"']?([^\s\"']+)")
 
 
 def structure_of(atoms: Any) -> tuple[Structure, list[str]]:
@@ -174,6 +176,7 @@ def _frame(rows: list[str]) -> tuple[Structure, list[str]]:
         raise RecordError(f"the frame says {rows[0].strip()[:20]} atoms and has {max(len(rows) - 2, 0)} rows", "count")
     if not n:
         raise RecordError("it has no atoms", "no_structure")
+    _check_columns(rows)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -182,6 +185,15 @@ def _frame(rows: list[str]) -> tuple[Structure, list[str]]:
             code = "unknown_element" if isinstance(error, KeyError) else "syntax"
             raise RecordError(f"ASE: {_said(error)}", code) from None
         return structure_of(atoms)
+
+
+def _check_columns(rows: list[str]) -> None:
+    """Raise where Properties describe more columns than the first atom has: ASE would make room for each of them."""
+    described = _PROPERTIES.search(rows[1])
+    counts = re.findall(r":[A-Za-z]:(\d+)", described[1]) if described else []
+    width, there = sum(int(c[:9]) for c in counts), len(rows[2].split())
+    if width > there:
+        raise RecordError(f"its Properties describe {width} columns, and its first atom has {there}", "syntax")
 
 
 def _said(error: Exception) -> str:

@@ -155,6 +155,19 @@ def test_the_good_records_beside_a_damaged_one_are_kept(
     check()
 
 
+@pytest.mark.parametrize("properties", ["species:S:1:pos:R:999999999999", "species:S:1999999999999"])
+def test_a_column_count_beyond_all_measure_is_a_reason_and_takes_no_memory(tmp_path: Path, properties: str) -> None:
+    """ASE makes a list entry for each column that is described: 20 GB here."""
+    path = tmp_path / "a.extxyz"
+    bad = extxyz(BAD).replace("species:S:1:pos:R:3", properties)
+    path.write_text(extxyz(crystal(5.0)) + bad + extxyz(crystal(5.1)), encoding="utf-8")
+    found = read(path)
+    assert has(found, GOOD[0])
+    assert has(found, GOOD[1])
+    [refused] = [e for e in found if isinstance(e, Quarantined)]
+    assert "columns, and its first atom has 4" in refused.reason
+
+
 def test_a_damaged_poscar_is_a_structure_or_a_reason(tmp_path: Path) -> None:
     path = tmp_path / "POSCAR"
 
