@@ -14,29 +14,23 @@ from typing import Any
 
 import numpy as np
 
-from aqvolt_flows.datasets.importers.columnar import table_rows
+from aqvolt_flows.datasets.importers.columnar import row_entries, row_outcome, table_rows
 from aqvolt_flows.datasets.importers.demands import periodic, stated_functional
-from aqvolt_flows.datasets.importers.further import further_results
 from aqvolt_flows.datasets.importers.notes import Notes
 from aqvolt_flows.datasets.importers.published import (
-    Broken,
     Entry,
     Imported,
     ImportOptions,
     RecordError,
     Skipped,
-    array,
     atomic_numbers,
-    converged,
     external_protocol,
-    finite,
-    frame_identity,
     stress,
     text,
 )
-from aqvolt_flows.units import unit_factor
 
 REQUIRED = ("atomic_numbers", "positions", "cell", "energy", "atomic_forces", "cauchy_stress")
+_NUMBERS = {"cell": "cell", "positions": "positions", "energy": "energy", "forces": "atomic_forces"}
 #: Scalars kept as provenance.
 KEPT = ("dataset_id", "configuration_id", "software", "method", "formation_energy", "energy_above_hull")
 COLUMNS = (
@@ -63,15 +57,8 @@ def colabfit_entries(path: Path, options: ImportOptions, notes: Notes) -> Iterat
             "ColabFit does not say the sign of its stresses; they are taken as tension positive (--units "
             "stress=-eV/A^3 for the other)."
         )
-    for found in table_rows(path, COLUMNS, REQUIRED, "ColabFit's layout", notes):
-        if isinstance(found, Broken):
-            yield found
-            continue
-        record, row = found
-        try:
-            yield colabfit_entry(row, {"file": path.name, "record": record}, options)
-        except RecordError as error:
-            yield Broken(path.name, record, None, str(error), record_id=text(row.get("property_id")))
+    rows = table_rows(path, COLUMNS, REQUIRED, "ColabFit's layout", notes)
+    yield from row_entries(path, rows, lambda row, where: colabfit_entry(row, where, options), _name)
 
 
 def colabfit_entry(row: Mapping[str, Any], where: Mapping[str, Any], options: ImportOptions) -> Entry:
@@ -88,25 +75,16 @@ def colabfit_entry(row: Mapping[str, Any], where: Mapping[str, Any], options: Im
     periodic(row["pbc"] if row.get("pbc") is not None else (True, True, True))
     units = {"energy": "eV", "forces": "eV/A", "stress": "eV/A^3", "length": "A"} | options.named_units()
     numbers = atomic_numbers(row.get("atomic_numbers"))
-    n_atoms = len(numbers)
-    length = unit_factor("length", units["length"])
-    cell = array(row.get("cell"), (3, 3), "cell") * length
-    positions = array(row.get("positions"), (n_atoms, 3), "positions") * length
-    energy = unit_factor("energy", units["energy"])
-    further, _ = further_results(row, n_atoms, energy)
-    name = text(row.get("property_id"))
-    outcome = converged(
-        frame_identity(numbers, cell, positions),
-        external_protocol(options.name, functional, text(row.get("software")) or ""),
-        {"atomic_numbers": numbers, "positions": positions, "cell": cell},
-        energy=finite(row.get("energy"), "energy") * energy,
-        forces=array(row.get("atomic_forces"), (n_atoms, 3), "atomic_forces") * unit_factor("forces", units["forces"]),
-        stress=_stress(row, cell, units["stress"]),
-        **further,
-    )
+    protocol = external_protocol(options.name, functional, text(row.get("software")) or "")
+    outcome = row_outcome(row, _NUMBERS, numbers, protocol, units, lambda cell: _stress(row, cell, units["stress"]))
+    name = _name(row)
     kept = {k: row[k] for k in KEPT if row.get(k) not in (None, "")}
     provenance = {**where, "database": options.name} | ({"record_id": name} if name else {}) | kept
     return Imported(outcome=outcome, provenance=provenance)
+
+
+def _name(row: Mapping[str, Any]) -> str | None:
+    return text(row.get("property_id"))
 
 
 def _stress(row: Mapping[str, Any], cell: Any, unit: str) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,22 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from aqvolt_flows.datasets.importers.further import further_results
 from aqvolt_flows.datasets.importers.notes import Notes
-from aqvolt_flows.datasets.importers.published import Broken
+from aqvolt_flows.datasets.importers.published import (
+    Array,
+    Broken,
+    Entry,
+    RecordError,
+    array,
+    converged,
+    finite,
+    frame_identity,
+)
 from aqvolt_flows.errors import InputError
+from aqvolt_flows.schemas.label import LabelOutcome
+from aqvolt_flows.schemas.provenance import Protocol
+from aqvolt_flows.units import unit_factor
 
 _ROWS = 256
 
@@ -66,6 +79,83 @@ def table_rows(
         except (pa.ArrowException, OSError, ValueError) as error:
             said = f"the table cannot be read any further ({_short(error)})"
             yield Broken(path.name, record + 1, None, said, fatal=True)
+
+
+def row_entries(
+    path: Path,
+    rows: Iterator[tuple[int, Mapping[str, Any]] | Broken],
+    entry: Callable[[Mapping[str, Any], Mapping[str, Any]], Entry],
+    name_of: Callable[[Mapping[str, Any]], str | None],
+) -> Iterator[Entry]:
+    """Yield the entries of rows; one that is refused is broken, with its name, and the others go on.
+
+    Parameters
+    ----------
+    path
+        The file, for provenance.
+    rows
+        Of :func:`table_rows`.
+    entry
+        Makes an entry of a row and of where it stands.
+    name_of
+        Identity of a row, for those that are refused.
+    """
+    for found in rows:
+        if isinstance(found, Broken):
+            yield found
+            continue
+        record, row = found
+        try:
+            yield entry(row, {"file": path.name, "record": record})
+        except RecordError as error:
+            yield Broken(path.name, record, None, str(error), record_id=name_of(row))
+
+
+def row_outcome(
+    row: Mapping[str, Any],
+    columns: Mapping[str, str],
+    numbers: list[int],
+    protocol: Protocol,
+    units: Mapping[str, str],
+    stress_of: Callable[[Array], Array],
+) -> LabelOutcome:
+    """Return the outcome of a row's numbers, in our units.
+
+    Parameters
+    ----------
+    row
+        Also of what else a label keeps (:func:`~aqvolt_flows.datasets.importers.further.further_results`).
+    columns
+        Names of the columns of ``cell``, ``positions``, ``energy`` and ``forces``.
+    numbers
+        Atomic numbers.
+    protocol
+        Theory level.
+    units
+        Of ``length``, ``energy`` and ``forces``.
+    stress_of
+        The row's stress, eV/Å³, given its cell in Å.
+
+    Raises
+    ------
+    RecordError
+        If a number is missing, of another shape or not finite.
+    """
+    n_atoms, length = len(numbers), unit_factor("length", units["length"])
+    cell = array(row.get(columns["cell"]), (3, 3), columns["cell"]) * length
+    positions = array(row.get(columns["positions"]), (n_atoms, 3), columns["positions"]) * length
+    energy = unit_factor("energy", units["energy"])
+    further, _ = further_results(row, n_atoms, energy)
+    forces = columns["forces"]
+    return converged(
+        frame_identity(numbers, cell, positions),
+        protocol,
+        {"atomic_numbers": numbers, "positions": positions, "cell": cell},
+        energy=finite(row.get(columns["energy"]), columns["energy"]) * energy,
+        forces=array(row.get(forces), (n_atoms, 3), forces) * unit_factor("forces", units["forces"]),
+        stress=stress_of(cell),
+        **further,
+    )
 
 
 def _opened(path: Path, stack: ExitStack) -> tuple[list[str], Any]:

@@ -15,28 +15,27 @@ from typing import Any
 
 from pymatgen.core import Element
 
-from aqvolt_flows.datasets.importers.columnar import table_rows
+from aqvolt_flows.datasets.importers.columnar import row_entries, row_outcome, table_rows
 from aqvolt_flows.datasets.importers.demands import periodic, stated_functional
-from aqvolt_flows.datasets.importers.further import further_results
 from aqvolt_flows.datasets.importers.notes import Notes
 from aqvolt_flows.datasets.importers.published import (
-    Broken,
     Entry,
     Imported,
     ImportOptions,
     RecordError,
     Skipped,
-    array,
-    converged,
     external_protocol,
-    finite,
-    frame_identity,
     stress,
     text,
 )
-from aqvolt_flows.units import unit_factor
 
 REQUIRED = ("species_at_sites", "cartesian_site_positions", "lattice_vectors", "energy", "forces", "stress_tensor")
+_NUMBERS = {
+    "cell": "lattice_vectors",
+    "positions": "cartesian_site_positions",
+    "energy": "energy",
+    "forces": "forces",
+}
 #: Scalars kept as provenance.
 KEPT = ("relaxation_step", "relaxation_number", "cross_compatibility", "total_magnetization", "dos_ef")
 COLUMNS = (
@@ -60,21 +59,17 @@ def lemat_entries(path: Path, options: ImportOptions, notes: Notes) -> Iterator[
     InputError
         If the file is not whole or lacks columns.
     """
-    for found in table_rows(path, COLUMNS, REQUIRED, "LeMat's layout", notes):
-        if isinstance(found, Broken):
-            yield found
-            continue
-        record, row = found
-        name = _name(row)
-        if "stress" not in options.named_units() and not (name or "").startswith("mp-"):
+
+    def entry(row: Mapping[str, Any], where: Mapping[str, Any]) -> Entry:
+        if "stress" not in options.named_units() and not (_name(row) or "").startswith("mp-"):
             notes.say(
                 "No document says the unit of stress of rows that are not the Materials Project's; it is taken as "
                 "kbar with VASP's sign (--units stress=… for another)."
             )
-        try:
-            yield lemat_entry(row, {"file": path.name, "record": record}, options)
-        except RecordError as error:
-            yield Broken(path.name, record, None, str(error), record_id=name)
+        return lemat_entry(row, where, options)
+
+    rows = table_rows(path, COLUMNS, REQUIRED, "LeMat's layout", notes)
+    yield from row_entries(path, rows, entry, _name)
 
 
 def lemat_entry(row: Mapping[str, Any], where: Mapping[str, Any], options: ImportOptions) -> Entry:
@@ -93,20 +88,9 @@ def lemat_entry(row: Mapping[str, Any], where: Mapping[str, Any], options: Impor
         raise RecordError("no_stress: its stress_tensor is missing; a label needs energy, forces and stress")
     units = {"energy": "eV", "forces": "eV/A", "stress": "kbar", "length": "A"} | options.named_units()
     numbers = _numbers(row.get("species_at_sites"))
-    n_atoms = len(numbers)
-    length = unit_factor("length", units["length"])
-    cell = array(row.get("lattice_vectors"), (3, 3), "lattice_vectors") * length
-    positions = array(row.get("cartesian_site_positions"), (n_atoms, 3), "cartesian_site_positions") * length
-    energy = unit_factor("energy", units["energy"])
-    further, _ = further_results(row, n_atoms, energy)
-    outcome = converged(
-        frame_identity(numbers, cell, positions),
-        external_protocol(options.name, functional),
-        {"atomic_numbers": numbers, "positions": positions, "cell": cell},
-        energy=finite(row.get("energy"), "energy") * energy,
-        forces=array(row.get("forces"), (n_atoms, 3), "forces") * unit_factor("forces", units["forces"]),
-        stress=stress(row["stress_tensor"], units["stress"]),
-        **further,
+    protocol = external_protocol(options.name, functional)
+    outcome = row_outcome(
+        row, _NUMBERS, numbers, protocol, units, lambda _cell: stress(row["stress_tensor"], units["stress"])
     )
     kept = {k: row[k] for k in KEPT if row.get(k) is not None}
     name = _name(row)
