@@ -100,7 +100,7 @@ def expected_fluctuations(n_atoms: int, volume: float, temperature_k: float) -> 
         K.
     """
     stiffness = gpa_to_ev_per_a3(SOFT_BULK_MODULUS_GPA) * volume
-    return math.sqrt(2 / (3 * max(n_atoms, 2) - 3)), math.sqrt(KB_EV_PER_K * temperature_k / stiffness)
+    return math.sqrt(temperature_variance(n_atoms, 1.0)), math.sqrt(KB_EV_PER_K * temperature_k / stiffness)
 
 
 def small_cell_warning(n_atoms: int, volume: float, temperature_k: float) -> str | None:

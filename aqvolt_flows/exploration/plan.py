@@ -17,11 +17,9 @@ from aqvolt_flows.identity import content_key
 from aqvolt_flows.potentials import model_hash
 from aqvolt_flows.schemas.candidate import ACCEPTED, explored
 from aqvolt_flows.schemas.parameters import AIMDSystems
+from aqvolt_flows.schemas.trajectory import ENDED
 from aqvolt_flows.stores import Database
 from aqvolt_flows.work import Plan, WorkItem, bind, no_input
-
-#: Statuses of trajectories that will not go on.
-ENDED = ["completed", "ended_early", "failed"]
 
 
 def wanted_runs(campaign: Campaign, database: Database) -> list[Run]:
@@ -34,7 +32,7 @@ def wanted_runs(campaign: Campaign, database: Database) -> list[Run]:
 
 def finished_runs(database: Database, runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
     """Return trajectory_id → document of the runs that have ended."""
-    query = {"trajectory_id": {"$in": [r.trajectory_id for r in runs]}, "status": {"$in": ENDED}}
+    query = {"trajectory_id": {"$in": [r.trajectory_id for r in runs]}, "status": {"$in": list(ENDED)}}
     return {d["trajectory_id"]: d for d in database["trajectories"].find(query, {"_id": 0})}
 
 
@@ -84,7 +82,7 @@ def plan_aimd(campaign: Campaign, database: Database, claimed: frozenset[str] = 
     suitable = suitable_candidates(database, p.systems)
     begun = database["trajectories"].distinct("key", {"engine": "aimd"})
     runs = chosen_runs(suitable, p, updates, claimed.union(begun))
-    done = set(database["trajectories"].distinct("key", {"engine": "aimd", "status": {"$in": ["completed", "failed"]}}))
+    done = set(database["trajectories"].distinct("key", {"engine": "aimd", "status": {"$in": list(ENDED)}}))
     items = [
         WorkItem(
             "aimd",

@@ -18,6 +18,8 @@ from aqvolt_flows.potentials.neighbors import Pairs
 
 #: Calls with one composition before it is recorded: recording costs about three evaluations.
 WARM_CALLS = 5
+#: Calls after which it is tried again where memory was too small to record.
+CALLS_TO_RETRY = 1000
 #: Room for more pairs than there are when recording, as a factor; above, it is recorded again.
 _SPARE = 1.06
 _ROUND = 256
@@ -112,7 +114,7 @@ class Replay:
                 energy, gradient = self._compute(own_numbers, own_idx, n_systems, held)
         except torch.cuda.OutOfMemoryError:
             torch.cuda.empty_cache()
-            self._seen = -1000  # try again when other work has ended
+            self._seen = -CALLS_TO_RETRY  # other work may have ended by then
             return
         except RuntimeError as error:  # an operation that cannot be recorded: everything works without, more slowly
             logger.warning("This model is evaluated without a CUDA graph: %s", " ".join(str(error).split())[:200])

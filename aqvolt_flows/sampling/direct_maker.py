@@ -116,7 +116,7 @@ def select_from(offer: Offer, encoder: Encoder, parameters: SamplingParameters, 
     from aqvolt_flows.sampling.rounds import two_stage
 
     encoding = Encoding(encoder, parameters)
-    for name, volume, blocks in offer.blocks(parameters.encode_stride, parameters.equilibration):
+    for name, volume, blocks in offer.blocks(parameters):
         encoding.add(name, volume, blocks)
     encoded = encoding.result()
     if encoded.frames is None:

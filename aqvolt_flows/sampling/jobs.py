@@ -51,7 +51,7 @@ class EncodeMaker(Maker):
                 ArtifactRef(**d["frames"]),
                 d["n_frames"],
                 d["n_atoms"],
-                first_row=0 if self.parameters.equilibration else d.get("n_equilibration_frames", 0),
+                first_row=self.parameters.first_row(d.get("n_equilibration_frames", 0)),
             )
             for d in database.find_by_ids("trajectories", trajectory_ids)
             if d["frames"] and d["n_frames"]

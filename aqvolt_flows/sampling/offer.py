@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.schemas.dynamics import NpTMDDocument, NpTTrajectory
+from aqvolt_flows.schemas.parameters import SamplingParameters
 from aqvolt_flows.structures import to_structures
 
 if TYPE_CHECKING:
@@ -62,16 +63,15 @@ class Offer:
         return cls([], {(d, t): run for d, one in enumerate(found) for t, run in enumerate(one.trajectories)})
 
     def blocks(
-        self, stride: int, equilibration: bool = False
+        self, parameters: SamplingParameters
     ) -> Iterator[tuple[str, float | None, Iterator[tuple[NDArray[np.int64], Block]]]]:
         """Yield name, volume per atom of the first frame, and row numbers with blocks, source after source.
 
         Parameters
         ----------
-        stride
-            Every stride-th frame of a trajectory is read; structures are all read.
-        equilibration
-            Whether the frames of each run's equilibration are read, too.
+        parameters
+            Every ``encode_stride``-th frame of a trajectory is read, without its equilibration unless that is asked
+            for; structures are all read.
         """
         from aqvolt_flows.sampling.features.screen import volume_per_atom
 
@@ -80,8 +80,8 @@ class Offer:
         for (d, t), run in self.trajectories.items():
             if run.frames is not None and run.n_frames:
                 first = next(_trajectory_blocks(run, run.n_frames, 0))[1]
-                start = 0 if equilibration else run.n_equilibration_frames
-                yield f"{d}/{t}", volume_per_atom(first), _trajectory_blocks(run, stride, start)
+                start = parameters.first_row(run.n_equilibration_frames)
+                yield f"{d}/{t}", volume_per_atom(first), _trajectory_blocks(run, parameters.encode_stride, start)
 
     def find(self, name: str, rows: Iterable[int]) -> list[tuple[Structure, Frame | None]]:
         """Return structures at some rows of a source, with their frames where they have one."""

@@ -96,8 +96,8 @@ def plan_rounds(
 
 def _rows_offered(trajectory: Mapping[str, Any], p: SamplingParameters) -> int:
     """Return how many frames of a run are encoded: every n-th, without its equilibration unless asked for."""
-    early = 0 if p.equilibration else trajectory.get("n_equilibration_frames", 0)
-    return -(-int(trajectory["n_frames"] - early) // int(p.encode_stride))
+    left = trajectory["n_frames"] - p.first_row(trajectory.get("n_equilibration_frames", 0))
+    return -(-int(left) // int(p.encode_stride))
 
 
 def with_local_encoder(p: SamplingParameters, database: Database) -> SamplingParameters:

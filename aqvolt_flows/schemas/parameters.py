@@ -232,6 +232,10 @@ class SamplingParameters(Parameters):
     )
     trajectories_per_job: PositiveInt = Field(default=64, description="Trajectories encoded by one Firework.")
 
+    def first_row(self, n_equilibration_frames: int) -> int:
+        """Return where reading a run's frames begins: after its equilibration, unless that is asked for."""
+        return 0 if self.equilibration else n_equilibration_frames
+
 
 class LabelingParameters(Parameters):
     """Single points (section 2.2)."""

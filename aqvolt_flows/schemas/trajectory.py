@@ -55,6 +55,10 @@ def time_fs(parts: Sequence[TrajectoryPart], step: int) -> float | None:
     return None
 
 
+#: Statuses of trajectories that will not go on.
+ENDED = ("completed", "ended_early", "failed")
+
+
 class TrajectoryDocument(Document):
     """Numbers and a pointer; the frames themselves are Parquet in the artifact store."""
 

@@ -30,6 +30,7 @@ from aqvolt_flows.errors import AqvoltError
 from aqvolt_flows.frames import Frame, read_frames
 from aqvolt_flows.schemas.label import LabelDocument
 from aqvolt_flows.schemas.provenance import ArtifactRef, Failure
+from aqvolt_flows.schemas.trajectory import ENDED
 from aqvolt_flows.settings import load_settings
 from aqvolt_flows.stores import Database, collection_store
 from aqvolt_flows.vasp.settings import r2scan_protocol
@@ -222,7 +223,7 @@ class LabelBuilder(CountingBuilder):
             }
 
     def _waiting_runs(self, progress: Progress | None, members: dict[str, Any]) -> list[str]:
-        query: dict[str, Any] = {"engine": "aimd", "status": {"$in": ["completed", "failed"]}}
+        query: dict[str, Any] = {"engine": "aimd", "status": {"$in": list(ENDED)}}
         if progress is not None and progress.trajectories_cut is not None:
             query["last_updated"] = {"$gte": progress.trajectories_cut}
         fields = ("trajectory_id", "last_updated", "pressure_gpa", "pressure_removed", "mean_volume_per_atom")

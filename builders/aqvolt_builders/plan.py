@@ -10,6 +10,7 @@ from aqvolt_builders.jobs import BuildMaker
 from aqvolt_flows.campaign import Campaign
 from aqvolt_flows.datasets.labels import BUILDER_VERSION
 from aqvolt_flows.identity import content_key
+from aqvolt_flows.schemas.trajectory import ENDED
 from aqvolt_flows.stores import Database
 from aqvolt_flows.work import Plan, WorkItem
 
@@ -26,7 +27,7 @@ def plan_build(campaign: Campaign, database: Database, _claimed: frozenset[str] 
     runs = sorted(
         [t["trajectory_id"], t["n_frames"]]
         for t in database.own("trajectories").find(
-            {"engine": "aimd", "status": {"$in": ["completed", "failed"]}}, {"trajectory_id": 1, "n_frames": 1}
+            {"engine": "aimd", "status": {"$in": list(ENDED)}}, {"trajectory_id": 1, "n_frames": 1}
         )
     )
     options = build_options(campaign)
