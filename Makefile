@@ -37,7 +37,7 @@ lint: env
 lock:
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	$(BIN)/uv pip compile --quiet pyproject.toml --group dev --extra mlip --extra m3gnet --extra train --extra embedded --extra mp --extra lithiation --extra benchmarks \
+	$(BIN)/uv pip compile --quiet pyproject.toml --group dev --group docs --extra mlip --extra m3gnet --extra train --extra embedded --extra mp --extra lithiation --extra benchmarks --extra hub --extra query \
 	  --extra report --extra s3 --universal --python-version 3.12 --prerelease if-necessary \
 	  --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header --output-file requirements.lock >/dev/null
 
