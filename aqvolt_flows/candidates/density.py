@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pymatgen.core import Structure
+from pymatgen.core import IStructure, Structure
 
 from aqvolt_flows.errors import InputError, ResourceError
 
@@ -28,23 +28,47 @@ _MIN_B = 0.01
 _EXTRA = "pip install 'aqvolt-flows[lithiation]'"
 
 
-def sum_densities(first: Chgcar, second: Chgcar) -> Chgcar:
-    """Return the sum of two densities on one grid: the core's AECCAR0 and the valence's AECCAR2.
+def sum_densities(first: Chgcar, second: Chgcar, names: tuple[str, str] = ("AECCAR0", "AECCAR2")) -> Chgcar:
+    """Return the sum of two total densities on one grid: the core's AECCAR0 and the valence's AECCAR2.
 
     Raises
     ------
     InputError
-        If their grids or cells differ.
+        If their grids, cells or atoms differ, if only one of them has a spin density, or if a value is not finite.
     """
-    same = first.dim == second.dim and np.allclose(
-        first.structure.lattice.matrix, second.structure.lattice.matrix, atol=1e-4
+    from pymatgen.io.vasp import Chgcar, Poscar
+
+    for density, name in zip((first, second), names, strict=True):
+        if not np.isfinite(density.data["total"]).all():
+            raise InputError(f"{name} holds values that are not finite; copy it again.")
+    both = f"{names[0]} and {names[1]}"
+    if first.dim != second.dim:
+        said = f"{'×'.join(map(str, first.dim))} and {'×'.join(map(str, second.dim))} points"
+        raise InputError(f"{both} have grids of {said}; take both from one calculation.")
+    if not _same_atoms(first.structure, second.structure):
+        raise InputError(f"{both} have other cells or atoms; take both from one calculation.")
+    spins = [len(density.data) > 1 for density in (first, second)]
+    if spins[0] != spins[1]:
+        spin, plain = names if spins[0] else names[::-1]
+        raise InputError(f"{spin} has a spin density and {plain} has none; take both from one calculation.")
+    return Chgcar(Poscar(first.structure), {"total": first.data["total"] + second.data["total"]})
+
+
+def _same_atoms(first: Structure | IStructure, second: Structure | IStructure) -> bool:
+    if [s.specie.symbol for s in first] != [s.specie.symbol for s in second]:
+        return False
+    apart = np.asarray(first.frac_coords) - np.asarray(second.frac_coords)
+    close = np.abs(apart - np.round(apart)).max() < 1e-4
+    return bool(close and np.allclose(first.lattice.matrix, second.lattice.matrix, atol=1e-4))
+
+
+def aeccar_files(folder: Path) -> tuple[Path | None, Path | None]:
+    """Return AECCAR0 and AECCAR2 of a folder, each plain or gzipped; None where one is missing."""
+    first, second = (
+        next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None)
+        for name in ("AECCAR0", "AECCAR2")
     )
-    if not same:
-        raise InputError(
-            f"AECCAR0 is on a grid of {first.dim} and AECCAR2 on {second.dim}, or their cells differ; "
-            "take both from one calculation."
-        )
-    return first + second
+    return first, second
 
 
 def read_aeccars(folder: Path) -> Chgcar:
@@ -53,25 +77,21 @@ def read_aeccars(folder: Path) -> Chgcar:
     Raises
     ------
     InputError
-        If a file is missing or is no charge density.
+        If a file is missing or is no charge density, or if the two do not belong together; it is named.
     """
     from pymatgen.io.vasp import Chgcar
 
-    parts = []
-    for name in ("AECCAR0", "AECCAR2"):
-        path = next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None)
+    parts, names = [], []
+    for name, path in zip(("AECCAR0", "AECCAR2"), aeccar_files(folder), strict=True):
         if path is None:
             raise InputError(f"There is no {name} or {name}.gz in {folder}; insertion sites need AECCAR0 and AECCAR2.")
         try:
             parts.append(Chgcar.from_file(str(path)))
-        except (ValueError, IndexError, KeyError, OSError, EOFError) as error:
-            raise InputError(f"{path} cannot be read as a charge density ({error}); copy it again.") from None
-    return sum_densities(*parts)
-
-
-def has_aeccars(folder: Path) -> bool:
-    """Return whether a folder holds both files."""
-    return all(any((folder / f"{n}{s}").is_file() for s in ("", ".gz")) for n in ("AECCAR0", "AECCAR2"))
+        except Exception as error:  # noqa: BLE001 - a broken file fails anywhere in pymatgen, numpy or zlib
+            said = " ".join(str(error).split())[:200] or type(error).__name__
+            raise InputError(f"{path} cannot be read as a charge density ({said}); copy it again.") from None
+        names.append(str(path))
+    return sum_densities(parts[0], parts[1], (names[0], names[1]))
 
 
 def fetch_aeccars(task_id: str, filesystem: Any = None) -> Chgcar | None:
@@ -95,7 +115,7 @@ def fetch_aeccars(task_id: str, filesystem: Any = None) -> Chgcar | None:
         if data is None:
             return None
         parts.append(_parse_density(data, f"{kind}/{task_id}.json.gz"))
-    return sum_densities(*parts)
+    return sum_densities(parts[0], parts[1], (f"aeccar0s/{task_id}", f"aeccar2s/{task_id}"))
 
 
 def _public_s3() -> Any:

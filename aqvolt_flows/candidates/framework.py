@@ -69,7 +69,7 @@ class Change:
     limit: str = ""
 
 
-def compare(before: Structure, after: Structure, tolerances: Tolerances) -> Change:
+def compare(before: Structure, after: Structure, tolerances: Tolerances, crystal: Structure | None = None) -> Change:
     """Compare a structure with what a relaxation made of it.
 
     Parameters
@@ -78,11 +78,14 @@ def compare(before: Structure, after: Structure, tolerances: Tolerances) -> Chan
         Ordered structures; the same atoms in the same order, in cells of the same shape but for the relaxation.
     tolerances
         Limits.
+    crystal
+        The structure whose primitive cell counts, in the same cell as ``before``: where ``before`` is relaxed itself,
+        the one it was relaxed from, for a relaxation may hide its translations. Default: ``before``.
     """
     volume = after.volume / before.volume - 1
     if [s.specie.symbol for s in before] != [s.specie.symbol for s in after]:
         return _matched(before, after, tolerances, volume, "the atoms are not those of before")
-    lengths, angles = lattice_change(before, after, tolerances)
+    lengths, angles = lattice_change(before, after, tolerances, crystal)
     rms, largest = displacements(before, after)
     unit = (before.volume * after.volume) ** (1 / 6) / len(before) ** (1 / 3)
     limits = [
@@ -146,19 +149,23 @@ def _mean_metric(before: Structure, after: Structure) -> NDArray[np.float64]:
     return np.asarray((metrics[0] + metrics[1]) / 2)
 
 
-def lattice_change(before: Structure, after: Structure, tolerances: Tolerances) -> tuple[float, float]:
+def lattice_change(
+    before: Structure, after: Structure, tolerances: Tolerances, crystal: Structure | None = None
+) -> tuple[float, float]:
     """Return the largest relative change of a length and of an angle (degrees) of the primitive cell, at equal volume.
 
     Symmetry leaves several bases of the primitive lattice that are equally good; the one in which the change is the
     smallest share of the tolerances counts, so that none is preferred.
     """
     scale = (before.volume / after.volume) ** (1 / 3)
-    primitive = primitive_basis(before)
-    steps = before.lattice.matrix @ np.linalg.inv(primitive)  # the given vectors in those of the primitive lattice
+    crystal = before if crystal is None else crystal
+    primitive = primitive_basis(crystal)
+    steps = crystal.lattice.matrix @ np.linalg.inv(primitive)  # the given vectors in those of the primitive lattice
+    ours = np.linalg.solve(steps, np.asarray(before.lattice.matrix))
     carried = np.linalg.solve(steps, np.asarray(after.lattice.matrix)) * scale
     found: list[tuple[float, float, float]] = []
     for turn in _equivalent(primitive):
-        old, new = Lattice(turn @ primitive), Lattice(turn @ carried)
+        old, new = Lattice(turn @ ours), Lattice(turn @ carried)
         length = float(np.abs(np.array(new.lengths) / np.array(old.lengths) - 1).max())
         angle = float(np.abs(np.array(new.angles) - np.array(old.angles)).max())
         found.append((max(length / tolerances.ltol, angle / tolerances.angle_tol), length, angle))

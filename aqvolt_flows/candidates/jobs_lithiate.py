@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jobflow import Maker
 from pymatgen.core import Structure
 
-from aqvolt_flows.candidates.density import fetch_aeccars, has_aeccars, promolecular_density, read_aeccars
 from aqvolt_flows.candidates.generated import generated_document, write_generated
-from aqvolt_flows.candidates.lithiate import Lithiation, Step, kept_steps, lithiate
+from aqvolt_flows.candidates.host_density import DENSITY_REASONS, density_fingerprint, find_density
+from aqvolt_flows.candidates.lithiate import Lithiation, Step, kept_steps, lithiation, lithium_metal
+from aqvolt_flows.candidates.minima import Search, together
 from aqvolt_flows.candidates.reducibility import REDOX_METALS, assess_reducibility
-from aqvolt_flows.candidates.sites import find_sites
-from aqvolt_flows.dynamics.relax import Relaxer, torchsim_relaxer
+from aqvolt_flows.candidates.sites import Sites, find_sites
+from aqvolt_flows.dynamics.relax import Relaxed, Relaxer, torchsim_relaxer
+from aqvolt_flows.errors import AqvoltError
 from aqvolt_flows.identity import content_key
 from aqvolt_flows.jobs import campaign_job, typed
 from aqvolt_flows.potentials import load_potential, model_hash
@@ -21,10 +25,8 @@ from aqvolt_flows.schemas.candidate import CandidateDocument
 from aqvolt_flows.schemas.generation import LithiationParameters
 from aqvolt_flows.schemas.parameters import DuplicateParameters
 from aqvolt_flows.schemas.provenance import Failure
+from aqvolt_flows.settings import AqvoltSettings
 from aqvolt_flows.stores import Database
-
-if TYPE_CHECKING:
-    from pymatgen.io.vasp import Chgcar
 
 #: What decides how work is cut into jobs or where files lie, not what comes out.
 _NOT_IN_KEY = {"hosts_per_job": True, "aeccar_folder": True, "relaxation": {"max_batch_atoms"}}
@@ -33,7 +35,7 @@ _NOT_IN_KEY = {"hosts_per_job": True, "aeccar_folder": True, "relaxation": {"max
 def lithiation_key(host_id: str, parameters: LithiationParameters, metals: tuple[str, ...] = REDOX_METALS) -> str:
     """Return the key of one host's lithiation."""
     return content_key(
-        "lithiate/1",
+        "lithiate/2",
         host=host_id,
         parameters=parameters.model_dump(mode="json", exclude=_NOT_IN_KEY),  # type: ignore[arg-type]
         metals=sorted(metals),
@@ -76,13 +78,14 @@ class LithiateMaker(Maker):
         p = self.parameters
         database.ensure_indexes()
         keys = [h["key"] for h in hosts]
-        done = {d["key"] for d in database["candidates"].find({"key": {"$in": keys}}, {"key": 1})}
+        settled = {"key": {"$in": keys}, "rejection.reason": {"$nin": list(DENSITY_REASONS)}}
+        done = {d["key"] for d in database["candidates"].find(settled, {"key": 1})}
         todo = [h for h in hosts if h["key"] not in done]
         documents = database.find_by_ids("candidates", [h["candidate_id"] for h in todo])
         totals: dict[str, Any] = {"new": 0, "accepted": 0, "rejected": {}, "already_done": len(done)}
-        relax = _LazyRelaxer(p, database.settings.resolve_device())
-        for host, document in zip(todo, documents, strict=True):
-            made = stuffed_documents(document, host["key"], p, tuple(self.metals), database, relax)
+        relax = LazyRelaxer(p, database.settings.resolve_device())
+        keyed = [(document, h["key"]) for h, document in zip(todo, documents, strict=True)]
+        for made in stuffed_documents(keyed, p, tuple(self.metals), database.settings, relax):
             counts = write_generated(database, made, self.duplicates)
             totals["new"] += counts["new"]
             totals["accepted"] += counts["accepted"]
@@ -91,32 +94,98 @@ class LithiateMaker(Maker):
         return totals
 
 
-class _LazyRelaxer:
-    """Loads the potential when the first host needs it; most hosts of a batch may be refused before."""
+class LazyRelaxer:
+    """Loads the potential when the first host needs it; most hosts of a batch may be refused before.
+
+    Parameters
+    ----------
+    parameters
+        Of the lithiation.
+    device
+        torch device.
+    """
 
     def __init__(self, parameters: LithiationParameters, device: str) -> None:
         self._parameters, self._device = parameters.relaxation, device
         self._relax: Relaxer | None = None
 
-    def __call__(self, structures: Any) -> Any:
+    def __call__(self, structures: Sequence[Structure]) -> list[Relaxed]:
+        """Relax structures."""
         if self._relax is None:
             self._relax = torchsim_relaxer(load_potential(self._parameters.potential, self._device), self._parameters)
         return self._relax(structures)
 
 
+@dataclass(frozen=True, eq=False)
+class _Prepared:
+    """A host that can be lithiated: what the search needs of it; its density, which is large, is not among it."""
+
+    host: dict[str, Any]
+    key: str
+    cell: Structure
+    sites: Sites
+    max_li: int
+    decisions: dict[str, Any]
+    provenance: dict[str, Any]
+
+    def search(self, parameters: LithiationParameters, li_energy: float | None) -> Search[Lithiation]:
+        return lithiation(self.cell, self.sites, self.max_li, parameters, li_energy)
+
+
 def stuffed_documents(
+    hosts: Sequence[tuple[dict[str, Any], str]],
+    parameters: LithiationParameters,
+    metals: tuple[str, ...],
+    settings: AqvoltSettings,
+    relax: Relaxer,
+) -> Iterator[list[CandidateDocument]]:
+    """Yield the documents of each host as soon as it is done: its lithiated structures, or the attempt with the reason.
+
+    The document with the host's key is the fullest content, or the refusal; emptier contents, where they are kept,
+    have keys of their own. All hosts are relaxed together.
+
+    Parameters
+    ----------
+    hosts
+        Their documents and keys.
+    parameters, metals
+        Of the campaign.
+    settings
+        Where density files are.
+    relax
+        Structures in, relaxed structures out.
+    """
+    ready: list[_Prepared] = []
+    for host, key in hosts:
+        found = _prepared(host, key, parameters, metals, settings)
+        if isinstance(found, CandidateDocument):
+            yield [found]
+        else:
+            ready.append(found)
+    if not ready:
+        return
+    (metal,) = relax([lithium_metal()])
+    li_energy = metal.energy_per_atom if metal.converged else None
+    if li_energy is None and parameters.min_voltage_v is not None:
+        why = metal.failure.message if metal.failure else ""
+        said = f"Li metal, which voltages refer to, did not relax with {parameters.relaxation.potential}: {why}"
+        failure = Failure(reason="li_metal_unrelaxed", message=said)
+        for one in ready:
+            yield [_refused(one.host, one.key, one.cell, failure, one.decisions, one.provenance)]
+        return
+    searches = [one.search(parameters, li_energy) for one in ready]
+    for index, outcome in together(searches, relax):
+        yield _outcome_documents(ready[index], outcome, parameters, li_energy)
+
+
+def _prepared(
     host: dict[str, Any],
     key: str,
     parameters: LithiationParameters,
     metals: tuple[str, ...],
-    database: Database,
-    relax: Relaxer,
-) -> list[CandidateDocument]:
-    """Return the documents of one host: its lithiated structures, or the attempt with the reason.
-
-    The document with the host's key is the fullest content, or the refusal; emptier contents, where they are kept,
-    have keys of their own.
-    """
+    settings: AqvoltSettings,
+) -> _Prepared | CandidateDocument:
+    """Return a host with its sites, or its refusal."""
     structure = Structure.from_dict(host["structure"])
     provenance = {
         "potential": parameters.relaxation.potential,
@@ -125,15 +194,23 @@ def stuffed_documents(
     }
     reduction = assess_reducibility(structure, metals)
     if isinstance(reduction, Failure):
-        return [_refused(host, key, structure, reduction, {}, provenance)]
+        return _refused(host, key, structure, reduction, {}, provenance)
     decisions = reduction.as_decisions()
-    found = find_density(host, structure, parameters, database)
+    found = find_density(host, structure, parameters, settings)
     if isinstance(found, Failure):
-        return [_refused(host, key, structure, found, decisions, provenance)]
+        provenance["density_files"] = density_fingerprint(host, parameters, settings)
+        return _refused(host, key, structure, found, decisions, provenance)
     density, origin = found
     provenance |= origin
     cell = Structure.from_sites(list(density.structure))
-    sites = find_sites(density, parameters)
+    try:
+        sites = find_sites(density, parameters)
+    except AqvoltError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a density that the analyzer cannot take must not end the batch
+        said = f"no sites could be found in the density ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+        provenance["density_files"] = density_fingerprint(host, parameters, settings)
+        return _refused(host, key, structure, Failure(reason="bad_density", message=said), decisions, provenance)
     decisions |= {
         "n_sites_for_li": len(sites),
         "site_charges_e_per_a3": sorted({round(float(c), 6) for c in sites.charges}),
@@ -142,72 +219,7 @@ def stuffed_documents(
     reduction_here = assess_reducibility(cell, metals)
     max_li = reduction.max_li if isinstance(reduction_here, Failure) else reduction_here.max_li
     decisions["max_li"] = max_li
-    outcome = lithiate(cell, sites, max_li, relax, parameters)
-    return _outcome_documents(host, key, cell, outcome, decisions, provenance, parameters)
-
-
-def find_density(
-    host: dict[str, Any], structure: Structure, parameters: LithiationParameters, database: Database
-) -> tuple[Chgcar, dict[str, Any]] | Failure:
-    """Return the host's charge density and where it is from, by the first source that has it.
-
-    Returns
-    -------
-    tuple or Failure
-        ``no_charge_density`` if no source has one, ``other_structure`` if the density is of another crystal.
-    """
-    density: Chgcar | None = None
-    origin: dict[str, Any] = {}
-    for source in parameters.densities:
-        if source == "files":
-            density, origin = _from_files(host, parameters, database)
-        elif source == "bucket":
-            density, origin = _from_bucket(host)
-        else:
-            density = promolecular_density(structure, parameters.promolecular_spacing_a)
-            origin = {"density": "promolecular", "density_spacing_a": parameters.promolecular_spacing_a}
-        if density is not None:
-            break
-    if density is None:
-        return Failure(reason="no_charge_density", message=f"no density from {', '.join(parameters.densities)}")
-    if not _same_crystal(structure, Structure.from_sites(list(density.structure))):
-        said = density.structure.composition.reduced_formula
-        return Failure(reason="other_structure", message=f"the density from {origin['density']} is of another {said}")
-    return density, origin
-
-
-def _same_crystal(structure: Structure, other: Structure) -> bool:
-    """Return whether two cells are of one crystal; a distortion may hide the translations of either of them."""
-    from pymatgen.core.structure_matcher import StructureMatcher
-
-    if StructureMatcher().fit(structure, other):
-        return True
-    return bool(StructureMatcher(primitive_cell=False, attempt_supercell=True).fit(structure, other))
-
-
-def _record_id(host: dict[str, Any]) -> str | None:
-    value = (host.get("provenance") or {}).get("record_id")
-    return str(value) if value else None
-
-
-def _from_files(
-    host: dict[str, Any], parameters: LithiationParameters, database: Database
-) -> tuple[Chgcar | None, dict[str, Any]]:
-    if parameters.aeccar_folder is None:
-        return None, {}
-    root = database.settings.path(parameters.aeccar_folder)
-    for name in (host["candidate_id"], host["name"], _record_id(host)):
-        if name and "/" not in name and has_aeccars(root / name):
-            return read_aeccars(root / name), {"density": "files", "density_id": name}
-    return None, {}
-
-
-def _from_bucket(host: dict[str, Any]) -> tuple[Chgcar | None, dict[str, Any]]:
-    provenance = host.get("provenance") or {}
-    for task_id in dict.fromkeys([*(provenance.get("task_ids") or []), *filter(None, [_record_id(host)])]):
-        if str(task_id).startswith(("mp-", "mvc-")) and (density := fetch_aeccars(str(task_id))) is not None:
-            return density, {"density": "bucket", "density_id": str(task_id)}
-    return None, {}
+    return _Prepared(host, key, cell, sites, max_li, decisions, provenance)
 
 
 def _refused(
@@ -223,44 +235,60 @@ def _refused(
 
 
 def _outcome_documents(
-    host: dict[str, Any],
-    key: str,
-    cell: Structure,
-    outcome: Lithiation,
-    decisions: dict[str, Any],
-    provenance: dict[str, Any],
-    parameters: LithiationParameters,
+    one: _Prepared, outcome: Lithiation, parameters: LithiationParameters, li_energy: float | None
 ) -> list[CandidateDocument]:
-    decisions = decisions | {
-        "host_energy_ev": None if outcome.failure and not outcome.steps else round(outcome.host.energy, 6),
+    decisions = one.decisions | {
+        "li_metal_ev_per_atom": None if li_energy is None else round(li_energy, 6),
         "stopped": outcome.stopped,
         "steps": [s.as_decisions() for s in outcome.steps],
+        **_host_numbers(outcome),
     }
     if outcome.failure is not None:
         tried = [c.relaxed for s in outcome.steps for c in s.configurations if c.relaxed.converged]
-        last = min(tried, key=lambda r: r.energy).structure if tried else cell
-        return [_refused(host, key, last, outcome.failure, decisions, provenance)]
+        last = min(tried, key=lambda r: r.energy).structure if tried else one.cell
+        return [_refused(one.host, one.key, last, outcome.failure, decisions, one.provenance)]
     steps = kept_steps(outcome, parameters.keep)
     documents = []
     for step in steps:
-        own = key if step is steps[-1] else content_key("lithiate-step/1", host=key, n_li=step.n_li)
-        documents.append(_stuffed(host, own, step, decisions, provenance))
+        own = one.key if step is steps[-1] else content_key("lithiate-step/1", host=one.key, n_li=step.n_li)
+        documents.append(_stuffed(one.host, own, step, decisions, one.provenance))
     return documents
+
+
+def _host_numbers(outcome: Lithiation) -> dict[str, Any]:
+    """Return what a document says of the relaxed empty host, which everything else refers to."""
+    empty, change = outcome.host.relaxed, outcome.host_change
+    if not math.isfinite(empty.energy):
+        return {"host_energy_ev": None}
+    numbers: dict[str, Any] = {
+        "host_energy_ev": round(empty.energy, 6),
+        "host_volume_a3": round(empty.structure.volume, 6),
+        "host_structure": empty.structure.as_dict(),
+        "host_minimum": outcome.host.as_decisions(),
+    }
+    if change is not None:
+        numbers["host_volume_change_on_relaxing"] = round(change.volume_change, 6)
+    return numbers
 
 
 def _stuffed(
     host: dict[str, Any], key: str, step: Step, decisions: dict[str, Any], provenance: dict[str, Any]
 ) -> CandidateDocument:
     assert step.best is not None
-    best, change = step.best, step.best.topotaxy
-    numbers = {
-        "n_li": step.n_li,
-        "site_charge_e_per_a3": round(best.site_charge, 6),
-        "energy_ev": round(best.relaxed.energy, 6),
-        "rms_displacement_a": None if change is None or change.rms is None else round(change.rms, 6),
-        "volume_change": None if change is None else round(change.volume_change, 6),
-    }
-    name = f"Li{step.n_li} + {host['name']}"
-    return generated_document(
-        key, "stuffed", host, best.relaxed.structure, None, decisions | numbers, dict(provenance), name
+    chosen = step.best.as_decisions()
+    names = (
+        "site_charge_e_per_a3",
+        "energy_ev",
+        "rms_displacement_a",
+        "volume_change",
+        "li_distance_a",
+        "max_bond_stretch",
+        "spread_mev_per_atom",
+        "gain_mev_per_atom",
     )
+    numbers = {"n_li": step.n_li} | {name: chosen[name] for name in names if name in chosen}
+    voltages = step.as_decisions()
+    numbers |= {name: voltages[name] for name in ("voltage_v", "average_voltage_v")}
+    name = f"Li{step.n_li} + {host['name']}"
+    structure = step.best.relaxed.structure
+    return generated_document(key, "stuffed", host, structure, None, decisions | numbers, dict(provenance), name)

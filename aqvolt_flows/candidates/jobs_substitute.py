@@ -21,6 +21,7 @@ from aqvolt_flows.candidates.hull import (
     read_phases,
     reference_from_potential,
 )
+from aqvolt_flows.candidates.minima import Minimum, Search, search_lowest, together
 from aqvolt_flows.candidates.orderings import Orderings, find_orderings
 from aqvolt_flows.candidates.substitute import Substitution, framework_change, linear_scale, substitute
 from aqvolt_flows.dynamics.relax import Relaxed, Relaxer, torchsim_relaxer
@@ -42,6 +43,7 @@ def substitution_key(
 ) -> str:
     """Return the key of one substitution; ``entries`` and ``energies`` are the SHA-256 of the hull's files."""
     mixed = {"fraction": substitution.fraction, "max_orderings": parameters.max_orderings}
+    displaced = {} if parameters.minima.off else {"minima": parameters.minima.model_dump(mode="json")}
     return content_key(
         "substitute/1",
         parent=substitution.parent_id,
@@ -53,6 +55,7 @@ def substitution_key(
         entries=entries,
         energies=energies,
         **(mixed if substitution.fraction != 1 else {}),
+        **displaced,
     )
 
 
@@ -117,19 +120,37 @@ def _phases(database: Database, ref: ArtifactRef | None, name: str, require_r2sc
     return read_phases(database.artifacts.local_path(ref).read_bytes(), name, require_r2scan)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Attempt:
-    """One way to make a substitution: which sites, before and after relaxation."""
+    """One way to make a substitution: which sites, before relaxation, and the minimum it relaxed to."""
 
     sites: tuple[int, ...]
     start: Structure
-    end: Relaxed
+    minimum: Minimum
 
     @property
-    def rank(self) -> tuple[bool, float]:
-        """Sort key: relaxed into its own framework first, then the energy."""
-        sound = self.end.failure is None and framework_change(self.start, self.end.structure).kept
-        return (not sound, self.end.energy if math.isfinite(self.end.energy) else math.inf)
+    def end(self) -> Relaxed:
+        """How the relaxation that is kept ended."""
+        return self.minimum.relaxed
+
+
+def _search(
+    ways: Sequence[tuple[int, ...]], starts: Sequence[Structure], parameters: SubstitutionParameters
+) -> Search[tuple[list[_Attempt], _Attempt]]:
+    """Return every way to make a substitution, and the one that counts: the lowest sound one, else the lowest."""
+
+    def kept(index: int, relaxed: Relaxed) -> bool:
+        return framework_change(starts[index], relaxed.structure).kept
+
+    minima, best = yield from search_lowest(starts, kept, parameters.minima)
+    attempts = [_Attempt(*each) for each in zip(ways, starts, minima, strict=True)]
+    if best is not None:
+        return attempts, attempts[best]
+
+    def rank(a: _Attempt) -> tuple[bool, float]:
+        return a.end.failure is not None, a.end.energy if math.isfinite(a.end.energy) else math.inf
+
+    return attempts, min(attempts, key=rank)
 
 
 def substituted_documents(
@@ -167,7 +188,13 @@ def substituted_documents(
         for s, w, way in zip(originals, wanted, ways, strict=True)
     ]
     flat = [start for own in starts for start in own]
-    relaxed = iter(relax(flat) if flat else [])
+    searches = {
+        i: _search(way.chosen, own, parameters)
+        for i, (way, own) in enumerate(zip(ways, starts, strict=True))
+        if not isinstance(way, Failure)
+    }
+    numbered = list(searches)
+    found = {numbered[k]: result for k, result in together(list(searches.values()), relax)}
     reference, level = _reference(flat, parameters, phases, relax)
     provenance = {
         "potential": parameters.relaxation.potential,
@@ -175,18 +202,18 @@ def substituted_documents(
         "failed_phases": dict(reference.failed),
     }
     documents = []
-    for item, parent, original, way, own in zip(wanted, parents, originals, ways, starts, strict=True):
+    for index, (item, parent, original, way) in enumerate(zip(wanted, parents, originals, ways, strict=True)):
         decisions, share = _facts(item, original)
         name = f"{parent['name']}, {share}{item['old']} → {item['new']}"
         if isinstance(way, Failure):
             failure: Failure | None = way
             structure = original
         else:
-            attempts = [_Attempt(sites, s, next(relaxed)) for sites, s in zip(way.chosen, own, strict=True)]
-            best = min(attempts, key=lambda a: a.rank)
+            attempts, best = found[index]
             if share:
                 decisions |= _ordering_numbers(way, attempts)
-            failure = _judge(best.start, best.end, parameters, reference, level, labeled, decisions)
+            decisions |= best.minimum.as_decisions()
+            failure = _judge(best, parameters, reference, level, labeled, decisions)
             structure = best.end.structure
         documents.append(
             generated_document(
@@ -223,7 +250,7 @@ def _ordering_numbers(way: Orderings, attempts: Sequence[_Attempt]) -> dict[str,
         {
             "sites": list(a.sites),
             "energy_ev": round(a.end.energy, 6) if math.isfinite(a.end.energy) else None,
-            "failure": a.end.failure.reason if a.end.failure else None,
+            "failure": a.minimum.failure.reason if a.minimum.failure else None,
         }
         for a in attempts
     ]
@@ -231,8 +258,7 @@ def _ordering_numbers(way: Orderings, attempts: Sequence[_Attempt]) -> dict[str,
 
 
 def _judge(
-    start: Structure,
-    end: Relaxed,
+    attempt: _Attempt,
     parameters: SubstitutionParameters,
     reference: Reference,
     level: str,
@@ -240,6 +266,7 @@ def _judge(
     decisions: dict[str, Any],
 ) -> Failure | None:
     """Return why a substituted structure stays out, or None; every number is added to ``decisions``."""
+    start, end = attempt.start, attempt.end
     if end.failure is not None:
         return end.failure
     decisions |= {"energy_ev": round(end.energy, 6), "max_force_ev_per_a": round(end.max_force, 6)}
@@ -248,6 +275,8 @@ def _judge(
     if not change.kept:
         message = f"relaxation changed the framework (volume by {100 * change.volume_change:+.0f} %; {change.limit})"
         return Failure(reason="framework_changed", message=message)
+    if attempt.minimum.failure is not None:
+        return attempt.minimum.failure
     energy = end.energy
     if parameters.reference == "r2scan":
         level = R2SCAN

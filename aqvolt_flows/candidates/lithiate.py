@@ -6,92 +6,110 @@ and the one of lowest energy that is still the host (a topotactic insertion) is 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pymatgen.core import Structure
+from pymatgen.core import Lattice, Structure
 
-from aqvolt_flows.candidates.framework import Tolerances, compare
+from aqvolt_flows.candidates.framework import Change, Tolerances, compare
+from aqvolt_flows.candidates.limits import Host, Insertion, judge_insertion
+from aqvolt_flows.candidates.minima import Minimum, Search, alone, check_minimum, find_minima, search_lowest
 from aqvolt_flows.candidates.sites import Sites
 from aqvolt_flows.dynamics.relax import Relaxed, Relaxer
 from aqvolt_flows.schemas.generation import LithiationParameters
 from aqvolt_flows.schemas.provenance import Failure
 
-
-@dataclass(frozen=True, eq=False)
-class Topotaxy:
-    """Whether the host survived.
-
-    Attributes
-    ----------
-    kept
-        The structure without its Li is the host within the tolerances (:mod:`aqvolt_flows.candidates.framework`).
-    rms, max_displacement_a
-        Root mean square and largest displacement of host atoms at equal volume, Å; None without a match.
-    volume_change
-        V/V₀ − 1 against the empty host.
-    length_change, angle_change
-        Largest relative change of a length, and of an angle (degrees), of the host's primitive cell at equal volume.
-    limit
-        Which tolerance was exceeded, with both numbers; empty if none was.
-    """
-
-    kept: bool
-    rms: float | None
-    max_displacement_a: float | None
-    volume_change: float
-    length_change: float | None = None
-    angle_change: float | None = None
-    limit: str = ""
+#: V; a voltage that misses its limit by less is not below it.
+_ROUNDING_V = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
 class Configuration:
-    """One relaxed arrangement of Li: the sites' indices, how its relaxation ended, and what became of the host."""
+    """One arrangement of Li: the sites' indices, the minimum it relaxed to, and what became of the host."""
 
     occupied: tuple[int, ...]
     site_charge: float
-    relaxed: Relaxed
-    topotaxy: Topotaxy | None
+    minimum: Minimum
+    insertion: Insertion | None
 
     @property
-    def sound(self) -> bool:
-        """Converged, and still the host."""
-        return self.relaxed.converged and self.topotaxy is not None and self.topotaxy.kept
+    def relaxed(self) -> Relaxed:
+        """How the relaxation that is kept ended."""
+        return self.minimum.relaxed
+
+    @property
+    def failure(self) -> Failure | None:
+        """Why it is left out: no minimum, or no longer the host."""
+        return self.minimum.failure or (self.insertion.failure if self.insertion else None)
+
+    def as_decisions(self) -> dict[str, Any]:
+        """Return the numbers of this configuration."""
+        i, failure = self.insertion, self.failure
+        change = i.change if i else None
+        return {
+            "sites": list(self.occupied),
+            "site_charge_e_per_a3": round(self.site_charge, 6),
+            "energy_ev": _rounded(self.relaxed.energy),
+            "max_force_ev_per_a": _rounded(self.relaxed.max_force),
+            **self.minimum.as_decisions(),
+            "failure": failure.reason if failure else None,
+            "limit": (failure.message or None) if failure else None,
+            "topotactic": change.kept if change else None,
+            "rms_displacement_a": _rounded(change.rms_a if change else None),
+            "max_displacement_a": _rounded(change.max_displacement_a if change else None),
+            "volume_change": _rounded(change.volume_change if change else None),
+            "length_change": _rounded(change.length_change if change else None),
+            "angle_change_deg": _rounded(change.angle_change if change else None),
+            "max_bond_stretch": _rounded(i.bond_stretch if i else None),
+            "li_distance_a": _rounded(i.li_distance_a if i else None),
+        }
 
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """All configurations with one number of Li, and the best of them if one is sound."""
+    """All configurations with one number of Li, and the best of them if one is sound.
+
+    Attributes
+    ----------
+    voltage_v
+        Of the last Li against Li metal; None where the metal's energy is not known or no configuration is sound.
+    average_voltage_v
+        Of all Li since the empty host.
+    since_kept_v
+        Of the Li added since the last content that is kept; it decides.
+    failure
+        ``low_voltage`` if that is below the limit.
+    """
 
     n_li: int
     configurations: list[Configuration]
     best: Configuration | None
     skipped: int = 0
+    voltage_v: float | None = None
+    average_voltage_v: float | None = None
+    since_kept_v: float | None = None
+    failure: Failure | None = None
+
+    @property
+    def kept(self) -> bool:
+        """Whether this content is a candidate."""
+        return self.best is not None and self.failure is None
 
     def as_decisions(self) -> dict[str, Any]:
-        """Return the numbers of every configuration."""
-        rows = [
-            {
-                "sites": list(c.occupied),
-                "site_charge_e_per_a3": round(c.site_charge, 6),
-                "energy_ev": _rounded(c.relaxed.energy),
-                "max_force_ev_per_a": _rounded(c.relaxed.max_force),
-                "failure": c.relaxed.failure.reason if c.relaxed.failure else None,
-                "topotactic": c.topotaxy.kept if c.topotaxy else None,
-                "rms_displacement_a": _rounded(c.topotaxy.rms if c.topotaxy else None),
-                "max_displacement_a": _rounded(c.topotaxy.max_displacement_a if c.topotaxy else None),
-                "volume_change": _rounded(c.topotaxy.volume_change if c.topotaxy else None),
-                "length_change": _rounded(c.topotaxy.length_change if c.topotaxy else None),
-                "angle_change_deg": _rounded(c.topotaxy.angle_change if c.topotaxy else None),
-                "limit": c.topotaxy.limit or None if c.topotaxy else None,
-            }
-            for c in self.configurations
-        ]
-        return {"n_li": self.n_li, "configurations": rows, "skipped_configurations": self.skipped}
+        """Return the numbers of every configuration, and the voltages."""
+        return {
+            "n_li": self.n_li,
+            "configurations": [c.as_decisions() for c in self.configurations],
+            "skipped_configurations": self.skipped,
+            "voltage_v": _rounded(self.voltage_v),
+            "average_voltage_v": _rounded(self.average_voltage_v),
+            "voltage_since_last_kept_v": _rounded(self.since_kept_v),
+            "limit": self.failure.message if self.failure else None,
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,26 +119,53 @@ class Lithiation:
     Attributes
     ----------
     host
-        The relaxed, empty host.
+        The minimum of the empty host.
+    host_change
+        Of the relaxed host against the given one; None where it did not relax.
     steps
         One per number of Li that was tried, from 1.
     failure
-        Why there is no lithiated structure. Reasons: ``host_unrelaxed``, ``no_site``, ``unconverged``,
-        ``not_topotactic``.
+        Why there is no lithiated structure. Reasons: ``host_unrelaxed``, ``host_changed``, ``no_site``,
+        ``unconverged``, ``not_a_minimum``, ``low_voltage``, and those of
+        :class:`~aqvolt_flows.candidates.limits.Insertion`.
     stopped
         Why the last step is the last: ``paid`` (the metals pay for no more), ``no_site``, or a reason as above.
     """
 
-    host: Relaxed
+    host: Minimum
+    host_change: Change | None = None
     steps: list[Step] = field(default_factory=list)
     failure: Failure | None = None
     stopped: str = "paid"
 
 
+def lithium_metal() -> Structure:
+    """Return bcc Li at its measured lattice constant, 3.5093 Å (Wyckoff, Crystal Structures 1, 1963), two atoms."""
+    return Structure.from_spacegroup("Im-3m", Lattice.cubic(3.5093), ["Li"], [[0, 0, 0]])
+
+
 def lithiate(
-    host: Structure, sites: Sites, max_li: int, relax: Relaxer, parameters: LithiationParameters
+    host: Structure,
+    sites: Sites,
+    max_li: int,
+    relax: Relaxer,
+    parameters: LithiationParameters,
+    li_energy: float | None = None,
 ) -> Lithiation:
-    """Insert up to ``max_li`` Li into a host.
+    """Insert up to ``max_li`` Li into a host; :func:`lithiation` alone.
+
+    Parameters
+    ----------
+    relax
+        Structures in, relaxed structures out; called once per round with all that is to be relaxed.
+    """
+    return alone(lithiation(host, sites, max_li, parameters, li_energy), relax)
+
+
+def lithiation(
+    host: Structure, sites: Sites, max_li: int, parameters: LithiationParameters, li_energy: float | None = None
+) -> Search[Lithiation]:
+    """Search the lithiated structures of one host.
 
     Parameters
     ----------
@@ -130,48 +175,87 @@ def lithiate(
         Its insertion sites.
     max_li
         Li per cell that the redox metals compensate.
-    relax
-        Structures in, relaxed structures out; called once per step with all configurations of the step.
     parameters
         Tolerances and limits.
+    li_energy
+        eV/atom of Li metal with the same potential; None: no voltages, and no limit on them.
     """
-    empty = relax([host])[0]
-    if not empty.converged:
-        reason = empty.failure.reason if empty.failure else ""
-        return Lithiation(empty, failure=Failure(reason="host_unrelaxed", message=f"the empty host: {reason}"))
-    limit = min(max_li, parameters.max_li or max_li)
+    p = parameters
+    empty, change, failure = yield from _relaxed_host(host, p)
+    if failure is not None:
+        return Lithiation(empty, change, failure=failure, stopped=failure.reason)
+    reference = Host(host, empty.relaxed.structure)
+    voltages = _Voltages(empty.relaxed.energy, li_energy, p.min_voltage_v)
     steps: list[Step] = []
     occupied: tuple[int, ...] = ()
-    current, stopped = empty.structure, "paid"
-    for n_li in range(1, limit + 1):
-        step = _next_step(host, current, sites, occupied, n_li, relax, parameters)
+    current, stopped = empty.relaxed.structure, "paid"
+    for n_li in range(1, min(max_li, p.max_li or max_li) + 1):
+        step = yield from _next_step(reference, current, sites, occupied, n_li, p)
         if not step.configurations:
             stopped = "no_site"
             break
-        steps.append(step)
+        steps.append(voltages.judged(step))
         if step.best is None:
             stopped = _why_none(step).reason
             break
         occupied, current = step.best.occupied, step.best.relaxed.structure
-    failure = None
-    if not steps:
-        failure = Failure(reason="no_site", message="no site for Li in the charge density within the limits")
-    elif steps[0].best is None:
-        failure = _why_none(steps[0])
-    return Lithiation(empty, steps, failure, stopped)
+    if stopped == "paid" and steps and steps[-1].failure is not None:
+        stopped = steps[-1].failure.reason
+    return Lithiation(empty, change, steps, _why_nothing(steps), stopped)
+
+
+def _relaxed_host(host: Structure, p: LithiationParameters) -> Search[tuple[Minimum, Change | None, Failure | None]]:
+    """Relax the empty host, and say why it cannot be the reference, or None."""
+    tolerances = Tolerances(p.ltol, p.stol, p.angle_tol)
+
+    def same(_: int, relaxed: Relaxed) -> bool:
+        return compare(host, relaxed.structure, tolerances).kept
+
+    (empty,) = yield from find_minima([host], same, p.minima)
+    empty = yield from check_minimum(empty, 0, same, p.minima)
+    if empty.failure is not None:
+        said = f"the empty host: {empty.failure.reason} {empty.failure.message}".strip()
+        return empty, None, Failure(reason="host_unrelaxed", message=said)
+    change = compare(host, empty.relaxed.structure, tolerances)
+    if not change.kept:
+        said = f"the empty host relaxes to another framework: {change.limit}"
+        return empty, change, Failure(reason="host_changed", message=said)
+    return empty, change, None
+
+
+class _Voltages:
+    """Judges steps by −ΔE/Δn against Li metal, over the Li added since the last content that is kept."""
+
+    def __init__(self, host_energy: float, li_energy: float | None, least: float | None) -> None:
+        self._li, self._least = li_energy, least
+        self._empty = self._last = self._kept = (0, host_energy)
+
+    def judged(self, step: Step) -> Step:
+        if step.best is None or self._li is None:
+            return step
+        here = (step.n_li, step.best.relaxed.energy)
+        single, average, since = (self._between(start, here) for start in (self._last, self._empty, self._kept))
+        self._last = here
+        failure = None
+        if self._least is not None and since < self._least - _ROUNDING_V:
+            n = step.n_li - self._kept[0]
+            said = f"{n} Li go in at {since:.3f} V against Li metal on average; at least {self._least:g} V"
+            failure = Failure(reason="low_voltage", message=said)
+        else:
+            self._kept = here
+        return Step(step.n_li, step.configurations, step.best, step.skipped, single, average, since, failure)
+
+    def _between(self, start: tuple[int, float], end: tuple[int, float]) -> float:
+        assert self._li is not None
+        n = end[0] - start[0]
+        return -(end[1] - start[1] - n * self._li) / n
 
 
 def _next_step(
-    host: Structure,
-    current: Structure,
-    sites: Sites,
-    occupied: tuple[int, ...],
-    n_li: int,
-    relax: Relaxer,
-    p: LithiationParameters,
-) -> Step:
+    host: Host, current: Structure, sites: Sites, occupied: tuple[int, ...], n_li: int, p: LithiationParameters
+) -> Search[Step]:
     """Relax every distinct configuration with one more Li than ``current`` has."""
-    drift = _drift(host, current)
+    drift = _drift(host.given, current)
     free = [
         i
         for i in range(len(sites))
@@ -184,13 +268,21 @@ def _next_step(
         start = current.copy()
         start.append("Li", sites.frac[index] + drift)
         starts.append(start)
+
+    def sound(_: int, relaxed: Relaxed) -> bool:
+        return judge_insertion(host, relaxed.structure, p).kept
+
+    minima, best = yield from search_lowest(starts, sound, p.minima, n_li)
     configurations = [
-        Configuration((*occupied, index), float(sites.charges[index]), relaxed, topotaxy(host, relaxed, p))
-        for index, relaxed in zip(chosen, relax(starts) if starts else [], strict=True)
+        Configuration(
+            (*occupied, index),
+            float(sites.charges[index]),
+            minimum,
+            judge_insertion(host, minimum.relaxed.structure, p) if np.isfinite(minimum.relaxed.energy) else None,
+        )
+        for index, minimum in zip(chosen, minima, strict=True)
     ]
-    sound = [c for c in configurations if c.sound]
-    best = min(sound, key=lambda c: c.relaxed.energy, default=None)
-    return Step(n_li, configurations, best, skipped=len(distinct) - len(chosen))
+    return Step(n_li, configurations, None if best is None else configurations[best], len(distinct) - len(chosen))
 
 
 def _drift(host: Structure, current: Structure) -> NDArray[np.float64]:
@@ -206,46 +298,39 @@ def _is_free(structure: Structure, frac: NDArray[np.float64], min_distance_a: fl
     return bool((distances >= limits).all())
 
 
-def topotaxy(host: Structure, relaxed: Relaxed, parameters: LithiationParameters) -> Topotaxy | None:
-    """Compare the lithiated structure without its Li with the empty host; None where the relaxation failed badly."""
-    if not np.isfinite(relaxed.energy):
+def _why_nothing(steps: Sequence[Step]) -> Failure | None:
+    """Return why no content is kept, or None if one is."""
+    if not steps:
+        return Failure(reason="no_site", message="no site for Li in the charge density within the limits")
+    if any(s.kept for s in steps):
         return None
-    bare = relaxed.structure.copy()
-    bare.remove_species(["Li"])
-    change = compare(host, bare, Tolerances(parameters.ltol, parameters.stol, parameters.angle_tol))
-    return Topotaxy(
-        change.kept,
-        change.rms_a,
-        change.max_displacement_a,
-        change.volume_change,
-        change.length_change,
-        change.angle_change,
-        change.limit,
-    )
+    return next((s.failure for s in reversed(steps) if s.failure is not None), None) or _why_none(steps[0])
 
 
 def _why_none(step: Step) -> Failure:
-    """Return why no configuration of a step is sound."""
-    unconverged = [c for c in step.configurations if not c.relaxed.converged]
-    if len(unconverged) == len(step.configurations):
-        seen = sorted({c.relaxed.failure.reason for c in unconverged if c.relaxed.failure})
-        return Failure(
-            reason="unconverged",
-            message=f"none of {len(unconverged)} configurations with {step.n_li} Li relaxed: {', '.join(seen)}",
-        )
+    """Return why no configuration of a step is sound: the reason of the lowest one, and how many have which."""
+    failed = [(c, c.failure) for c in step.configurations if c.failure is not None]
     n = len(step.configurations)
-    limits = list(dict.fromkeys(c.topotaxy.limit for c in step.configurations if c.topotaxy and c.topotaxy.limit))
-    why = f": {'; '.join(limits[:3])}" if limits else ""
-    return Failure(
-        reason="not_topotactic",
-        message=f"the host's framework changed in all of {n} configurations with {step.n_li} Li{why}",
-    )
+    unconverged = [why for c, why in failed if not c.relaxed.converged]
+    if len(unconverged) == n:
+        seen = sorted({why.reason for why in unconverged})
+        said = f"none of {n} configurations with {step.n_li} Li relaxed: {', '.join(seen)}"
+        return Failure(reason="unconverged", message=said)
+    lowest = min((c for c, _ in failed if c.relaxed.converged), key=lambda c: c.relaxed.energy)
+    assert lowest.failure is not None
+    counts = Counter(why.reason for _, why in failed)
+    if len(counts) == 1:
+        said = f"all of {n} configurations with {step.n_li} Li; the lowest: {lowest.failure.message}"
+    else:
+        others = ", ".join(f"{reason} {k}" for reason, k in counts.most_common())
+        said = f"{n} configurations with {step.n_li} Li ({others}); the lowest: {lowest.failure.message}"
+    return Failure(reason=lowest.failure.reason, message=said)
 
 
 def kept_steps(found: Lithiation, keep: str) -> Sequence[Step]:
-    """Return the steps that become candidates: every sound one, or the fullest."""
-    sound = [s for s in found.steps if s.best is not None]
-    return sound if keep == "every_step" else sound[-1:]
+    """Return the steps that become candidates: every one that is kept, or the fullest."""
+    kept = [s for s in found.steps if s.kept]
+    return kept if keep == "every_step" else kept[-1:]
 
 
 def _rounded(value: float | None) -> float | None:

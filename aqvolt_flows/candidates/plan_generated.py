@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import batched, groupby
 from typing import Any
 
 from aqvolt_flows.campaign import Campaign
+from aqvolt_flows.candidates.host_density import DENSITY_REASONS, density_fingerprint
 from aqvolt_flows.candidates.jobs_lithiate import LithiateMaker, lithiation_key
 from aqvolt_flows.candidates.jobs_substitute import SubstituteMaker, substitution_key
+from aqvolt_flows.candidates.reducibility import Reduction, assess_formula
 from aqvolt_flows.candidates.substitute import (
     Substitution,
     choose_substitutions,
@@ -19,21 +21,27 @@ from aqvolt_flows.candidates.substitute import (
 )
 from aqvolt_flows.identity import content_key, file_sha256
 from aqvolt_flows.schemas.candidate import ACCEPTED, explored
-from aqvolt_flows.schemas.generation import SubstitutionParameters
+from aqvolt_flows.schemas.generation import LithiationParameters, SubstitutionParameters
+from aqvolt_flows.schemas.provenance import Failure
 from aqvolt_flows.stores import Database
 from aqvolt_flows.work import Plan, WorkItem
 
 
 def plan_lithiate(campaign: Campaign, database: Database, claimed: frozenset[str] = frozenset()) -> Plan:
-    """Return the batches of accepted hosts that are neither lithiated nor queued."""
+    """Return the batches of accepted hosts that are neither lithiated nor queued.
+
+    A host that was refused for its density is planned again once its AECCAR files are others.
+    """
     p, metals = campaign.lithiation, tuple(campaign.candidates.hosts.redox_metals)
     query = {"status": "accepted", "role": "host"}
-    ids = [
-        d["candidate_id"] for d in database.own("candidates").find(query, {"candidate_id": 1}).sort("candidate_id", 1)
-    ]
-    units = {lithiation_key(i, p, metals): i for i in ids}
-    done = _present(database, list(units))
-    todo = [(key, i) for key, i in units.items() if key not in done and key not in claimed]
+    fields = {"candidate_id": 1, "name": 1, "formula": 1, "n_atoms": 1, "provenance.record_id": 1}
+    hosts = {
+        lithiation_key(d["candidate_id"], p, metals): d
+        for d in database.own("candidates").find(query, fields).sort("candidate_id", 1)
+    }
+    repaired = _repaired(database, hosts, p)
+    done = _present(database, list(hosts)) - set(repaired)
+    todo = [key for key in hosts if key not in done and key not in claimed]
     maker = LithiateMaker(
         parameters=p,
         duplicates=campaign.candidates.duplicates,
@@ -42,22 +50,53 @@ def plan_lithiate(campaign: Campaign, database: Database, claimed: frozenset[str
     items = [
         WorkItem(
             "lithiate",
-            content_key("lithiate-batch/1", units=sorted(key for key, _ in group)),
+            _batch_key(group, repaired),
             f"lithiate {len(group)} hosts",
-            partial(maker.make, [{"candidate_id": i, "key": key} for key, i in group]),
+            partial(maker.make, [{"candidate_id": hosts[key]["candidate_id"], "key": key} for key in group]),
             category="gpu",
-            units=tuple(key for key, _ in group),
+            units=tuple(group),
         )
         for group in batched(todo, p.hosts_per_job)
     ]
-    missing = [] if ids else ["there is no accepted host yet; run 'aqvolt candidates import FILE --as hosts'"]
+    missing = [] if hosts else ["there is no accepted host yet; run 'aqvolt candidates import FILE --as hosts'"]
     if p.densities == ["files"] and p.aeccar_folder and not database.settings.path(p.aeccar_folder).is_dir():
         missing.append(f"there is no folder {p.aeccar_folder}; set lithiation.aeccar_folder to that of the AECCARs")
-    facts = {"hosts": len(ids), "finished": len(done), "to_run": len(todo), "densities": ", ".join(p.densities)}
-    made = [units[key] for key in units if key in done]
+    facts: dict[str, Any] = {"hosts": len(hosts), "finished": len(done), "to_run": len(todo)}
+    facts |= _reducible([hosts[key] for key in todo], metals)
+    facts |= {"with_a_repaired_density": len(repaired)} if repaired else {}
+    facts["densities"] = ", ".join(p.densities)
+    made = [hosts[key]["candidate_id"] for key in hosts if key in done]
     adopt = partial(database.adopt, "candidates", made, "parent_id", {"source": "stuffed"})
-    queued = tuple(key for key in units if key in claimed)
+    queued = tuple(key for key in hosts if key in claimed)
     return Plan("lithiate", items, missing, facts, adopt, queued)
+
+
+def _batch_key(units: Sequence[str], repaired: Mapping[str, str | None]) -> str:
+    """Return the key of a job; that of a second attempt names the files that changed."""
+    again = {key: repaired[key] for key in units if key in repaired}
+    return content_key("lithiate-batch/1", units=sorted(units), **({"again": again} if again else {}))
+
+
+def _repaired(
+    database: Database, hosts: Mapping[str, dict[str, Any]], p: LithiationParameters
+) -> dict[str, str | None]:
+    """Return key → hash of the density files, for hosts that were refused for their density and have other files now."""
+    query = {"key": {"$in": list(hosts)}, "rejection.reason": {"$in": list(DENSITY_REASONS)}}
+    refused = database["candidates"].find(query, {"key": 1, "provenance.density_files": 1})
+    seen = {d["key"]: (d.get("provenance") or {}).get("density_files") for d in refused}
+    now = {key: density_fingerprint(hosts[key], p, database.settings) for key in seen}
+    return {key: found for key, found in now.items() if found != seen[key]}
+
+
+def _reducible(hosts: Sequence[dict[str, Any]], metals: tuple[str, ...]) -> dict[str, int]:
+    """Return how many hosts can pay for Li by the oxidation states of their formulas, and how many cannot."""
+    found = [assess_formula(d["formula"], d["n_atoms"], metals) for d in hosts]
+    counts = {
+        "reducible": sum(isinstance(f, Reduction) for f in found),
+        "not_reducible": sum(isinstance(f, Failure) for f in found),
+    }
+    unknown = sum(f is None for f in found)
+    return counts | ({"decided_by_bond_valences": unknown} if unknown else {})
 
 
 def plan_substitute(campaign: Campaign, database: Database, claimed: frozenset[str] = frozenset()) -> Plan:

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 from typing import Any
 
-from pymatgen.core import Structure
+from pymatgen.core import Composition, Structure
 
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.schemas.provenance import Failure
@@ -98,12 +98,17 @@ def guess_oxidation_states(structure: Structure) -> tuple[dict[str, float], str]
     ``oxi_state_guesses``), then bond valences (``BVAnalyzer``), which look at the structure. All-zero guesses
     (intermetallics) are none.
     """
-    composition = structure.composition.element_composition.reduced_composition
-    guesses = composition.oxi_state_guesses(max_sites=-1)
-    for guess in guesses:
+    states = _composition_states(structure.composition.element_composition.reduced_formula)
+    return (dict(states), "composition") if states else _bond_valence_states(structure)
+
+
+@lru_cache(maxsize=4096)
+def _composition_states(formula: str) -> tuple[tuple[str, float], ...]:
+    """Return the most likely states of a formula, element by element; empty if none balances the charge."""
+    for guess in Composition(formula).oxi_state_guesses(max_sites=-1):
         if any(abs(v) > 0 for v in guess.values()):
-            return {str(e): round(float(v), 6) for e, v in guess.items()}, "composition"
-    return _bond_valence_states(structure)
+            return tuple((str(e), round(float(v), 6)) for e, v in guess.items())
+    return ()
 
 
 def _bond_valence_states(structure: Structure) -> tuple[dict[str, float], str] | None:
@@ -138,12 +143,43 @@ def assess_reducibility(structure: Structure, metals: Iterable[str] = REDOX_META
     -----
     The number is extensive: twice the cell, twice the Li. A half-electron left over pays for no Li.
     """
-    amounts = structure.composition.get_el_amt_dict()
+    return _reduction(structure.composition, metals, lambda: guess_oxidation_states(structure))
+
+
+def assess_formula(formula: str, n_atoms: int, metals: Iterable[str] = REDOX_METALS) -> Reduction | Failure | None:
+    """Return :func:`assess_reducibility` of a cell without its structure.
+
+    Parameters
+    ----------
+    formula
+        Reduced formula.
+    n_atoms
+        Atoms of the cell.
+    metals
+        Redox metals that may be reduced.
+
+    Returns
+    -------
+    Reduction, Failure or None
+        None if no states balance the charge of the formula: bond valences, which need the structure, decide.
+    """
+    unit = Composition(formula)
+    states = _composition_states(formula)
+    found = _reduction(
+        unit * (n_atoms / unit.num_atoms), metals, lambda: (dict(states), "composition") if states else None
+    )
+    return None if isinstance(found, Failure) and found.reason == "no_oxidation_state" else found
+
+
+def _reduction(
+    composition: Composition, metals: Iterable[str], guess: Callable[[], tuple[dict[str, float], str] | None]
+) -> Reduction | Failure:
+    amounts, metals = composition.get_el_amt_dict(), list(metals)
     active = [m for m in metals if m in amounts]
-    formula = structure.composition.reduced_formula
+    formula = composition.reduced_formula
     if not active:
         return Failure(reason="no_redox_metal", message=f"{formula} has none of {', '.join(metals)}")
-    guessed = guess_oxidation_states(structure)
+    guessed = guess()
     if guessed is None:
         return Failure(reason="no_oxidation_state", message=f"no charge-balanced oxidation states for {formula}")
     states, method = guessed

@@ -81,17 +81,18 @@ def torchsim_relaxer(potential: Potential, parameters: RelaxationParameters) -> 
 def relax_batch(model: Any, structures: Sequence[Structure], parameters: RelaxationParameters) -> list[Relaxed]:
     """Relax structures together with torch-sim's FIRE and Fréchet cell filter.
 
-    A structure that cannot be evaluated (for torch raises on the whole batch) is found by relaxing one by one, and
-    becomes a failure; the others are not lost.
+    A structure that cannot be evaluated (for torch raises on the whole batch) is found by halving the batch, and
+    becomes a failure; the others are not lost. A batch that is too large for the device is halved the same way.
     """
     try:
         return _optimize(model, structures, parameters)
     except (RuntimeError, ValueError, IndexError) as error:
-        if len(structures) > 1:
-            return [r for s in structures for r in relax_batch(model, [s], parameters)]
         message = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    if len(structures) == 1:  # outside of the handler, which holds the failed batch's tensors
         nan = float("nan")
         return [Relaxed(structures[0], nan, nan, nan, Failure(reason="relaxation_error", message=message))]
+    half = len(structures) // 2
+    return [r for part in (structures[:half], structures[half:]) for r in relax_batch(model, part, parameters)]
 
 
 def _optimize(model: Any, structures: Sequence[Structure], p: RelaxationParameters) -> list[Relaxed]:

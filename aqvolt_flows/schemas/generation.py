@@ -29,6 +29,31 @@ class RelaxationParameters(Parameters):
     max_batch_atoms: PositiveInt = Field(default=4096, description="Atoms relaxed together.")
 
 
+class MinimumParameters(Parameters):
+    """Displacements that break the symmetry of a start, and that check what it relaxed to.
+
+    The paper does not say how its structures were kept from saddle points; all values are our choice.
+    """
+
+    n_rattles: int = Field(default=2, ge=0, description="Displaced copies relaxed beside every start; 0: none.")
+    rattle_a: Strictly = Field(
+        default=0.1, le=0.5, description="Å; standard deviation of each component of a displacement."
+    )
+    max_checks: int = Field(
+        default=3, ge=0, description="How often what is kept is displaced and relaxed again while it falls; 0: never."
+    )
+    check_rattle_a: Strictly = Field(default=0.05, le=0.5, description="Å; standard deviation in a check.")
+    same_within_ev_per_atom: Strictly = Field(
+        default=0.005, description="eV/atom; a structure that falls by no more is the same minimum."
+    )
+    seed: int = Field(default=0, ge=0, description="Of all displacements.")
+
+    @property
+    def off(self) -> bool:
+        """Whether nothing is displaced."""
+        return self.n_rattles == 0 and self.max_checks == 0
+
+
 class LithiationParameters(Parameters):
     """Stuffing empty hosts with Li (section 2.1)."""
 
@@ -69,6 +94,33 @@ class LithiationParameters(Parameters):
         description="The fullest content that stays topotactic, or every content. The paper does not say; this value "
         "is our choice.",
     )
+    min_voltage_v: float | None = Field(
+        default=0.0,
+        allow_inf_nan=False,
+        description="V against Li metal of the same potential, averaged over the Li added since the last content that "
+        "is kept; below, Li would rather plate. None: no limit. The paper does not say; this value is our choice.",
+    )
+    max_volume_change: Strictly | None = Field(
+        default=0.3,
+        description="Of the volume of the relaxed empty host, up or down; None: no limit. The paper does not say; this "
+        "value is our choice.",
+    )
+    max_displacement_a: Strictly | None = Field(
+        default=1.0,
+        description="Å; of a host atom at equal volume; None: no limit but stol. The paper does not say; this value "
+        "is our choice.",
+    )
+    max_bond_stretch: Strictly | None = Field(
+        default=0.4,
+        description="Of a bond between a cation and its nearest anions in the relaxed empty host; a longer one is "
+        "broken. None: no limit. The paper does not say; this value is our choice.",
+    )
+    min_relaxed_li_distance_a: Strictly | None = Field(
+        default=2.5,
+        description="Å between relaxed Li; they are 2.84 Å apart in LiF. None: no limit. The paper does not say; this "
+        "value is our choice.",
+    )
+    minima: MinimumParameters = MinimumParameters()
     relaxation: RelaxationParameters = RelaxationParameters()
     hosts_per_job: PositiveInt = Field(default=16, description="Hosts lithiated by one Firework.")
 
@@ -114,6 +166,7 @@ class SubstitutionParameters(Parameters):
     energies: str | None = Field(
         default=None, description="With reference r2scan: JSON (.gz) of r2SCAN entries of the substituted structures."
     )
+    minima: MinimumParameters = MinimumParameters()
     relaxation: RelaxationParameters = RelaxationParameters()
     parents_per_job: PositiveInt = Field(default=32, description="Parents substituted by one Firework.")
 

@@ -14,9 +14,9 @@ from scipy.integrate import quad
 
 from aqvolt_flows.candidates.density import (
     BUCKET,
+    aeccar_files,
     atomic_density,
     fetch_aeccars,
-    has_aeccars,
     promolecular_density,
     read_aeccars,
 )
@@ -73,11 +73,11 @@ def test_fluorites_least_dense_point_is_the_octahedral_void():
 def test_aeccars_are_summed_from_files_plain_or_gzipped(tmp_path):
     half = promolecular_density(FLUORITE, spacing_a=0.5)
     half.write_file(str(tmp_path / "AECCAR0"))
-    assert not has_aeccars(tmp_path)
+    assert aeccar_files(tmp_path) == (tmp_path / "AECCAR0", None)
     with pytest.raises(InputError, match="no AECCAR2"):
         read_aeccars(tmp_path)
     (tmp_path / "AECCAR2.gz").write_bytes(gzip.compress((tmp_path / "AECCAR0").read_bytes()))
-    assert has_aeccars(tmp_path)
+    assert aeccar_files(tmp_path) == (tmp_path / "AECCAR0", tmp_path / "AECCAR2.gz")
     total = read_aeccars(tmp_path)
     assert total.data["total"] == pytest.approx(2 * half.data["total"], rel=1e-6)
     (tmp_path / "AECCAR0").write_text("not a density")
