@@ -52,9 +52,13 @@ def judge_host(
         return Failure(reason="radioactive", message=f"contains {', '.join(found)}"), decisions
     if parameters.exclude_noble_gases and (found := noble_gases(elements)):
         return Failure(reason="noble_gas", message=f"contains {', '.join(found)}"), decisions
-    if hull is None:
-        return Failure(reason="unknown_hull", message="its source gives no energy above the hull"), decisions
-    if not hull < parameters.max_e_above_hull_ev:
+    if hull is None and parameters.unknown_hull == "reject":
+        said = (
+            "its source gives no energy above the hull; give it in a table (--hull-energies), or set "
+            "candidates.hosts.unknown_hull to accept"
+        )
+        return Failure(reason="unknown_hull", message=said), decisions
+    if hull is not None and not hull < parameters.max_e_above_hull_ev:
         limit = f"{parameters.max_e_above_hull_ev:g} eV/atom"
         return Failure(reason="above_hull", message=f"{hull:.4f} eV/atom above the hull; below {limit}"), decisions
     return check_geometry(structure, decisions), decisions

@@ -80,7 +80,7 @@ def _batch_key(units: Sequence[str], repaired: Mapping[str, str | None]) -> str:
 def _repaired(
     database: Database, hosts: Mapping[str, dict[str, Any]], p: LithiationParameters
 ) -> dict[str, str | None]:
-    """Return key → hash of the density files, for hosts that were refused for their density and have other files now."""
+    """Return key → hash of the density files now, of hosts that were refused for their density as it was."""
     query = {"key": {"$in": list(hosts)}, "rejection.reason": {"$in": list(DENSITY_REASONS)}}
     refused = database["candidates"].find(query, {"key": 1, "provenance.density_files": 1})
     seen = {d["key"]: (d.get("provenance") or {}).get("density_files") for d in refused}

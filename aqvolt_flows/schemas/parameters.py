@@ -59,8 +59,10 @@ class HostParameters(Parameters):
         default=["Ti", "V", "Cr", "Mn", "Fe", "Co", "Ni", "Cu", "Nb", "Mo", "Ru", "Ag", "W", "Re", "Sb", "Bi"],
         description="At least one must be present.",
     )
-    max_e_above_hull_ev: float = Field(
-        default=0.05, ge=0, description="eV/atom; at or above stays out, and so does an unknown value."
+    max_e_above_hull_ev: float = Field(default=0.05, ge=0, description="eV/atom; at or above stays out.")
+    unknown_hull: Literal["reject", "accept"] = Field(
+        default="reject",
+        description="What becomes of a host whose energy above the hull is not known. The paper's hosts all have one.",
     )
     exclude_radioactive: bool = True
     exclude_noble_gases: bool = True

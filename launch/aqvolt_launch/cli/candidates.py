@@ -42,15 +42,26 @@ def import_files(
         list[str] | None,
         typer.Option("--count-only", help="Do not keep those rejected for this reason, only count them; repeatable."),
     ] = None,
+    hull_energies: Annotated[
+        Path | None,
+        typer.Option(
+            "--hull-energies",
+            help="CSV (name, e_above_hull_ev_per_atom) or JSON (name: energy) with energies above the hull that the "
+            "files do not have; a name is the record's, its identifier, or the file's with or without suffix.",
+            show_default=False,
+        ),
+    ] = None,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes that compare structures.")] = 2,
     campaign: CampaignOption = None,
     as_json: Json = False,
 ) -> None:
     """Add structures, judged and compared with the pool; broken records are set aside, the rest goes in."""
+    from aqvolt_flows.candidates.hull_table import read_hull_table
     from aqvolt_flows.errors import InputError
     from aqvolt_flows.settings import load_settings
     from aqvolt_launch.chain import campaign_for, database_of
 
+    table = read_hull_table(hull_energies) if hull_energies else None
     roles = {"li-halides": "candidate", "hosts": "host"}
     if judged_as not in roles:
         raise InputError(f"--as is {judged_as!r}; expected li-halides or hosts.")
@@ -61,10 +72,14 @@ def import_files(
     rules, database = chosen.candidates, database_of(chosen, settings)
     database.ensure_indexes()
     options = {"rules": rules, "role": roles[judged_as], "count_only": set(count_only or ()), "workers": workers}
+    options["table"] = table
     reports = [_import_one(path, kind, database, settings, **options) for path in files or []]
     if live:
         reports.append(_import_one(None, kind, database, settings, **options))
     _print_reports(reports, as_json)
+    if table is not None and table.unused and not as_json:
+        names = f"{', '.join(table.unused[:5])}{', …' if len(table.unused) > 5 else ''}"
+        output.say(f"{len(table.unused)} of {len(table.energies)} names of {table.file} fit no record: {names}.")
     if not any(r["read"] - r["quarantined"] > 0 for r in reports):
         why = " ".join(sentence for r in reports for sentence in (r["stopped"] or r["broken"])[:1])
         raise InputError(f"No structure was found in {', '.join(r['file'] for r in reports)}; nothing was added. {why}")
@@ -83,6 +98,8 @@ def _import_one(path: Path | None, kind: str | None, database: Any, settings: An
     intake = Intake(rules, role=role, not_kept=options["count_only"])
     try:
         entries = stream_file(path, kind) if path else stream_live(rules, role)  # type: ignore[arg-type]
+        if options["table"] is not None:
+            entries = options["table"].applied(entries)
         report = add_to_pool(entries, database, intake, aside, options["workers"])
     except InputError as error:
         report = ImportReport(stopped=[str(error)])
