@@ -17,6 +17,8 @@ from pymatgen.core import Lattice, Structure
 
 #: Å; tolerance of spglib when the primitive cell of the structure before is looked for.
 SYMPREC_A = 0.01
+#: Å; atoms that a primitive translation brings closer than this are one.
+_FOLDED_A = 0.1
 #: Relative length and degrees within which two bases of one lattice are equivalent.
 _SAME_BASIS = (0.01, 1.0)
 
@@ -189,6 +191,24 @@ def primitive_basis(structure: Structure) -> NDArray[np.float64]:
         lattice = given
     reduced = spglib.niggli_reduce(lattice)
     return np.asarray(lattice if reduced is None else reduced, dtype=float)
+
+
+def primitive_cell(structure: Structure) -> Structure:
+    """Return the crystal in the Niggli-reduced primitive cell of :func:`primitive_basis`, neither turned nor shifted.
+
+    The structure itself is returned where its atoms do not fold onto each other.
+    """
+    basis = primitive_basis(structure)
+    lattice = Lattice(basis)
+    frac = np.mod(np.asarray(structure.cart_coords) @ np.linalg.inv(basis), 1.0)
+    kept: list[int] = []
+    for i, site in enumerate(structure):
+        same = [k for k in kept if structure[k].specie.symbol == site.specie.symbol]
+        if not same or lattice.get_all_distances([frac[i]], frac[same]).min() > _FOLDED_A:
+            kept.append(i)
+    if len(kept) != round(len(structure) * lattice.volume / structure.volume):
+        return structure
+    return Structure(lattice, [structure[k].specie.symbol for k in kept], frac[kept])
 
 
 def _equivalent(primitive: NDArray[np.float64]) -> list[NDArray[np.float64]]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pymatgen.core import Structure
 
 from aqvolt_flows.candidates.density import aeccar_files, fetch_aeccars, promolecular_density, read_aeccars
+from aqvolt_flows.candidates.framework import primitive_cell
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.identity import content_hash, file_sha256
 from aqvolt_flows.schemas.generation import LithiationParameters
@@ -43,7 +44,8 @@ def find_density(
             elif source == "bucket":
                 density, origin = _from_bucket(host)
             else:
-                density = promolecular_density(structure, parameters.promolecular_spacing_a)
+                cell = primitive_cell(structure) if parameters.cell == "primitive" else structure
+                density = promolecular_density(cell, parameters.promolecular_spacing_a)
                 origin = {"density": "promolecular", "density_spacing_a": parameters.promolecular_spacing_a}
         except InputError as error:
             return Failure(reason="bad_density", message=str(error))

@@ -56,7 +56,7 @@ class HullTable:
 
 
 def _names(record: Record) -> list[str]:
-    """Return what a table may call a record: identifier, name; for the first of a file the file, also without suffix."""
+    """Return what a table may call a record: identifier, name, and for the first of a file that file."""
     origin = record.provenance
     names = [str(origin.get("record_id") or ""), record.name, record.name.split(" ")[0]]
     file = str(origin.get("file") or "")

@@ -15,7 +15,7 @@ from aqvolt_flows.candidates.host_density import DENSITY_REASONS, density_finger
 from aqvolt_flows.candidates.lithiate import Lithiation, Step, kept_steps, lithiation, lithium_metal
 from aqvolt_flows.candidates.minima import Search, together
 from aqvolt_flows.candidates.reducibility import REDOX_METALS, assess_reducibility
-from aqvolt_flows.candidates.sites import Sites, find_sites
+from aqvolt_flows.candidates.sites import Sites, find_sites, sites_of_primitive
 from aqvolt_flows.dynamics.relax import Relaxed, Relaxer, torchsim_relaxer
 from aqvolt_flows.errors import AqvoltError
 from aqvolt_flows.identity import content_key
@@ -205,6 +205,8 @@ def _prepared(
     cell = Structure.from_sites(list(density.structure))
     try:
         sites = find_sites(density, parameters)
+        if parameters.cell == "primitive":
+            cell, sites = sites_of_primitive(cell, sites, parameters.clustering_tol_a)
     except AqvoltError:
         raise
     except Exception as error:  # noqa: BLE001 - a density that the analyzer cannot take must not end the batch
@@ -212,6 +214,7 @@ def _prepared(
         provenance["density_files"] = density_fingerprint(host, parameters, settings)
         return _refused(host, key, structure, Failure(reason="bad_density", message=said), decisions, provenance)
     decisions |= {
+        "n_atoms_of_host": len(cell),
         "n_sites_for_li": len(sites),
         "site_charges_e_per_a3": sorted({round(float(c), 6) for c in sites.charges}),
     }

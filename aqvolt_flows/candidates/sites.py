@@ -10,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pymatgen.core import Structure
 
+from aqvolt_flows.candidates.framework import primitive_cell
 from aqvolt_flows.errors import ResourceError
 from aqvolt_flows.schemas.generation import LithiationParameters
 
 if TYPE_CHECKING:
+    from pymatgen.core.operations import SymmOp
     from pymatgen.io.vasp import Chgcar
 
 #: Å; how far atoms may be from where the symmetry puts them: published coordinates have three or four digits.
@@ -86,6 +88,27 @@ def find_sites(density: Chgcar, parameters: LithiationParameters) -> Sites:
     return complete_under_symmetry(host, minima, p.clustering_tol_a)
 
 
+def sites_of_primitive(host: Structure, sites: Sites, tolerance_a: float) -> tuple[Structure, Sites]:
+    """Return the primitive cell of a host, and its sites folded into it.
+
+    Parameters
+    ----------
+    host
+        The structure that the sites are of.
+    sites
+        Of that cell.
+    tolerance_a
+        Å; folded sites closer than this are one.
+    """
+    cell = primitive_cell(host)
+    if len(cell) == len(host):
+        return host, sites
+    cart = sites.frac @ host.lattice.matrix
+    folded = np.mod(cart @ np.linalg.inv(cell.lattice.matrix), 1.0)
+    minima = [(float(charge), frac) for charge, frac in zip(sites.charges, folded, strict=True)]
+    return cell, complete_under_symmetry(cell, minima, tolerance_a)
+
+
 def _minima(density: Chgcar) -> NDArray[np.float64]:
     """Return the raw minima; a density without one makes the analyzer fail on empty arrays."""
     from pymatgen.analysis.defects.utils import get_local_extrema
@@ -123,10 +146,16 @@ def complete_under_symmetry(
                 orbit.append(image)
         frac += orbit
         charges += [charge] * len(orbit)
-    permutations = [[_nearest(host, frac, operation.operate(f))[0] for f in frac] for operation in operations]
+    permutations = [_images(host, frac, operation) for operation in operations] if frac else []
     unique = np.unique(np.array(permutations, dtype=np.int64).reshape(len(operations), len(frac)), axis=0)
     bijective = [row for row in unique if len(set(row.tolist())) == len(row)]
     return Sites(np.array(frac).reshape(-1, 3), np.array(charges), np.array(bijective, dtype=np.int64))
+
+
+def _images(host: Structure, frac: Sequence[NDArray[np.float64]], operation: SymmOp) -> NDArray[np.int64]:
+    """Return the index of the site that an operation takes each site to."""
+    moved = operation.operate_multi(np.array(frac))
+    return np.asarray(host.lattice.get_all_distances(moved, list(frac)).argmin(axis=1), dtype=np.int64)
 
 
 def _nearest(host: Structure, frac: Sequence[NDArray[np.float64]], point: NDArray[np.float64]) -> tuple[int, float]:

@@ -67,6 +67,11 @@ class LithiationParameters(Parameters):
         default=None,
         description="Folder with one folder per host (candidate_id, name or MP id) of AECCAR0 and AECCAR2.",
     )
+    cell: Literal["primitive", "given"] = Field(
+        default="primitive",
+        description="Li are inserted into the primitive cell of the host, whatever cell it or its density is given in, "
+        "or into the given one. The paper does not say; this value is our choice.",
+    )
     clustering_tol_a: Strictly = Field(default=0.5, description="Å; minima closer than this are one site.")
     min_distance_a: Strictly = Field(default=0.9, description="Å; sites closer to a host atom are none.")
     average_radius_a: Strictly = Field(default=0.4, description="Å; sphere over which the charge is averaged.")
