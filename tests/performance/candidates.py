@@ -27,9 +27,10 @@ from trial_hosts import KNOWN, trial_hosts
 
 from aqvolt_flows.candidates.density import promolecular_density
 from aqvolt_flows.candidates.lithiate import Lithiation, kept_steps, lithiation, lithium_metal
-from aqvolt_flows.candidates.minima import displaced, together
+from aqvolt_flows.candidates.minima import alone, displaced, search_lowest, together
 from aqvolt_flows.candidates.reducibility import assess_reducibility
 from aqvolt_flows.candidates.sites import find_sites
+from aqvolt_flows.candidates.substitute import framework_change, substitute
 from aqvolt_flows.dynamics.relax import Relaxed, torchsim_relaxer
 from aqvolt_flows.potentials import load_potential
 from aqvolt_flows.schemas.generation import LithiationParameters, RelaxationParameters
@@ -72,11 +73,14 @@ def lithiate_all(hosts: dict[str, Structure], p: LithiationParameters, relax: An
 
 
 def describe(name: str, outcome: Lithiation, given: Structure) -> None:
-    """Print one host."""
+    """Print one host, with the published voltage where there is one."""
     empty = outcome.host.relaxed.structure
     why = f"{outcome.failure.reason}: {outcome.failure.message}" if outcome.failure else "accepted"
     print(f"{name} ({len(given)} atoms, empty cell {empty.volume / given.volume - 1:+.1%}): {why}; {outcome.stopped}")
     print(f"    host {outcome.host.as_decisions()}")
+    if name in KNOWN:
+        _, volts, of, source = KNOWN[name]
+        print(f"    published: {volts} V ({of}), {source}")
     for step in outcome.steps:
         best = step.best
         row = f"    {step.n_li} Li, {len(step.configurations)} configurations"
@@ -117,6 +121,8 @@ def pool(options: argparse.Namespace, p: LithiationParameters) -> None:
     found = lithiate_all(hosts, p, relax)
     print(f"{len(found)} hosts in {time.perf_counter() - started:.0f} s", flush=True)
     accepted = {name: kept_steps(o, "fullest")[-1].best for name, o in found.items() if kept_steps(o, "fullest")}
+    if "FeF3" in accepted:
+        substituted(accepted["FeF3"].relaxed.structure, p, relax)
     worst = 0.0
     for name, best in accepted.items():
         assert best is not None
@@ -127,6 +133,21 @@ def pool(options: argparse.Namespace, p: LithiationParameters) -> None:
         print(f"{name}: falls by {', '.join(f'{f:.2f}' for f in falls)} meV/atom when displaced by 0.05 Å", flush=True)
     print(f"largest fall {worst:.2f} meV/atom of {len(accepted)} accepted structures")
     assert worst <= 5
+
+
+def substituted(lithiated: Structure, p: LithiationParameters, relax: Any) -> None:
+    """Print what becomes of the lithiated fluoride as chloride, bromide and iodide."""
+    for new in ("Cl", "Br", "I"):
+        start = substitute(lithiated, "F", new)
+        (found,), best = alone(search_lowest([start], lambda _, r: kept(start, r), p.minima), relax)  # noqa: B023
+        change = framework_change(start, found.relaxed.structure)
+        said = "kept" if best is not None else f"{found.failure or change.limit}"
+        print(f"F to {new}: {said}; {change.as_decisions()}; {found.as_decisions()}", flush=True)
+
+
+def kept(start: Structure, relaxed: Relaxed) -> bool:
+    """Return whether a substituted structure kept its framework."""
+    return framework_change(start, relaxed.structure).kept
 
 
 def speed(options: argparse.Namespace, p: LithiationParameters) -> None:

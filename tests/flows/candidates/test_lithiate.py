@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hosts_in_cells import CELLS, HOSTS, in_cell
+from pymatgen.analysis.ewald import EwaldSummation
 from pymatgen.core import Lattice, Structure
 
 from aqvolt_flows.candidates.density import promolecular_density
+from aqvolt_flows.candidates.framework import primitive_cell
+from aqvolt_flows.candidates.limits import ANIONS
 from aqvolt_flows.candidates.lithiate import kept_steps, lithiate
 from aqvolt_flows.candidates.sites import complete_under_symmetry, find_sites
 from aqvolt_flows.dynamics.relax import Relaxed, relax_batch
-from aqvolt_flows.schemas.generation import LithiationParameters, RelaxationParameters
+from aqvolt_flows.schemas.generation import LithiationParameters, MinimumParameters, RelaxationParameters
 from aqvolt_flows.schemas.provenance import Failure
 
 P = LithiationParameters(promolecular_spacing_a=0.3)
@@ -127,6 +131,104 @@ def test_unconverged_configurations_and_hosts_are_said_so():
     assert lithiate(REO3, sites, 1, never, P).failure.reason == "unconverged"
     nothing = lambda structures: [Relaxed(s, 0.0, 1.0, 1.0, stuck) for s in structures]  # noqa: E731
     assert lithiate(REO3, sites, 1, nothing, P).failure.reason == "host_unrelaxed"
+
+
+NO_DISPLACEMENTS = {"minima": MinimumParameters(n_rattles=0, max_checks=0)}
+VOID = complete_under_symmetry(REO3, [(0.01, np.array([0.5, 0.5, 0.5]))], 0.5)
+
+
+def test_the_host_is_relaxed_and_volumes_refer_to_it():
+    """The issue's NbF3: the given cell is too small; relaxed it is 21 % larger, and Li adds 3 %."""
+
+    def swell(structures):
+        lengths = {0: 1.1 ** (2 / 3), 1: 1.1 ** (2 / 3) * 1.01}
+        grown = [Structure(Lattice.cubic(3.86 * lengths[n_li(s)]), s.species, s.frac_coords) for s in structures]
+        return [Relaxed(s, -float(n_li(s)), 0.0, 0.0) for s in grown]
+
+    found = lithiate(REO3, VOID, 1, swell, P)
+    assert found.host_change.volume_change == pytest.approx(1.1**2 - 1)
+    change = found.steps[0].best.insertion.change
+    assert change.volume_change == pytest.approx(1.01**3 - 1)
+    assert found.failure is None
+
+
+def test_a_host_that_relaxes_to_another_framework_is_no_host():
+    def shear(structures):
+        matrix = np.array([[1, 0, 0], [0.3, 1, 0], [0, 0, 1]])
+        return [Relaxed(Structure(Lattice(s.lattice.matrix @ matrix), s.species, s.frac_coords), -1, 0, 0) for s in structures]  # fmt: skip  # noqa: E501
+
+    found = lithiate(REO3, VOID, 1, shear, P)
+    assert found.failure.reason == "host_changed"
+    assert "an angle of the primitive cell" in found.failure.message
+    assert found.steps == []
+
+
+def energies_by_content(*energies: float):
+    return still(lambda s: energies[n_li(s)])
+
+
+def test_voltages_are_differences_against_li_metal():
+    """V = −(E(n) − E(m) − (n − m) E_Li)/(n − m); E_Li = −2 eV."""
+    sites = complete_under_symmetry(FLUORITE, [(0.02, np.array([0.5, 0.5, 0.5]))], 0.5)
+    found = lithiate(FLUORITE, sites, 3, energies_by_content(-10, -15, -19, -21.5), P, li_energy=-2.0)
+    assert [s.voltage_v for s in found.steps] == pytest.approx([3.0, 2.0, 0.5])
+    assert [s.average_voltage_v for s in found.steps] == pytest.approx([3.0, 2.5, 5.5 / 3])
+    assert [s.kept for s in found.steps] == [True] * 3
+    strict = P.model_copy(update={"min_voltage_v": 1.0})
+    found = lithiate(FLUORITE, sites, 3, energies_by_content(-10, -15, -19, -21.5), strict, li_energy=-2.0)
+    assert [s.kept for s in found.steps] == [True, True, False]
+    assert found.stopped == "low_voltage"
+    assert [s.n_li for s in kept_steps(found, "fullest")] == [2]
+    assert "1 Li go in at 0.500 V" in found.steps[2].as_decisions()["limit"]
+
+
+def test_a_content_that_is_passed_over_does_not_end_the_lithiation():
+    """The second Li goes in at −1 V, the third at 3 V: two and three together at 1 V, so that three Li are kept."""
+    sites = complete_under_symmetry(FLUORITE, [(0.02, np.array([0.5, 0.5, 0.5]))], 0.5)
+    found = lithiate(FLUORITE, sites, 3, energies_by_content(-10, -15, -16, -21), P, li_energy=-2.0)
+    assert [s.voltage_v for s in found.steps] == pytest.approx([3.0, -1.0, 3.0])
+    assert [s.kept for s in found.steps] == [True, False, True]
+    assert found.steps[2].since_kept_v == pytest.approx(1.0)
+    assert [s.n_li for s in kept_steps(found, "every_step")] == [1, 3]
+
+
+def test_no_li_goes_in_below_the_metal():
+    found = lithiate(REO3, VOID, 1, energies_by_content(-10, -11.9), P, li_energy=-2.0)
+    assert found.failure.reason == "low_voltage"
+    assert "-0.100 V against Li metal on average; at least 0 V" in found.failure.message
+    assert lithiate(REO3, VOID, 1, energies_by_content(-10, -12), P, li_energy=-2.0).failure is None, "0 V is enough"
+    any_voltage = P.model_copy(update={"min_voltage_v": None})
+    assert lithiate(REO3, VOID, 1, energies_by_content(-10, -11), any_voltage, li_energy=-2.0).failure is None
+
+
+@pytest.mark.parametrize("name", HOSTS)
+def test_a_host_is_lithiated_alike_in_four_cells(name):
+    """Primitive, conventional, 2 × 1 × 1 and Niggli cells; energies are electrostatic, so that they do not know cells.
+
+    Ions of charge +1 for Li and whatever balances them on the host's anions and cations: the numbers mean nothing, but
+    pymatgen's Ewald sum depends on the crystal alone.
+    """
+    found = []
+    for cell in CELLS:
+        given = in_cell(name, cell)
+        host = primitive_cell(given)
+        sites = find_sites(promolecular_density(host, 0.3), P)
+        outcome = lithiate(host, sites, 2, still(ewald), P.model_copy(update=NO_DISPLACEMENTS), li_energy=0.0)
+        steps = [(s.n_li, len(s.configurations), s.best and round(s.average_voltage_v, 3)) for s in outcome.steps]
+        found.append((len(host), len(sites), outcome.failure and outcome.failure.reason, outcome.stopped, steps))
+    assert len(found[0][-1]) >= 1
+    for other in found[1:]:
+        assert other == found[0]
+
+
+def ewald(structure: Structure) -> float:
+    """eV; the anions are −1, the cations share what balances them, Li is +1 and taken from the cations."""
+    n_anions = sum(s.specie.symbol in ANIONS for s in structure)
+    shared = (n_anions - n_li(structure)) / (len(structure) - n_anions - n_li(structure))
+    charges = [-1 if s.specie.symbol in ANIONS else 1 if s.specie.symbol == "Li" else shared for s in structure]
+    charged = structure.copy()
+    charged.add_oxidation_state_by_site(charges)
+    return float(EwaldSummation(charged).total_energy)
 
 
 @pytest.fixture(scope="module")

@@ -363,20 +363,27 @@ def test_lif_becomes_licl_with_a_real_potential(database, project):
 
 
 @pytest.mark.slow
-def test_fef3_takes_up_li_at_a_sensible_voltage(database, project):
-    """SevenNet, r2SCAN channel: FeF3 inserts Li from 4.5 to 2.5 V (Badway, J. Electrochem. Soc. 150, A1209 (2003))."""
-    from aqvolt_flows.dynamics.relax import torchsim_relaxer
-    from aqvolt_flows.potentials import load_potential
+def test_two_hosts_take_up_li_alike_in_two_cells_at_sensible_voltages(database, project):
+    """SevenNet, r2SCAN channel: FeF3 has 3.0 V on discharge and 3.4 V at rest (Arai, J. Power Sources 68, 716 (1997)).
 
-    pool(database)
-    database["candidates"].delete_many({"name": {"$ne": "FeF3"}})
-    chosen = campaign(lithiation={"max_li": 1, "relaxation": {"max_steps": 150}})
-    run("lithiate", chosen, database, project)
-    numbers = database["candidates"].find_one({"source": "stuffed", "status": "accepted"})["decisions"]
-    li = Structure.from_spacegroup("Im-3m", Lattice.cubic(3.5093), ["Li"], [[0, 0, 0]]).get_primitive_structure()
-    potential = load_potential("7net-mf-0/R2SCAN", database.settings.resolve_device())
-    metal = torchsim_relaxer(potential, chosen.lithiation.relaxation)([li])[0]
-    voltage = -(numbers["energy_ev"] - numbers["host_energy_ev"] - metal.energy_per_atom)
-    assert 2.5 < voltage < 4.5
-    assert numbers["n_li"] == 1
-    assert numbers["rms_displacement_a"] < 0.5
+    TiCl3 (R-3, layers) is given in its hexagonal cell of 24 atoms, FeF3 in the primitive one and doubled.
+    """
+    layers = Lattice.hexagonal(6.12, 17.5)
+    ticl3 = Structure.from_spacegroup("R-3", layers, ["Ti", "Cl"], [[0, 0, 1 / 3], [0.336, 0.002, 0.0785]])
+    given = {"FeF3": HOSTS["FeF3"], "FeF3 doubled": HOSTS["FeF3"] * (2, 1, 1), "TiCl3": ticl3}
+    rules, origin = CandidateParameters(), {"e_above_hull_ev_per_atom": 0.0}
+    database.upsert(
+        "candidates", [host_document(s, rules.hosts, n, "user", [WYCKOFF], origin) for n, s in given.items()]
+    )
+    run("lithiate", campaign(lithiation={"max_li": 1, "minima": {"n_rattles": 1, "max_checks": 1}}), database, project)
+    made = {d["name"]: d for d in database["candidates"].find({"source": "stuffed"})}
+    fef3, doubled, titanium = (made[f"Li1 + {n}"] for n in given)
+    assert sorted(d["status"] for d in (fef3, doubled)) == ["accepted", "rejected"], "the second one is a duplicate"
+    assert {d["rejection"]["reason"] for d in (fef3, doubled) if d["rejection"]} == {"duplicate"}
+    assert doubled["decisions"]["voltage_v"] == pytest.approx(fef3["decisions"]["voltage_v"], abs=0.05)
+    assert fef3["decisions"]["voltage_v"] == pytest.approx(3.4, abs=0.3)
+    assert fef3["decisions"]["host_volume_a3"] == pytest.approx(HOSTS["FeF3"].volume, rel=0.05)
+    assert titanium["status"] == "accepted"
+    assert titanium["decisions"]["n_atoms_of_host"] == 8
+    assert abs(titanium["decisions"]["volume_change"]) < 0.1
+    assert all(d["decisions"]["gain_mev_per_atom"] > -5 for d in (fef3, doubled, titanium))

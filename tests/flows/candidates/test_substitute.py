@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 
+import numpy as np
 import pytest
 from pymatgen.core import Composition, Lattice, Structure
 from pymatgen.entries.computed_entries import ComputedStructureEntry
@@ -19,7 +20,9 @@ from aqvolt_flows.candidates.hull import (
     read_phases,
     reference_from_potential,
 )
+from aqvolt_flows.candidates.jobs_substitute import substituted_documents, substitution_key
 from aqvolt_flows.candidates.substitute import (
+    Substitution,
     choose_substitutions,
     framework_change,
     halogen_counts,
@@ -29,7 +32,9 @@ from aqvolt_flows.candidates.substitute import (
 )
 from aqvolt_flows.dynamics.relax import Relaxed
 from aqvolt_flows.errors import InputError
-from aqvolt_flows.schemas.generation import SubstitutionParameters
+from aqvolt_flows.identity import content_key
+from aqvolt_flows.potentials import model_hash
+from aqvolt_flows.schemas.generation import MinimumParameters, SubstitutionParameters
 from aqvolt_flows.schemas.provenance import Failure
 
 
@@ -227,3 +232,59 @@ def test_a_potentials_hull_leaves_out_and_names_what_did_not_relax():
     found = reference_from_potential(given, relax, "potential:x")
     assert [p.energy for p in found.phases] == [-24.0]
     assert sorted(found.failed.values()) == ["no structure", "unconverged"]
+
+
+PARENT = {"candidate_id": "candidate-1", "name": "LiF", "source": "user", "structure": LIF.as_dict()}
+WANTED = {"parent_id": "candidate-1", "old": "F", "new": "Cl", "key": "k"}
+
+
+def falling(depth: float):
+    """A symmetric crystal rests; a displaced one falls by ``depth`` eV/atom and its Cl gather in a line."""
+
+    def relax(structures):
+        ends = []
+        for s in structures:
+            if len(s) == 1 or np.allclose(np.mod(4 * s.frac_coords + 1e-6, 1), 0, atol=1e-4):
+                ends.append(Relaxed(s, -5.0 * len(s), 0, 0))
+                continue
+            frac = [[0.1 * i, 0.05, 0.05] if x.specie.symbol == "Cl" else x.frac_coords for i, x in enumerate(s)]
+            ends.append(Relaxed(Structure(s.lattice, s.species, frac), -(5.0 + depth) * len(s), 0, 0))
+        return ends
+
+    return relax
+
+
+@pytest.mark.parametrize(("depth", "status"), [(0.263, "rejected"), (0.004, "accepted")])
+def test_a_framework_that_only_symmetry_holds_is_refused(depth, status):
+    """The issue's LiBeF3 to LiBeCl3: kept at rms 0, but 263 meV/atom lower and another one once it is displaced."""
+    parameters = SubstitutionParameters(parents=["user"])
+    known = [Phase(e, Composition(e), -1.0, Structure(Lattice.cubic(3), [e], [[0, 0, 0]])) for e in ("Li", "Cl")]
+    (made,) = substituted_documents([WANTED], [PARENT], parameters, known, [], falling(depth))
+    assert made.status == status
+    assert made.decisions["spread_mev_per_atom"] == pytest.approx(1000 * depth)
+    assert made.decisions["framework_kept"] is (status == "accepted")
+    if status == "rejected":
+        assert made.rejection.reason == "framework_changed"
+        assert made.decisions["gain_mev_per_atom"] == pytest.approx(263)
+    off = parameters.model_copy(update={"minima": MinimumParameters(n_rattles=0, max_checks=0)})
+    (plain,) = substituted_documents([WANTED], [PARENT], off, known, [], falling(depth))
+    assert plain.status == "accepted"
+    assert "spread_mev_per_atom" not in plain.decisions
+
+
+def test_keys_change_only_where_something_is_displaced():
+    one = Substitution("candidate-1", "F", "Cl")
+    off = SubstitutionParameters(minima=MinimumParameters(n_rattles=0, max_checks=0))
+    earlier = content_key(  # as it was before there were displacements
+        "substitute/1",
+        parent="candidate-1",
+        old="F",
+        new="Cl",
+        parameters={"max_e_above_hull_ev": 0.05, "reference": "potential"},
+        relaxation=off.relaxation.model_dump(mode="json", exclude={"max_batch_atoms"}),
+        weights=model_hash("7net-mf-0/R2SCAN"),
+        entries=None,
+        energies=None,
+    )
+    assert substitution_key(one, off, None, None) == earlier
+    assert substitution_key(one, SubstitutionParameters(), None, None) != earlier

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 from pymatgen.core import Lattice, Structure
+from pymatgen.io.cif import CifWriter
 
 from aqvolt_flows.candidates.hosts import host_document
 from aqvolt_flows.schemas.parameters import HostParameters
@@ -43,3 +45,28 @@ def test_substituting_nothing_says_what_to_set(database: Database) -> None:
     assert refused.returncode == 2
     assert "no accepted candidate of source stuffed" in " ".join(refused.stderr.split())
     assert "reference_entries must name a JSON file" in " ".join(refused.stderr.split())
+
+
+def test_hosts_from_cif_bring_their_hull_energies_in_a_table(database: Database, tmp_path: Path) -> None:
+    """Three files: one in the table, one above the limit, one that the table does not name."""
+    for name, a in (("low", 5.2), ("high", 5.6), ("unnamed", 6.0)):
+        lattice = Lattice.hexagonal(a, 13.3)
+        crystal = Structure.from_spacegroup(
+            "R-3c", lattice, ["Fe", "F"], [[0, 0, 0], [0.41 - 0.05 * (a - 5.2), 0, 0.25]]
+        )
+        crystal.replace_species({"Fe": {"low": "Fe", "high": "V", "unnamed": "Ti"}[name]})
+        CifWriter(crystal).write_file(str(tmp_path / f"{name}.cif"))
+    table = tmp_path / "hull.csv"
+    table.write_text("name,e_above_hull_ev_per_atom\nlow,0.01\nhigh.cif,0.2\ntypo,0\n")
+    files = [str(tmp_path / f"{name}.cif") for name in ("low", "high", "unnamed")]
+    command = ("candidates", "import", *files, "--as", "hosts", "--campaign", "aqvolt26", "--workers", "1")
+    done = run(*command, "--hull-energies", str(table))
+    assert done.returncode == 0, done.stderr
+    assert "1 of 3 names of hull.csv fit no record: typo." in " ".join(done.stdout.split())
+    reasons = {d["formula"]: (d["rejection"] or {}).get("reason") for d in database["candidates"].find()}
+    assert reasons == {"FeF3": None, "VF3": "above_hull", "TiF3": "unknown_hull"}
+    refused = run(*command, "--hull-energies", str(tmp_path / "none.csv"))
+    assert refused.returncode == 2
+    assert "There is no file" in " ".join(refused.stderr.split())
+    plan = json.loads(run("plan", "lithiate", "--campaign", "aqvolt26", "--json").stdout)
+    assert (plan["hosts"], plan["to_run"], plan["reducible"], plan["not_reducible"]) == (1, 1, 1, 0)
