@@ -17,7 +17,7 @@ from aqvolt_flows.candidates.minima import Search, together
 from aqvolt_flows.candidates.reducibility import REDOX_METALS, assess_reducibility
 from aqvolt_flows.candidates.sites import Sites, find_sites, sites_of_primitive
 from aqvolt_flows.dynamics.relax import Relaxed, Relaxer, torchsim_relaxer
-from aqvolt_flows.errors import AqvoltError
+from aqvolt_flows.errors import AqvoltError, ResourceError
 from aqvolt_flows.identity import content_key
 from aqvolt_flows.jobs import campaign_job, typed
 from aqvolt_flows.potentials import load_potential, model_hash
@@ -154,16 +154,34 @@ def stuffed_documents(
         Where density files are.
     relax
         Structures in, relaxed structures out.
+
+    Raises
+    ------
+    ResourceError
+        At the end, if the source of a host's density did not answer; the others are done by then.
     """
     ready: list[_Prepared] = []
+    unanswered: ResourceError | None = None
     for host, key in hosts:
-        found = _prepared(host, key, parameters, metals, settings)
+        try:
+            found = _prepared(host, key, parameters, metals, settings)
+        except ResourceError as error:
+            unanswered = error
+            continue
         if isinstance(found, CandidateDocument):
             yield [found]
         else:
             ready.append(found)
-    if not ready:
-        return
+    if ready:
+        yield from _lithiated(ready, parameters, relax)
+    if unanswered is not None:
+        raise unanswered
+
+
+def _lithiated(
+    ready: Sequence[_Prepared], parameters: LithiationParameters, relax: Relaxer
+) -> Iterator[list[CandidateDocument]]:
+    """Yield the documents of hosts that can be lithiated."""
     (metal,) = relax([lithium_metal()])
     li_energy = metal.energy_per_atom if metal.converged else None
     if li_energy is None and parameters.min_voltage_v is not None:

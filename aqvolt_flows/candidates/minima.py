@@ -50,7 +50,7 @@ class Minimum:
         """Why it is no minimum: the relaxation's own failure, or ``not_a_minimum``."""
         if self.relaxed.failure is not None or self.settled:
             return self.relaxed.failure
-        said = f"it fell by {1000 * self.drops[-1]:.1f} meV/atom when it was displaced for the {len(self.drops)}. time"
+        said = f"it still fell by {1000 * self.drops[-1]:.1f} meV/atom at the last of {len(self.drops)} displacements"
         return Failure(reason="not_a_minimum", message=said)
 
     def as_decisions(self) -> dict[str, Any]:

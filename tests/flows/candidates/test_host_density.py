@@ -18,6 +18,7 @@ from aqvolt_flows.candidates.density import promolecular_density
 from aqvolt_flows.candidates.host_density import density_fingerprint, find_density
 from aqvolt_flows.candidates.hosts import host_document
 from aqvolt_flows.dynamics.relax import Relaxed
+from aqvolt_flows.errors import ResourceError
 from aqvolt_flows.schemas.generation import LithiationParameters
 from aqvolt_flows.schemas.parameters import HostParameters
 from aqvolt_flows.schemas.provenance import Failure
@@ -205,6 +206,33 @@ def test_the_analyzer_may_fail_on_a_density_without_ending_the_batch(database, p
     assert output["rejected"] == {"bad_density": 1}
     (made,) = database["candidates"].find({"source": "stuffed"})
     assert "IndexError: index 0 is out of bounds" in made["rejection"]["message"]
+
+
+def test_a_source_that_does_not_answer_for_one_host_leaves_the_others_their_documents(settings, monkeypatch):
+    def prepared(host, key, *_):
+        if host["name"] == "gone":
+            raise ResourceError("The public bucket did not give aeccar0s/mp-1.")
+        return original(host, key, *_)
+
+    original = jobs_lithiate._prepared
+    monkeypatch.setattr(jobs_lithiate, "_prepared", prepared)
+    hosts = [(document(trifluoride(5.2), name), name) for name in ("gone", "first", "second")]
+    still = lambda structures: [Relaxed(s, -5.0 * len(s), 0.0, 0.0) for s in structures]  # noqa: E731
+    off = {"n_rattles": 0, "max_checks": 0}
+    p = LithiationParameters(densities=["promolecular"], promolecular_spacing_a=0.3, max_li=1, minima=off)
+    found = []
+    made = jobs_lithiate.stuffed_documents(hosts, p, ("Fe",), settings, still)
+    with pytest.raises(ResourceError, match="did not give"):
+        found.extend(document for of_one in made for document in of_one)
+    assert [d.key for d in found] == ["first", "second"]
+    stuck = Failure(reason="unconverged", message="largest force 1 eV/Å")
+    lost = lambda structures: [Relaxed(s, 0.0, 1, 1, stuck) for s in structures]  # noqa: E731
+    ((refused,),) = jobs_lithiate.stuffed_documents(hosts[1:2], p, ("Fe",), settings, lost)
+    assert refused.rejection.reason == "li_metal_unrelaxed"
+    assert "7net-mf-0/R2SCAN: largest force 1" in refused.rejection.message
+    unlimited = p.model_copy(update={"min_voltage_v": None})
+    ((refused,),) = jobs_lithiate.stuffed_documents(hosts[1:2], unlimited, ("Fe",), settings, lost)
+    assert refused.rejection.reason == "host_unrelaxed"
 
 
 def test_a_plan_says_how_many_hosts_are_reducible(database, project):
