@@ -141,10 +141,11 @@ def check_minimum(minimum: Minimum, index: int, sound: Sound, p: MinimumParamete
         energies = [e for e in map(_per_atom, ends) if np.isfinite(e)]
         drop = here.energy_per_atom - min(energies, default=here.energy_per_atom)
         drops = (*minimum.drops, max(0.0, drop))
-        if drop <= p.same_within_ev_per_atom:
-            return replace(minimum, drops=drops, settled=True)
-        lower = _lowest(index, ends, sound, p)
-        minimum = replace(minimum, relaxed=lower.relaxed, drops=drops, settled=False)
+        lowest = _lowest(index, [here, *ends], sound, p).relaxed
+        settled = drop <= p.same_within_ev_per_atom
+        minimum = replace(minimum, relaxed=lowest, drops=drops, settled=settled)
+        if settled:
+            return minimum
     return minimum
 
 

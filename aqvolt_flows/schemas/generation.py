@@ -44,7 +44,7 @@ class MinimumParameters(Parameters):
     )
     check_rattle_a: Strictly = Field(default=0.05, le=0.5, description="Å; standard deviation in a check.")
     same_within_ev_per_atom: Strictly = Field(
-        default=0.005, description="eV/atom; a structure that falls by no more is the same minimum."
+        default=0.002, description="eV/atom; a structure that falls by no more is the same minimum."
     )
     seed: int = Field(default=0, ge=0, description="Of all displacements.")
 

@@ -215,6 +215,7 @@ def main() -> None:
     parser.add_argument("--hosts", type=int, default=8)
     parser.add_argument("--sample", type=int, default=12)
     parser.add_argument("--max-li", type=int, default=None)
+    parser.add_argument("--angle-tol", type=float, default=5.0, help="degrees; above 5 softer than the paper.")
     parser.add_argument("--fmax", type=float, default=0.05, help="eV/Å.")
     parser.add_argument("--max-batch-atoms", type=int, default=4096)
     options = parser.parse_args()
@@ -223,7 +224,9 @@ def main() -> None:
         force_tolerance_ev_per_a=options.fmax,
         max_batch_atoms=options.max_batch_atoms,
     )
-    p = LithiationParameters(densities=["promolecular"], max_li=options.max_li, relaxation=relaxation)
+    p = LithiationParameters(
+        densities=["promolecular"], max_li=options.max_li, angle_tol=options.angle_tol, relaxation=relaxation
+    )
     (pool if options.pool else speed)(options, p)
 
 
