@@ -140,8 +140,8 @@ def _optimize(model: Any, structures: Sequence[Structure], p: RelaxationParamete
         failure_or_none = None
         if not rest[index]:
             message = (
-                f"largest force {numbers[1]:.3f} eV/Å and stress {numbers[2]:.2f} GPa after {p.max_steps} steps; forces on "
-                f"atoms and cell must be below {p.force_tolerance_ev_per_a:g} eV/Å"
+                f"largest force {numbers[1]:.3f} eV/Å and stress {numbers[2]:.2f} GPa after {p.max_steps} steps; "
+                f"forces on atoms and cell must be below {p.force_tolerance_ev_per_a:g} eV/Å"
             )
             failure_or_none = Failure(reason="unconverged", message=message)
         results.append(Relaxed(_like(structures[index], final), *numbers, failure_or_none))

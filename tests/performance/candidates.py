@@ -51,11 +51,14 @@ class Recorder:
         return found
 
 
-def lithiate_all(hosts: dict[str, Structure], p: LithiationParameters, relax: Any) -> dict[str, Lithiation]:
-    """Lithiate hosts in step; a host that cannot be reduced is left out."""
+def lithiate_all(
+    hosts: dict[str, Structure], p: LithiationParameters, relax: Any
+) -> tuple[dict[str, Lithiation], float]:
+    """Lithiate hosts in step; a host that cannot be reduced is left out. Return also the seconds of the relaxations."""
+    started = time.perf_counter()
     (metal,) = relax([lithium_metal()])
     print(f"Li metal: {metal.energy_per_atom:.4f} eV/atom, a = {metal.structure.lattice.a:.4f} Å", flush=True)
-    names, searches = [], []
+    names, searches, sought = [], [], time.perf_counter()
     for name, host in hosts.items():
         reduction = assess_reducibility(host)
         if isinstance(reduction, Failure):
@@ -65,11 +68,13 @@ def lithiate_all(hosts: dict[str, Structure], p: LithiationParameters, relax: An
         most = KNOWN.get(name, (reduction.max_li,))[0]
         names.append(name)
         searches.append(lithiation(host, sites, min(most, reduction.max_li), p, metal.energy_per_atom))
+    sought = time.perf_counter() - sought
+    print(f"densities and sites of {len(searches)} hosts: {sought:.1f} s, not counted below", flush=True)
     found = {}
     for index, outcome in together(searches, relax):
         found[names[index]] = outcome
         describe(names[index], outcome, hosts[names[index]])
-    return found
+    return found, time.perf_counter() - started - sought
 
 
 def describe(name: str, outcome: Lithiation, given: Structure) -> None:
@@ -117,9 +122,8 @@ def pool(options: argparse.Namespace, p: LithiationParameters) -> None:
         hosts = {name: hosts[name] for name in options.names.split(",")}
     potential = load_potential(options.potential, options.device)
     relax = torchsim_relaxer(potential, p.relaxation)
-    started = time.perf_counter()
-    found = lithiate_all(hosts, p, relax)
-    print(f"{len(found)} hosts in {time.perf_counter() - started:.0f} s", flush=True)
+    found, seconds = lithiate_all(hosts, p, relax)
+    print(f"{len(found)} hosts in {seconds:.0f} s", flush=True)
     accepted = {name: kept_steps(o, "fullest")[-1].best for name, o in found.items() if kept_steps(o, "fullest")}
     if "FeF3" in accepted:
         substituted(accepted["FeF3"].relaxed.structure, p, relax)
@@ -162,9 +166,7 @@ def speed(options: argparse.Namespace, p: LithiationParameters) -> None:
     relax = Recorder(torchsim_relaxer(potential, p.relaxation))
     relax([lithium_metal()])  # kernels are compiled once
     relax.pairs.clear()
-    started = time.perf_counter()
-    found = lithiate_all(hosts, p, relax)
-    seconds = time.perf_counter() - started
+    found, seconds = lithiate_all(hosts, p, relax)
     asked, atoms = len(relax.pairs), sum(len(s) for s, _ in relax.pairs)
     rate = 3600 * len(found) / seconds
     print(f"ours: {len(found)} hosts, {asked} relaxations of {atoms} atoms in {relax.rounds} rounds, {seconds:.1f} s")
