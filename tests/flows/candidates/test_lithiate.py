@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from hosts_in_cells import CELLS, HOSTS, in_cell
 from pymatgen.analysis.ewald import EwaldSummation
+from pymatgen.apps.battery.insertion_battery import InsertionElectrode
 from pymatgen.core import Lattice, Structure
+from pymatgen.entries.computed_entries import ComputedEntry, ComputedStructureEntry
 
 from aqvolt_flows.candidates.density import promolecular_density
 from aqvolt_flows.candidates.framework import primitive_cell
@@ -180,6 +182,21 @@ def test_voltages_are_differences_against_li_metal():
     assert found.stopped == "low_voltage"
     assert [s.n_li for s in kept_steps(found, "fullest")] == [2]
     assert "1 Li go in at 0.500 V" in found.steps[2].as_decisions()["limit"]
+
+
+def test_voltages_are_those_of_pymatgens_insertion_electrode():
+    sites = complete_under_symmetry(FLUORITE, [(0.02, np.array([0.5, 0.5, 0.5]))], 0.5)
+    energies = (-10, -15, -19, -21.5)
+    found = lithiate(FLUORITE, sites, 3, energies_by_content(*energies), P, li_energy=-2.0)
+    structures = [found.host.relaxed.structure, *(s.best.relaxed.structure for s in found.steps)]
+    entries = [
+        ComputedStructureEntry(s, e, entry_id=str(n)) for n, (s, e) in enumerate(zip(structures, energies, strict=True))
+    ]
+    metal = ComputedEntry("Li", -2.0)
+    electrode = InsertionElectrode.from_entries(entries, metal, strip_structures=False)
+    assert electrode.get_average_voltage() == pytest.approx(found.steps[-1].average_voltage_v)
+    steps = sorted((v.voltage for v in electrode.voltage_pairs), reverse=True)
+    assert steps == pytest.approx([s.voltage_v for s in found.steps])
 
 
 def test_a_content_that_is_passed_over_does_not_end_the_lithiation():
