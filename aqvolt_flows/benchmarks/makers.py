@@ -13,6 +13,7 @@ from jobflow import Job, Maker
 
 from aqvolt_flows.benchmarks import ev_scan, force_bins
 from aqvolt_flows.benchmarks.evaluate import evaluate_each
+from aqvolt_flows.benchmarks.item_errors import item_errors
 from aqvolt_flows.benchmarks.references import read_references
 from aqvolt_flows.chemistry import reduced_formula
 from aqvolt_flows.errors import InputError
@@ -221,7 +222,7 @@ class ForceBinsMaker(_ModelMaker):
         given = read_references(references, p.split)
         potential, said = self.load(model)
         found = evaluate_each(potential.evaluate, [to_atoms(r.structure) for r in given])
-        errors = [force_bins.item_errors(r.reference, f) for r, f in zip(given, found, strict=True)]
+        errors = [item_errors(r.reference, f) for r, f in zip(given, found, strict=True)]
         results = [
             ErrorResult(
                 item_id=e.item_id,

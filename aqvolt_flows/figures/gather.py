@@ -293,8 +293,11 @@ def ev_curves(database: Database, rows: Iterable[Row]) -> list[Row]:
         except ResourceError:
             continue
         for scan in pq.read_table(path).to_pylist():
+            named = scan.get("item_id") or scan["candidate_id"]  # version 0.1 wrote candidate_id
+            if scan["volumes"] is None:
+                continue
             entry = structures.setdefault(
-                scan["candidate_id"], {"name": scan["name"], "formula": scan["formula"], "curves": {}, "steady": []}
+                named, {"name": scan["name"], "formula": scan["formula"], "curves": {}, "steady": []}
             )
             entry["curves"][row["label"]] = (scan["volumes"], [e / scan["n_atoms"] for e in scan["energies"]])
             if scan["failure_reason"] is None:

@@ -43,6 +43,8 @@ class BenchmarkBuilder(CountingBuilder):
         ):
             for document in read_outputs(self.outputs, uuids):
                 output = document.get("output")
+                if isinstance(output, dict) and "benchmark_key" in output:
+                    continue  # a part, or the job that made the parts
                 named = output.get("benchmark_id") if isinstance(output, dict) else None
                 if named not in known and unreadable_id(document["uuid"]) not in known:
                     about = (document.get("metadata") or {}).get("aqvolt") or {}

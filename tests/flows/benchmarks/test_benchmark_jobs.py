@@ -182,6 +182,8 @@ def test_a_model_that_gives_nan_is_counted(database: Database, monkeypatch: pyte
     release_id = add_release(database, True)
 
     class Broken:
+        name, elements = "broken", frozenset({3, 17})
+
         def evaluate(self, systems: list[Atoms]) -> list[Evaluation]:
             return [Evaluation(float("nan"), np.zeros((len(s), 3)), np.zeros(6)) for s in systems]
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aqvolt_flows.benchmarks import force_bins
-from aqvolt_flows.benchmarks.force_bins import ItemErrors, Reference
+from aqvolt_flows.benchmarks.item_errors import ItemErrors, Reference, item_errors
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.potentials import Evaluation
 from aqvolt_flows.schemas.provenance import Failure
@@ -32,8 +32,8 @@ def test_two_structures_by_hand() -> None:
     # b: 4 atoms, |F| 5.0: −80 meV over 4 atoms = −20 meV/atom; every force component off by 60 meV/Å.
     a, b = reference("a", 2, 0.1), reference("b", 4, 5.0)
     items = [
-        force_bins.item_errors(a, predicted(a, 0.010, 0.030, 0.001)),
-        force_bins.item_errors(b, predicted(b, -0.080, -0.060, -0.003)),
+        item_errors(a, predicted(a, 0.010, 0.030, 0.001)),
+        item_errors(b, predicted(b, -0.080, -0.060, -0.003)),
     ]
     result = force_bins.aggregate(items, EDGES)
     low, middle, high = result["bins"]
@@ -80,14 +80,14 @@ def test_failures_count_and_never_improve_a_number() -> None:
 
 
 def test_a_prediction_that_failed_has_no_errors() -> None:
-    item = force_bins.item_errors(reference("a", 2, 0.1), Failure(reason="model_error", message="no"))
+    item = item_errors(reference("a", 2, 0.1), Failure(reason="model_error", message="no"))
     assert item.energy_error is None
     assert item.failure.reason == "model_error"
 
 
 def test_a_reference_without_stress_gives_no_stress_error() -> None:
     ref = Reference("a", -1.0, np.ones((1, 3)))
-    item = force_bins.item_errors(ref, Evaluation(-1.0, np.ones((1, 3)), np.zeros(6)))
+    item = item_errors(ref, Evaluation(-1.0, np.ones((1, 3)), np.zeros(6)))
     assert item.stress_mae is None
     assert force_bins.summarize([item])["stress_mae_gpa"] is None
     assert force_bins.summarize([item])["n_stress"] == 0
