@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from pymatgen.core import Structure
 
 from aqvolt_flows.benchmarks.release_data import count_release, read_part
-from aqvolt_flows.identity import content_key, structure_hash
+from aqvolt_flows.identity import content_hash, content_key, structure_hash
 from aqvolt_flows.schemas.provenance import Failure
 from aqvolt_flows.stores import Database
 from aqvolt_flows.structures import to_structure
@@ -86,11 +86,6 @@ class GivenItems:
         """Return some of them."""
         return list(self.items[first : first + size])
 
-    @property
-    def identity(self) -> list[str]:
-        """What of them enters a key."""
-        return [item.identity for item in self.items]
-
 
 @dataclass(frozen=True)
 class CandidateItems:
@@ -159,6 +154,12 @@ class ReleaseItems:
             )
             for i in read_part(self.folder, self.split, first, size)
         ]
+
+
+def identity_of(items: ItemSet, at_once: int = 1000) -> str:
+    """Return the hash of a set: of the identities of its items, in their order."""
+    named = [i.identity for first in range(0, len(items), at_once) for i in items.part(first, at_once)]
+    return content_hash(named)
 
 
 def items_of(structures: Iterable[tuple[str, Structure]], source: str = "") -> list[Item]:

@@ -1,4 +1,4 @@
-"""Relaxation of many structures in one torch-sim batch: FIRE on positions and cell, within fixed limits."""
+"""Relaxation of many structures in one torch-sim batch: FIRE on positions and, unless fixed, the cell."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Relaxed:
 Relaxer = Callable[[Sequence[Structure]], list[Relaxed]]
 
 
-def torchsim_relaxer(potential: Potential, parameters: RelaxationParameters) -> Relaxer:
+def torchsim_relaxer(potential: Potential, parameters: RelaxationParameters, fixed_cell: bool = False) -> Relaxer:
     """Return a relaxer that runs all it is given in batches of at most ``max_batch_atoms`` atoms.
 
     Parameters
@@ -66,40 +66,46 @@ def torchsim_relaxer(potential: Potential, parameters: RelaxationParameters) -> 
         One with a torch-sim model that computes stress.
     parameters
         Force tolerance, steps, limits.
+    fixed_cell
+        Relax positions only; convergence then asks for forces alone.
     """
     model = potential.torchsim_model()
 
     def relax(structures: Sequence[Structure]) -> list[Relaxed]:
         found: list[Relaxed] = []
         for group in batches([len(s) for s in structures], parameters.max_batch_atoms):
-            found += relax_batch(model, [structures[i] for i in group], parameters)
+            found += relax_batch(model, [structures[i] for i in group], parameters, fixed_cell)
         return found
 
     return relax
 
 
-def relax_batch(model: Any, structures: Sequence[Structure], parameters: RelaxationParameters) -> list[Relaxed]:
-    """Relax structures together with torch-sim's FIRE and Fréchet cell filter.
+def relax_batch(
+    model: Any, structures: Sequence[Structure], parameters: RelaxationParameters, fixed_cell: bool = False
+) -> list[Relaxed]:
+    """Relax structures together with torch-sim's FIRE and, unless the cell is fixed, its Fréchet cell filter.
 
     A structure that cannot be evaluated (for torch raises on the whole batch) is found by relaxing one by one, and
     becomes a failure; the others are not lost.
     """
     try:
-        return _optimize(model, structures, parameters)
+        return _optimize(model, structures, parameters, fixed_cell)
     except (RuntimeError, ValueError, IndexError) as error:
         if len(structures) > 1:
-            return [r for s in structures for r in relax_batch(model, [s], parameters)]
+            return [r for s in structures for r in relax_batch(model, [s], parameters, fixed_cell)]
         message = f"{type(error).__name__}: {' '.join(str(error).split())}"
         nan = float("nan")
         return [Relaxed(structures[0], nan, nan, nan, Failure(reason="relaxation_error", message=message))]
 
 
-def _optimize(model: Any, structures: Sequence[Structure], p: RelaxationParameters) -> list[Relaxed]:
+def _optimize(model: Any, structures: Sequence[Structure], p: RelaxationParameters, fixed_cell: bool) -> list[Relaxed]:
     import torch
     import torch_sim as ts
     from pymatgen.io.ase import AseAtomsAdaptor
 
     def volume_ratio(state: Any) -> torch.Tensor:
+        if fixed_cell:
+            return torch.ones_like(state.energy)
         return torch.linalg.det(state.cell).abs() / torch.linalg.det(state.reference_cell).abs()
 
     def exploded(state: Any) -> torch.Tensor:
@@ -107,7 +113,7 @@ def _optimize(model: Any, structures: Sequence[Structure], p: RelaxationParamete
         sound = torch.isfinite(state.energy) & (ratio > 1 / p.max_volume_ratio) & (ratio < p.max_volume_ratio)
         return ~sound
 
-    at_rest = ts.runners.generate_force_convergence_fn(p.force_tolerance_ev_per_a, include_cell_forces=True)
+    at_rest = ts.runners.generate_force_convergence_fn(p.force_tolerance_ev_per_a, include_cell_forces=not fixed_cell)
 
     def finished(state: Any, _last_energy: torch.Tensor | None = None) -> torch.Tensor:
         return at_rest(state) | exploded(state)
@@ -121,7 +127,7 @@ def _optimize(model: Any, structures: Sequence[Structure], p: RelaxationParamete
             optimizer=ts.Optimizer.fire,
             convergence_fn=finished,
             max_steps=p.max_steps,
-            init_kwargs={"cell_filter": ts.CellFilter.frechet},
+            init_kwargs={} if fixed_cell else {"cell_filter": ts.CellFilter.frechet},
         )
     rest, broken = at_rest(state).cpu().numpy(), exploded(state).cpu().numpy()
     ratios = volume_ratio(state).detach().cpu().numpy()

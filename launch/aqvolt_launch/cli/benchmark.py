@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from aqvolt_launch.cli import output
 from aqvolt_launch.cli.options import Json
 
-if TYPE_CHECKING:
-    from aqvolt_flows.benchmarks.base import Benchmark
-    from aqvolt_flows.schemas.benchmark import BenchmarkDocument
-    from aqvolt_flows.stores import Database
-
 _ROUND = 4
 
 
-benchmarks = typer.Typer(help="Measure potentials: E–V scans, errors binned by force.", no_args_is_help=True)
+benchmarks = typer.Typer(help="Measure potentials, and compare what was measured.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
@@ -28,31 +24,56 @@ def register(app: typer.Typer) -> None:
 
 
 @benchmarks.command(
-    "run", epilog="Example: aqvolt benchmark run ev_scan --model chgnet/r2scan --model 7net-mf-0/R2SCAN"
+    "run", epilog="Example: aqvolt benchmark run ev_scan --model chgnet/r2scan --structures crystals.cif --out ev.json"
 )
 def run(
     name: Annotated[
         str,
-        typer.Argument(help="Which benchmark: ev_scan, force_bins, or a plug-in's; hyphens are read as underscores."),
+        typer.Argument(
+            help="ev_scan, force_bins, relaxation, bulk_modulus, heating, conductivity, or a plug-in's; hyphens are "
+            "read as underscores."
+        ),
     ],
     model: Annotated[list[str], typer.Option(help="Model string or model_id; may be given several times.")],
+    structures: Annotated[
+        str | None,
+        typer.Option(
+            help="File, folder or zip of structures, or a collection (candidates, labels); default: the accepted "
+            "candidates, for force_bins the release.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the documents, with their rows, to this JSON file; a list with several models.",
+            show_default=False,
+        ),
+    ] = None,
     release: Annotated[str | None, typer.Option(help="Release for force_bins; by default the newest.")] = None,
     as_json: Json = False,
 ) -> None:
     """Compute a benchmark in this process, for each model; what is already computed is only read.
 
-    ev_scan runs over the accepted candidates, force_bins over a split of a release, both with the campaign's
-    parameters. 'aqvolt submit benchmark' does the same on workers.
+    In a project it runs with the campaign's parameters, and 'aqvolt submit benchmark' does the same on workers. In a
+    folder without a project it needs --structures with a path, and no database.
     """
     from aqvolt_flows.benchmark_registry import benchmark_named
-    from aqvolt_flows.stores import Database
+    from aqvolt_launch.cli import benchmark_runs
 
     benchmark = benchmark_named(name)
-    database = Database.connect()
-    database.ensure_indexes()
+    if benchmark_runs.without_project(structures):
+        run_one = benchmark_runs.alone(benchmark, Path(str(structures)))
+    else:
+        run_one = benchmark_runs.in_project(benchmark, structures, release)
+    found = []
     with contextlib.redirect_stdout(sys.stderr):  # models announce themselves on standard output
-        documents = [_run(database, benchmark, m, release) for m in model]
-    output.table([_row(d.model_dump()) for d in documents], as_json, title=benchmark.name)
+        for one in model:
+            document, rows = run_one(one)
+            found.append(document)
+            if out is not None:
+                benchmark_runs.write(out, one, model, document, rows)
+    output.table([_row(d.model_dump()) for d in found], as_json, title=benchmark.name)
 
 
 @benchmarks.command("table", epilog="Example: aqvolt benchmark table --json")
@@ -78,41 +99,6 @@ def table(as_json: Json = False) -> None:
 
 #: The benchmark of the paper's Table 1.
 _PAPERS = "ev_scan"
-
-
-def _run(database: Database, benchmark: Benchmark, model: str, release: str | None) -> BenchmarkDocument:
-    """Compute one benchmark of one model with the campaign's parameters, under the key that a job would have."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from aqvolt_flows.benchmark_registry import parameters_of
-    from aqvolt_flows.benchmarks.base import Wanted
-    from aqvolt_flows.campaign import load_campaign
-    from aqvolt_flows.errors import InputError
-    from aqvolt_flows.models import resolve_model
-    from aqvolt_flows.schemas.candidate import ACCEPTED
-
-    parameters = parameters_of(benchmark, load_campaign(database.settings.campaign).benchmarks)
-    resolved = resolve_model(database, model)
-    accepted = database.own("candidates").find(ACCEPTED, {"candidate_id": 1})
-    subject = benchmark.subject(Wanted([c["candidate_id"] for c in accepted], _release(database, release)))
-    if subject is None:
-        raise InputError(benchmark.nothing())
-    key = benchmark.key(resolved, parameters, subject)
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(f"{benchmark.name} {model}", total=subject.n_items)
-
-        def advance(done: int) -> None:
-            progress.update(task, completed=done)
-
-        return benchmark.run(database, resolved, parameters, subject.argument, key, advance)
-
-
-def _release(database: Database, release_id: str | None) -> dict[str, Any] | None:
-    """Return the named release, the newest, or None where there is none."""
-    if release_id:
-        return database.find_by_ids("releases", [release_id])[0]
-    return database.own("releases").find_one({}, {"_id": 0}, sort=[("last_updated", -1), ("release_id", -1)])
 
 
 def _rounded(value: Any) -> Any:
