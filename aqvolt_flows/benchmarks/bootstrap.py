@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,6 +52,19 @@ def ratio_intervals(above: Array, below: Array, draws: int, seed: int = 0) -> li
         several = np.count_nonzero(below[:, column]) > 1
         found.append((float(p[0]), float(p[1])) if several and len(p := np.percentile(good, LEVEL)) else None)
     return found
+
+
+def mean_interval(rows: Sequence[Mapping[str, Any]], column: str, draws: int = 1000) -> list[float] | None:
+    """Return the interval of the mean of a column over resampled candidates; rows without it are left out."""
+    sums: dict[str, list[float]] = {}
+    for row in rows:
+        if row[column] is not None and np.isfinite(row[column]):
+            total = sums.setdefault(row.get("group") or row["item_id"], [0.0, 0.0])
+            total[0] += row[column]
+            total[1] += 1.0
+    table = np.array(list(sums.values()), dtype=np.float64).reshape(-1, 2)
+    (interval,) = ratio_intervals(table[:, :1], table[:, 1:], draws)
+    return None if interval is None else list(interval)
 
 
 def mae_intervals(items: Sequence[ItemErrors], draws: int) -> dict[str, Any]:

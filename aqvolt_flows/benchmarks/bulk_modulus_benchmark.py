@@ -11,7 +11,9 @@ import pyarrow as pa
 
 from aqvolt_flows.benchmarks import bulk_modulus
 from aqvolt_flows.benchmarks.base import Progress, Row
+from aqvolt_flows.benchmarks.bootstrap import mean_interval
 from aqvolt_flows.benchmarks.items import Item
+from aqvolt_flows.benchmarks.paired import column, failed_percent
 from aqvolt_flows.benchmarks.parts import PartedBenchmark, failed_row, row_of
 from aqvolt_flows.dynamics.relax import Relaxed
 from aqvolt_flows.dynamics.relax_maker import relax_structures
@@ -41,6 +43,13 @@ class BulkModulus(PartedBenchmark):
             ("energies", pa.list_(pa.float64())),
         ]
     )
+    headline = "mean_bulk_modulus_gpa_computed"
+    headline_interval = "mean_bulk_modulus_interval_gpa"
+    compared = {  # noqa: RUF012 - a class variable of the base
+        "failed (%)": failed_percent,
+        "bulk modulus (GPa)": column("bulk_modulus_gpa"),
+    }
+    drawn = {"bulk_modulus_gpa": "bulk modulus (GPa)"}  # noqa: RUF012 - a class variable of the base
     table = (
         "model",
         "dataset",
@@ -87,6 +96,7 @@ class BulkModulus(PartedBenchmark):
         moduli = [r["bulk_modulus_gpa"] for r in rows if r["bulk_modulus_gpa"] is not None]
         return {
             "mean_bulk_modulus_gpa_computed": float(np.mean(moduli)) if moduli else None,
+            "mean_bulk_modulus_interval_gpa": mean_interval(rows, "bulk_modulus_gpa"),
             "median_bulk_modulus_gpa": float(np.median(moduli)) if moduli else None,
         }
 

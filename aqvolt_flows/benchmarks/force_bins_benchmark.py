@@ -12,6 +12,7 @@ from aqvolt_flows.benchmarks import force_bins, item_errors
 from aqvolt_flows.benchmarks.base import Progress, Row, Subject, Wanted
 from aqvolt_flows.benchmarks.evaluate import evaluate_each
 from aqvolt_flows.benchmarks.items import Item, ItemSet, ReleaseItems
+from aqvolt_flows.benchmarks.paired import column, magnitude
 from aqvolt_flows.benchmarks.parts import PartedBenchmark, row_of
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.potentials import Potential
@@ -40,6 +41,13 @@ class ForceBins(PartedBenchmark):
         "energy": pa.float64(),
         "forces": pa.list_(pa.float32()),
         "stress": pa.list_(pa.float64()),
+    }
+    headline = "force_mae_mev_per_a"
+    headline_interval = "force_mae_interval_mev_per_a"
+    compared = {  # noqa: RUF012 - a class variable of the base
+        "|ΔE| (eV/atom)": magnitude("energy_error"),
+        "|ΔF| (eV/Å)": column("force_mae"),
+        "|Δσ| (eV/Å³)": column("stress_mae"),
     }
     table = (
         "model",

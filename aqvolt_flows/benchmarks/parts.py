@@ -35,6 +35,8 @@ from aqvolt_flows.benchmarks.base import (
     reason_columns,
 )
 from aqvolt_flows.benchmarks.items import CandidateItems, Item, ItemSet
+from aqvolt_flows.benchmarks.paired import Value, failed_percent, paired
+from aqvolt_flows.benchmarks.summary import wilson_percent
 from aqvolt_flows.chemistry import reduced_formula, symbols_of
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.identity import content_key
@@ -47,6 +49,8 @@ from aqvolt_flows.structures import to_structure
 
 #: Reason of a row whose structure has an element that the model does not know: coverage, not failure.
 NOT_COVERED = "not_covered"
+#: Reasons of rows that say nothing of the model: the entry is unreadable, no ordered crystal, or has no reference.
+REFUSED = frozenset({"unreadable", "bad_structure", "no_reference"})
 #: Columns of every row, before those of the benchmark and the failure's. ``atom_steps`` is the number of atoms times
 #: the number of evaluations, where the benchmark counts them.
 ITEM_COLUMNS = [
@@ -78,6 +82,13 @@ class PartedBenchmark(Benchmark):
     takes_disorder: ClassVar[bool] = False
     #: Whether every item needs a reference.
     needs_reference: ClassVar[bool] = False
+    #: The metric that stands for the benchmark in one line, and its interval.
+    headline: ClassVar[str] = "failed_percent"
+    headline_interval: ClassVar[str] = "failed_percent_interval"
+    #: What two models are compared in, structure by structure: name → value of a row.
+    compared: ClassVar[Mapping[str, Value]] = {"failed (%)": failed_percent}
+    #: Columns whose distributions the report draws, with the axis' title.
+    drawn: ClassVar[Mapping[str, str]] = {}
     identity = ("item_id", "name", "formula")
 
     @abstractmethod
@@ -110,7 +121,7 @@ class PartedBenchmark(Benchmark):
     def aggregate(self, rows: Sequence[Row], parameters: Any) -> dict[str, Any]:
         """Return the metrics of all rows, with their denominators; names carry units.
 
-        Rows are as in the details' table, those of structures that are not covered left out.
+        Rows are as in the details' table, those of structures that are not covered or not measured left out.
         """
 
     def item_set(self, database: Database, parameters: Any, argument: Any) -> ItemSet:  # noqa: ARG002 - for others
@@ -176,16 +187,25 @@ class PartedBenchmark(Benchmark):
 
     def metrics(self, rows: Sequence[Row], parameters: Any) -> dict[str, Any]:
         """Return :meth:`aggregate` of rows, with the counts that every benchmark has."""
-        covered = [r for r in rows if r["failure_reason"] != NOT_COVERED]
+        known = [r for r in rows if r["failure_reason"] not in REFUSED]
+        covered = [r for r in known if r["failure_reason"] != NOT_COVERED]
         failed = [r for r in covered if r["failure_reason"] is not None]
         counts = {
+            "n_refused": len(rows) - len(known),
             "n_covered": len(covered),
-            "coverage_percent": 100.0 * len(covered) / len(rows) if rows else None,
+            "coverage_percent": 100.0 * len(covered) / len(known) if known else None,
             "n_computed": len(covered) - len(failed),
             "failed_percent": 100.0 * len(failed) / len(covered) if covered else None,
+            "failed_percent_interval": wilson_percent(len(failed), len(covered)),
             "failed_by_reason": dict(sorted(Counter(r["failure_reason"] for r in failed).items())),
         }
         return counts | self.aggregate(covered, parameters) | {"parameters": parameters.model_dump(mode="json")}
+
+    def pairs(self, tables: Mapping[str, Sequence[Row]]) -> list[Row]:
+        """Return the comparison of models on the structures that both computed (:func:`~.paired.paired`)."""
+        apart = REFUSED | {NOT_COVERED}
+        measured = {m: [r for r in rows if r["failure_reason"] not in apart] for m, rows in tables.items()}
+        return paired(measured, self.compared)
 
     def key(self, model: ResolvedModel, parameters: Any, subject: Subject) -> str:
         """Return the key of this benchmark of a model on a subject."""
@@ -327,7 +347,8 @@ class PartedBenchmark(Benchmark):
         failed = [r for r in rows if r["failure_reason"] is not None]
         document = blank_document(self.name, key, model, dataset, len(rows), release_id)
         document.n_not_covered = sum(r["failure_reason"] == NOT_COVERED for r in failed)
-        document.n_failed = len(failed) - document.n_not_covered
+        document.n_refused = sum(r["failure_reason"] in REFUSED for r in failed)
+        document.n_failed = len(failed) - document.n_not_covered - document.n_refused
         document.n_structures = len({r["item_id"] for r in rows})
         document.metrics = self.metrics(rows, parameters)
         steps = [r["atom_steps"] for r in rows if r.get("atom_steps") is not None]

@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pymatgen.core import Structure
 
+from aqvolt_flows.benchmarks.bootstrap import mean_interval
 from aqvolt_flows.errors import ResourceError
 from aqvolt_flows.identity import content_hash
 from aqvolt_flows.schemas.provenance import Failure
@@ -133,6 +134,7 @@ def summarize(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         "n_distances": len(distances),
         "mean_distance_computed": float(np.mean(distances)) if distances else None,
+        "mean_distance_interval": mean_interval(rows, "distance"),
         "median_distance": ranked if np.isfinite(ranked) else None,
         "mean_distance_displaced": float(np.mean(started)) if started else None,
         "n_formation_energies": len(formation),

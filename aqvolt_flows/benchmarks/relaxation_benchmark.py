@@ -12,6 +12,7 @@ from pymatgen.core import Structure
 from aqvolt_flows.benchmarks import relaxation
 from aqvolt_flows.benchmarks.base import Progress, Row
 from aqvolt_flows.benchmarks.items import Item
+from aqvolt_flows.benchmarks.paired import column, failed_percent
 from aqvolt_flows.benchmarks.parts import PartedBenchmark, row_of
 from aqvolt_flows.dynamics.relax import Relaxed
 from aqvolt_flows.dynamics.relax_maker import relax_structures
@@ -40,6 +41,17 @@ class Relaxation(PartedBenchmark):
     parameters = RelaxationBenchmarkParameters
     part_size = 100
     columns = pa.schema([(name, pa.float64()) for name in _NUMBERS])
+    headline = "mean_distance_computed"
+    headline_interval = "mean_distance_interval"
+    compared = {  # noqa: RUF012 - a class variable of the base
+        "failed (%)": failed_percent,
+        "fingerprint distance": column("distance"),
+        "formation energy (eV/atom)": column("formation_energy_per_atom"),
+    }
+    drawn = {  # noqa: RUF012 - a class variable of the base
+        "distance": "fingerprint distance",
+        "formation_energy_per_atom": "formation energy (eV/atom)",
+    }
     table = (
         "model",
         "dataset",
@@ -49,6 +61,7 @@ class Relaxation(PartedBenchmark):
         "failed_by_reason",
         "mean_distance_displaced",
         "mean_distance_computed",
+        "mean_distance_interval",
         "median_distance",
         "formation_energy_mae_mev_per_atom",
     )

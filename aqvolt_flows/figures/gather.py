@@ -305,6 +305,29 @@ def ev_curves(database: Database, rows: Iterable[Row]) -> list[Row]:
     return [structures[key] for key in sorted(structures, key=lambda k: (structures[k]["name"], k))]
 
 
+def details(database: Database, row: Row) -> list[Row]:
+    """Return the rows of a benchmark document's table; none where the artifact is not here."""
+    if not row["details"]:
+        return []
+    try:
+        path = database.artifacts.local_path(ArtifactRef(**row["details"]))
+    except ResourceError:
+        return []
+    found: list[Row] = pq.read_table(path).to_pylist()
+    return [r for r in found if "item_id" in r]  # version 0.1 wrote other columns
+
+
+def by_set(database: Database, rows: Iterable[Row]) -> dict[str, dict[str, list[Row]]]:
+    """Return set → model's label → rows of its newest document on that set; sets of one model too."""
+    sets: dict[str, list[Row]] = {}
+    for row in rows:
+        sets.setdefault(row["dataset"], []).append(row)
+    return {
+        name: {r["label"]: found for r in newest_per_model(some) if (found := details(database, r))}
+        for name, some in sorted(sets.items())
+    }
+
+
 def versions() -> list[tuple[str, str]]:
     """Return the installed versions of :data:`PACKAGES`; those not installed are left out."""
     found = []

@@ -29,6 +29,7 @@ class BenchmarkDocument(Document):
     details: ArtifactRef | None = Field(default=None, description="Per-item results (Parquet).")
     seconds: float | None = None
     n_not_covered: int = Field(default=0, description="With an element that the model does not know; no failures.")
+    n_refused: int = Field(default=0, description="Unreadable, no ordered crystal, or without reference; no failures.")
     n_structures: int | None = Field(
         default=None, description="Where it is not n_items: rows may be several a structure."
     )

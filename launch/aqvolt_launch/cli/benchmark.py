@@ -73,12 +73,16 @@ def run(
             found.append(document)
             if out is not None:
                 benchmark_runs.write(out, one, model, document, rows)
-    output.table([_row(d.model_dump()) for d in found], as_json, title=benchmark.name)
+    rows = [_row(d.model_dump()) for d in found]
+    if as_json:
+        output.emit(rows)
+    else:
+        _print(rows, benchmark)
 
 
 @benchmarks.command("table", epilog="Example: aqvolt benchmark table --json")
 def table(as_json: Json = False) -> None:
-    """Print all benchmarks, and the paper's Table 1 beside the E–V scans."""
+    """Print all benchmarks, models compared on the structures that both can compute, and the paper's Table 1."""
     from aqvolt_flows.benchmark_registry import BENCHMARKS
     from aqvolt_flows.figures import gather
     from aqvolt_flows.figures.paper import TABLE_1_NOTE
@@ -86,40 +90,77 @@ def table(as_json: Json = False) -> None:
 
     database = Database.connect()
     known = [entry.load() for entry in BENCHMARKS.values()]
-    rows = {b.name: [_row(d) for d in gather.benchmarks(database, b.name)] for b in known}
+    documents = {b.name: gather.benchmarks(database, b.name) for b in known}
+    pairs = [row for b in known for row in _pairs(database, b, documents[b.name])]
     if as_json:
-        output.emit([*(row for found in rows.values() for row in found), *_paper_rows()])
+        rows = [_row(d) for found in documents.values() for d in found]
+        output.emit([*rows, *_paper_rows(), *({"source": "paired", **row} for row in pairs)])
         return
     for benchmark in known:
         beside = _paper_rows() if benchmark.name == _PAPERS else []
-        output.table([*rows[benchmark.name], *beside], title=benchmark.title, columns=benchmark.table)
+        rows = [*(_row(d) for d in documents[benchmark.name]), *beside]
+        if rows:
+            _print(rows, benchmark)
         if beside:
             output.say(f"source 'paper': {TABLE_1_NOTE}")
+        compared = [row for row in pairs if row["benchmark"] == benchmark.name]
+        if compared:
+            output.table(compared, title=f"{benchmark.title}: models on the structures that both computed")
 
 
 #: The benchmark of the paper's Table 1.
 _PAPERS = "ev_scan"
+#: With more documents the terminal's table has a row each, not a column.
+_BESIDE = 4
+#: Of such a table; JSON has all.
+_COLUMNS = 9
+
+
+def _pairs(database: Any, benchmark: Any, documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the comparison of the newest documents of each two models on each set."""
+    from aqvolt_flows.figures import gather
+
+    if not hasattr(benchmark, "pairs"):
+        return []
+    return [
+        {"benchmark": benchmark.name, "dataset": dataset} | {k: _rounded(v) for k, v in row.items()}
+        for dataset, tables in gather.by_set(database, documents).items()
+        if len(tables) > 1
+        for row in benchmark.pairs(tables)
+    ]
+
+
+def _print(rows: list[dict[str, Any]], benchmark: Any) -> None:
+    """Print documents beside each other, or below each other where there are many."""
+    shown = [{k: v for k, v in row.items() if k not in _HASHES} for row in rows]
+    if len(rows) > _BESIDE:
+        output.table(shown, title=benchmark.title, columns=benchmark.table[:_COLUMNS])
+        return
+    heads = [str(row["model"]) for row in shown]
+    heads = [head if heads.count(head) == 1 else f"{head} ({index})" for index, head in enumerate(heads, 1)]
+    names = list(dict.fromkeys(k for row in shown for k in row if k != "model"))
+    beside = [{"": name} | {head: row.get(name) for head, row in zip(heads, shown, strict=True)} for name in names]
+    output.table(beside, title=benchmark.title)
+
+
+#: In JSON only.
+_HASHES = ("model_hash", "key", "bins", "benchmark")
 
 
 def _rounded(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_rounded(v) for v in value]
     return round(value, _ROUND) if isinstance(value, float) else value
 
 
 def _row(document: dict[str, Any]) -> dict[str, Any]:
-    """Return the row of a benchmark document."""
+    """Return the row of a benchmark document: counts, value with interval, hashes, speed, and its own metrics."""
     from aqvolt_flows.benchmark_registry import benchmark_named
+    from aqvolt_flows.benchmarks.summary import summary_row
 
-    metrics = document["metrics"]
-    base = {
-        "source": "computed",
-        "benchmark": document["benchmark"],
-        "model": document["model"],
-        "dataset": document["dataset"],
-        "status": document["status"],
-        "n_items": document["n_items"],
-        "n_failed": document["n_failed"],
-    }
-    shown = benchmark_named(document["benchmark"]).metrics_of(metrics)
+    benchmark = benchmark_named(document["benchmark"])
+    base = {"source": "computed"} | {k: _rounded(v) for k, v in summary_row(benchmark, document).items()}
+    shown = benchmark.metrics_of(document["metrics"])
     return base | {name: _rounded(value) for name, value in shown.items() if name not in base}
 
 
