@@ -36,7 +36,7 @@ from aqvolt_flows.structures import to_atoms, to_structures
 
 
 @dataclass
-class _ModelMaker(Maker):
+class ModelMaker(Maker):
     """What makers share that measure a model, given to the maker or to ``make``."""
 
     name: str = "benchmark"
@@ -71,7 +71,7 @@ class _ModelMaker(Maker):
 def _failed(schema: type[Any]) -> Callable[..., Any]:
     """Return what makes the document of a benchmark that could not run."""
 
-    def document(maker: _ModelMaker, error: BaseException, _measured_on: Any, model: Any = None) -> Any:
+    def document(maker: ModelMaker, error: BaseException, _measured_on: Any, model: Any = None) -> Any:
         failure = Failure(reason="cannot_run", message=f"{error}" or type(error).__name__)
         return schema(model=model_name(maker.chosen(model)), failure=failure)
 
@@ -86,7 +86,7 @@ def _check_scan(maker: EVScanMaker, structures: Any, model: Any = None) -> None:
 
 
 @dataclass
-class EVScanMaker(_ModelMaker):
+class EVScanMaker(ModelMaker):
     """Scan energy against volume: MLIP Arena's test of smooth curves with one minimum.
 
     Parameters
@@ -136,7 +136,11 @@ class EVScanMaker(_ModelMaker):
         potential, said = self.load(model)
         p = self.parameters
         scans = ev_scan.scan_structures(
-            potential.evaluate, [to_atoms(s) for s in given], p.n_points, p.max_linear_strain
+            potential.evaluate,
+            [to_atoms(s) for s in given],
+            p.n_points,
+            p.max_linear_strain,
+            elements=potential.elements,
         )
         results = [
             ScanResult(
@@ -170,7 +174,7 @@ def _check_bins(maker: ForceBinsMaker, references: Any, model: Any = None) -> No
 
 
 @dataclass
-class ForceBinsMaker(_ModelMaker):
+class ForceBinsMaker(ModelMaker):
     """Compare a model with references, binned by the largest reference force.
 
     Parameters

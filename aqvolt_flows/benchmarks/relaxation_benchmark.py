@@ -23,6 +23,7 @@ from aqvolt_flows.schemas.provenance import Failure
 
 _NUMBERS = (
     "distance",
+    "distance_as_given",
     "distance_displaced",
     "energy_per_atom",
     "max_force",
@@ -62,6 +63,7 @@ class Relaxation(PartedBenchmark):
         "mean_distance_displaced",
         "mean_distance_computed",
         "mean_distance_interval",
+        "mean_distance_as_given_computed",
         "median_distance",
         "formation_energy_mae_mev_per_atom",
     )
@@ -130,13 +132,15 @@ def element_energies(
 
 def _row(item: Item, reference: Structure, start: Structure, end: Relaxed, elements: dict[str, float]) -> Row:
     """Return the row of one structure; one whose relaxation did not end has no number but how far it was displaced."""
-    target = relaxation.fingerprint(reference)
+    exact = relaxation.fingerprint(reference)
+    target = relaxation.fingerprint(relaxation.displaced(reference, relaxation.NUDGE_A, 0, item.identity))
     displaced = relaxation.distance(relaxation.fingerprint(start), target)
     values: dict[str, Any] = dict.fromkeys(_NUMBERS)
     values["distance_displaced"] = None if isinstance(displaced, Failure) else displaced
     if not end.converged:
         return row_of(item, **values, failure=end.failure)
-    back = relaxation.distance(relaxation.fingerprint(end.structure), target)
+    final = relaxation.fingerprint(end.structure)
+    back, as_given = relaxation.distance(final, target), relaxation.distance(final, exact)
     formed = relaxation.formation_energy(end.structure, end.energy, elements)
     given = item.reference.get("formation_energy_per_atom") if isinstance(item.reference, Mapping) else None
     values |= {
@@ -148,4 +152,5 @@ def _row(item: Item, reference: Structure, start: Structure, end: Relaxed, eleme
     }
     if isinstance(back, Failure):
         return row_of(item, **values, failure=back)
-    return row_of(item, **values | {"distance": back})
+    literal = None if isinstance(as_given, Failure) else as_given
+    return row_of(item, **values | {"distance": back, "distance_as_given": literal})
