@@ -84,6 +84,11 @@ def _extxyz(path: Path) -> Iterator[Any]:
     from ase.io import read
 
     for block in _blocks(path):
+        lines = block.splitlines()
+        if not lines[0].strip().isdigit() or len(lines) < int(lines[0]) + 2:
+            said = f"it begins with {lines[0].strip()[:30]!r} and has {len(lines)} lines"
+            yield f"{said}; expected a number of atoms, a comment, and a line for each atom"
+            continue
         try:
             yield read(io.StringIO(block), format="extxyz")
         except Exception as error:  # noqa: BLE001 - ASE's parser fails in many ways; it becomes the reason

@@ -21,7 +21,6 @@ from aqvolt_flows.models import ResolvedModel
 from aqvolt_flows.potentials import load_potential
 from aqvolt_flows.potentials.given import as_potential
 from aqvolt_flows.schemas.parameters import RelaxationBenchmarkParameters
-from aqvolt_flows.schemas.provenance import Failure
 
 MODEL = ResolvedModel("test", "test", "0" * 64)
 
@@ -127,9 +126,26 @@ def test_what_does_not_end_has_a_reason_and_no_distance(tmp_path: Path) -> None:
     assert (row["failure_reason"], row["distance"], row["energy_per_atom"]) == ("unconverged", None, None)
     assert document.metrics["failed_by_reason"] == {"unconverged": 1}
     assert document.metrics["median_distance"] is None
-    lone = Structure(Lattice.cubic(40), ["Li"], [[0] * 3])
-    assert isinstance(relaxation.fingerprint(lone), Failure)
-    assert relaxation.distance(np.zeros(2), Failure(reason="no_fingerprint")).reason == "no_fingerprint"
+
+
+def test_without_a_fingerprint_a_relaxation_has_an_energy_and_a_reason(tmp_path: Path, monkeypatch) -> None:
+    class NoNeighbors:
+        """What CrystalNN raises for sites whose Voronoi cell is open."""
+
+        def featurize(self, _structure):
+            raise ValueError("No Voronoi neighbors found for site - try increasing cutoff")
+
+    monkeypatch.setattr(relaxation, "_featurizer", NoNeighbors)
+    crystal = rock_salt()
+    springs = as_potential(Springs(crystal.to_ase_atoms(msonable=False), 5.2))
+    items = GivenItems(items_of([("LiCl", crystal)]), "one")
+    parameters = RelaxationBenchmarkParameters(formation_energies=False)
+    document, (row,) = benchmark_named("relaxation").measure(springs, MODEL, parameters, items, tmp_path)
+    assert row["failure_reason"] == "no_fingerprint"
+    assert "No Voronoi neighbors" in row["failure_message"]
+    assert row["distance"] is None
+    assert row["energy_per_atom"] is not None
+    assert document.metrics["failed_by_reason"] == {"no_fingerprint": 1}
 
 
 def test_failures_are_above_every_distance_in_the_median() -> None:
