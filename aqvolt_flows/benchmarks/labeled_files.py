@@ -85,7 +85,7 @@ def _extxyz(path: Path) -> Iterator[Any]:
 
     for block in _blocks(path):
         lines = block.splitlines()
-        if not lines[0].strip().isdigit() or len(lines) < int(lines[0]) + 2:
+        if not lines[0].strip().isdecimal() or len(lines) < int(lines[0]) + 2:
             said = f"it begins with {lines[0].strip()[:30]!r} and has {len(lines)} lines"
             yield f"{said}; expected a number of atoms, a comment, and a line for each atom"
             continue
@@ -102,7 +102,7 @@ def _blocks(path: Path) -> Iterator[str]:
     block: list[str] = []
     with gzip.open(path, "rt", errors="replace") if packed else path.open(errors="replace") as lines:
         for line in lines:
-            if line.strip().isdigit() and len(block) != 1:
+            if line.strip().isdecimal() and len(block) != 1:
                 if "".join(block).strip():
                     yield "".join(block)
                 block = []
