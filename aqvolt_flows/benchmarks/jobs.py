@@ -36,7 +36,13 @@ def _run(maker: BenchmarkMaker, database: Database, model: str, argument: Any, k
 
 
 def _failed(
-    maker: Any, database: Database, error: Exception, model: str, argument: Any, key: str, _index: int = 0
+    maker: Any,
+    database: Database,
+    error: Exception,
+    model: str,
+    argument: Any,
+    key: str,
+    index: int = 0,  # noqa: ARG001 - of a part
 ) -> dict[str, Any]:
     """Write the document of a benchmark that could not run at all."""
     nameless = ResolvedModel(model, model, "", model if model.startswith("model-") else None)

@@ -1,8 +1,8 @@
 """What benchmarks cost beside plain ASE loops, and all six of them for given models on one small set of halides.
 
 ``python tests/performance/benchmarks.py [--model chgnet/r2scan] [-n 100] [--reference 20] [--device cuda]`` measures
-the E–V scan and the relaxation of ``-n`` generated halides, and in the same run what ASE takes point by point and step by
-step for the first ``--reference`` of them; the largest difference of the energies stands beside the ratio.
+the E–V scan and the relaxation of ``-n`` generated halides, and in the same run what ASE takes point by point and step
+by step for the first ``--reference`` of them; the largest difference of the energies stands beside the ratio.
 
 ``--all --models MODEL MODEL … --out DIR [--minutes 25]`` runs every benchmark of the registry for every model on twelve
 halides and writes one JSON file each; what does not fit into the minutes is named. Force bins compare with labels that
