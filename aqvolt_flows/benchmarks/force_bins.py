@@ -133,8 +133,9 @@ def aggregate_all(items: Sequence[ItemErrors], parameters: ForceBinParameters) -
     -------
     dict
         As :func:`aggregate`; ``overall`` and the bins have ``…_interval_…`` (:func:`~.bootstrap.mae_intervals`).
-        ``by_source`` and ``by_subset`` where there are several. ``energy_offset_mev_per_atom`` and
-        ``element_offsets_mev`` are those of the errors as they are, whatever is subtracted.
+        ``by_source`` and ``by_subset``, lists of the same with ``name``, where there are several.
+        ``energy_offset_mev_per_atom`` and ``element_offsets_mev`` are those of the errors as they are, whatever is
+        subtracted.
     """
     found = offsets.fit(items)
     shifted = offsets.subtracted(items, found, parameters.subtract)
@@ -144,11 +145,11 @@ def aggregate_all(items: Sequence[ItemErrors], parameters: ForceBinParameters) -
         groups: dict[str, list[ItemErrors]] = {}
         for item in shifted:
             groups.setdefault(getattr(item, field), []).append(item)
-        if len(groups) > 1:
-            metrics[name] = {
-                key or "unnamed": _with_intervals(some, aggregate(some, edges), parameters)
+        if len(groups) > 1:  # a list: names of sources may have dots, which are no names of fields
+            metrics[name] = [
+                {"name": key or "unnamed"} | _with_intervals(some, aggregate(some, edges), parameters)
                 for key, some in sorted(groups.items())
-            }
+            ]
     return metrics | {
         "subtracted": parameters.subtract,
         "energy_offset_mev_per_atom": found.mean_mev_per_atom,

@@ -203,9 +203,11 @@ class PartedBenchmark(Benchmark):
 
     def pairs(self, tables: Mapping[str, Sequence[Row]]) -> list[Row]:
         """Return the comparison of models on the structures that both computed (:func:`~.paired.paired`)."""
-        apart = REFUSED | {NOT_COVERED}
-        measured = {m: [r for r in rows if r["failure_reason"] not in apart] for m, rows in tables.items()}
-        return paired(measured, self.compared)
+        return paired({model: self.measured(rows) for model, rows in tables.items()}, self.compared)
+
+    def measured(self, rows: Sequence[Row]) -> list[Row]:
+        """Return the rows that say something of the model: neither refused nor not covered."""
+        return [r for r in rows if r["failure_reason"] not in REFUSED | {NOT_COVERED}]
 
     def key(self, model: ResolvedModel, parameters: Any, subject: Subject) -> str:
         """Return the key of this benchmark of a model on a subject."""

@@ -154,7 +154,7 @@ def _distributions(database: Database, benchmark: Any, rows: Sequence[dict[str, 
     figures = []
     for number, (name, tables) in enumerate(gather.by_set(database, rows).items() if drawn else ()):
         for column, axis in drawn.items():
-            series = {label: [r.get(column) for r in found] for label, found in tables.items()}
+            series = {label: [r.get(column) for r in benchmark.measured(found)] for label, found in tables.items()}
             if any(v is not None for values in series.values() for v in values):
                 svg = cumulative(series, f"{axis}, {name}")
                 figures.append(inline_svg(svg, f"{benchmark.name}{number}{column}", f"Distribution of {axis}"))
