@@ -236,11 +236,13 @@ def _bins(rows: Sequence[dict[str, Any]]) -> list[str]:
     for dataset in sorted({r["dataset"] for r in completed}, key=lambda name: (name != latest["dataset"], name)):
         newest = gather.newest_per_model(r for r in completed if r["dataset"] == dataset)
         same = {r["label"]: r["metrics"] for r in newest if _edges(r["metrics"]) == edges}
-        sources = sorted({name for metrics in same.values() for name in metrics.get("by_source", {})})
         figures += _bars(same, edges, "" if len(completed) == len(newest) else dataset, len(figures))
-        for source in sources[:MAX_SOURCES]:
-            part = {m: metrics["by_source"][source] for m, metrics in same.items() if source in metrics["by_source"]}
-            figures += _bars(part, edges, source, len(figures))
+        parts: dict[str, dict[str, Any]] = {}
+        for label, metrics in same.items():
+            for part in metrics.get("by_source", []):
+                parts.setdefault(part["name"], {})[label] = part
+        for source in sorted(parts)[:MAX_SOURCES]:
+            figures += _bars(parts[source], edges, source, len(figures))
     return figures
 
 
