@@ -404,12 +404,12 @@ def test_benchmarks_of_rows_have_distributions_and_models_are_compared(database:
 def test_force_bins_have_a_figure_per_set_and_source(database: Database) -> None:
     first, second = force_bins("chgnet/r2scan"), force_bins("7net-mf-0/R2SCAN")
     part = {"overall": first.metrics["overall"], "bins": first.metrics["bins"], "n_outside": 0}
-    second.metrics["by_source"] = {"sampled": part, "aimd": part}
+    second.metrics["by_source"] = [part | {"name": "sampled"}, part | {"name": "aimd.json"}]
     other = force_bins("chgnet/r2scan")
     other.key, other.benchmark_id, other.dataset = "k-other", "benchmark-other", "other.extxyz"
     database.upsert("benchmarks", [first, second, other])
     html, page = build(database)
     check_self_contained(html, page)
-    for said in ("sampled", "aimd", "other.extxyz"):
+    for said in ("sampled", "aimd.json", "other.extxyz"):
         assert f"energy MAE (meV/atom)\n{said}" in page.text or said in page.text
     assert len(page.ids) == len(set(page.ids))
