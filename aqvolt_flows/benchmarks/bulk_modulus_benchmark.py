@@ -14,7 +14,7 @@ from aqvolt_flows.benchmarks.base import Progress, Row
 from aqvolt_flows.benchmarks.bootstrap import mean_interval
 from aqvolt_flows.benchmarks.items import Item
 from aqvolt_flows.benchmarks.paired import column, failed_percent
-from aqvolt_flows.benchmarks.parts import PartedBenchmark, failed_row, row_of
+from aqvolt_flows.benchmarks.parts import PartedBenchmark, row_of
 from aqvolt_flows.dynamics.relax import Relaxed
 from aqvolt_flows.dynamics.relax_maker import relax_structures
 from aqvolt_flows.potentials import Potential
@@ -84,9 +84,12 @@ class BulkModulus(PartedBenchmark):
             found = iter(relax_structures(potential, points, fire, fixed_cell=True) if points else [])
             for item, start in zip(some, relaxed, strict=True):
                 if start.failure is not None:
-                    rows.append(failed_row(item, start.failure))
+                    rows.append(row_of(item, atom_steps=start.atom_steps, failure=start.failure))
                 else:
-                    rows.append(_row(item, [next(found) for _ in factors], parameters.max_residual))
+                    volumes = [next(found) for _ in factors]
+                    counted = [r.atom_steps for r in (start, *volumes) if r.atom_steps is not None]
+                    steps = sum(counted) if counted else None
+                    rows.append(_row(item, volumes, parameters.max_residual) | {"atom_steps": steps})
             if progress:
                 progress(len(rows))
         return rows

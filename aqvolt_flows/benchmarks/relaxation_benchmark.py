@@ -137,6 +137,7 @@ def _row(item: Item, reference: Structure, start: Structure, end: Relaxed, eleme
     displaced = relaxation.distance(relaxation.fingerprint(start), target)
     values: dict[str, Any] = dict.fromkeys(_NUMBERS)
     values["distance_displaced"] = None if isinstance(displaced, Failure) else displaced
+    values["atom_steps"] = end.atom_steps
     if not end.converged:
         return row_of(item, **values, failure=end.failure)
     final = relaxation.fingerprint(end.structure)

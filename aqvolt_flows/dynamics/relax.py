@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,8 @@ class Relaxed:
     failure
         None if it converged. Reasons: ``unconverged`` (the structure and energy are those of the last step),
         ``exploded`` (the volume left its limits, or an energy was not finite), ``relaxation_error``.
+    atom_steps
+        Atoms times evaluations: its share, by atoms, of those of the batch; None where the model does not count.
     """
 
     structure: Structure
@@ -41,6 +44,7 @@ class Relaxed:
     max_force: float
     max_stress: float
     failure: Failure | None = None
+    atom_steps: int | None = None
 
     @property
     def converged(self) -> bool:
@@ -89,13 +93,33 @@ def relax_batch(
     becomes a failure; the others are not lost.
     """
     try:
-        return _optimize(model, structures, parameters, fixed_cell)
+        with _counted(model) as evaluated:
+            found = _optimize(model, structures, parameters, fixed_cell)
+        total = sum(len(s) for s in structures)
+        share = evaluated[0] / total if evaluated[0] else None
+        return [replace(r, atom_steps=None if share is None else round(share * len(r.structure))) for r in found]
     except (RuntimeError, ValueError, IndexError) as error:
         if len(structures) > 1:
             return [r for s in structures for r in relax_batch(model, [s], parameters, fixed_cell)]
         message = f"{type(error).__name__}: {' '.join(str(error).split())}"
         nan = float("nan")
         return [Relaxed(structures[0], nan, nan, nan, Failure(reason="relaxation_error", message=message))]
+
+
+@contextmanager
+def _counted(model: Any) -> Iterator[list[int]]:
+    """Yield the number of atoms that a torch module was called with so far, in a list of one."""
+    seen = [0]
+
+    def count(_module: Any, arguments: tuple[Any, ...]) -> None:
+        seen[0] += len(arguments[0].positions) if arguments else 0
+
+    hook = model.register_forward_pre_hook(count) if hasattr(model, "register_forward_pre_hook") else None
+    try:
+        yield seen
+    finally:
+        if hook is not None:
+            hook.remove()
 
 
 def _optimize(model: Any, structures: Sequence[Structure], p: RelaxationParameters, fixed_cell: bool) -> list[Relaxed]:

@@ -14,12 +14,13 @@ from jobflow import run_locally
 from pymatgen.core import Lattice, Structure
 
 from aqvolt_builders.registry import run_builder
+from aqvolt_flows.artifacts import ArtifactStore
 from aqvolt_flows.benchmark_registry import BENCHMARKS, BenchmarkEntry
 from aqvolt_flows.benchmarks import base, jobs
 from aqvolt_flows.benchmarks.items import GivenItems, Item, broken_item, items_of
 from aqvolt_flows.benchmarks.parts import NOT_COVERED, PartedBenchmark, failed_row, row_of
 from aqvolt_flows.chemistry import describe_structure
-from aqvolt_flows.errors import InputError
+from aqvolt_flows.errors import InputError, ResourceError
 from aqvolt_flows.models import ResolvedModel
 from aqvolt_flows.potentials import model_hash
 from aqvolt_flows.schemas.base import Parameters
@@ -207,3 +208,20 @@ def test_equal_structures_are_two_items(volume, tmp_path: Path) -> None:
 def test_an_empty_set_is_a_sentence(volume, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="'nothing' is empty; volume needs at least one structure"):
         volume().measure(Salts(), model(), Parameters(), GivenItems([], "nothing"), tmp_path)
+
+
+def test_a_full_disk_is_a_failed_document_and_the_next_run_goes_on(database, volume, monkeypatch) -> None:
+    ids = add_candidates(database, 2)
+    put = ArtifactStore.put_file
+
+    def full(*_args: Any) -> None:
+        raise ResourceError("The artifact store at artifacts cannot be written (No space left on device); free space.")
+
+    monkeypatch.setattr(ArtifactStore, "put_file", full)
+    job = jobs.BenchmarkMaker("volumes", "volume", {}).make(CHGNET, ids, "full")
+    output = run_locally(job, ensure_success=True, log=False)[job.uuid][1].output
+    assert output["status"] == "failed"
+    assert "No space left on device" in output["failure"]["message"]
+    monkeypatch.setattr(ArtifactStore, "put_file", put)
+    assert volume().run(database, model(), Parameters(), ids, "full").status == "completed"
+    assert database["benchmarks"].count_documents({}) == 1

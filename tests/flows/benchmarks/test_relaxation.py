@@ -39,8 +39,11 @@ class Springs(Calculator):
         super().__init__()
         self.i, self.j, self.shift, self.length = neighbor_list("ijSd", reference, cutoff)
 
+    calls = 0
+
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes) -> None:
         super().calculate(atoms, properties, system_changes)
+        self.calls += 1
         vectors = atoms.positions[self.j] - atoms.positions[self.i] + self.shift @ atoms.cell.array
         lengths = np.linalg.norm(vectors, axis=1)
         stretch = lengths - self.length
@@ -84,6 +87,9 @@ def test_a_harmonic_crystal_comes_back(tmp_path: Path) -> None:
     assert row["volume_ratio"] == pytest.approx(1, abs=1e-4)
     assert row["energy_per_atom"] == pytest.approx(0, abs=1e-8)
     assert document.metrics["mean_distance_computed"] == row["distance"]
+    assert document.atom_steps == row["atom_steps"]
+    # ASE does not call its calculator again for positions that it has just computed
+    assert row["atom_steps"] == pytest.approx(2 * springs.calls, abs=6)
 
 
 @pytest.mark.parametrize("model", ["chgnet/r2scan", "7net-mf-0/R2SCAN"])

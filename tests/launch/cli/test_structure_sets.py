@@ -5,12 +5,14 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
+import label_factory
 import pytest
 from ase.build import bulk
 from ase.io import write
 
+from aqvolt_builders.registry import run_builder
 from aqvolt_flows.errors import InputError
-from aqvolt_launch.cli.structure_sets import from_path, is_collection
+from aqvolt_launch.cli.structure_sets import from_database, from_path, is_collection
 
 
 @pytest.fixture
@@ -70,3 +72,19 @@ def test_a_file_named_as_a_collection_is_the_file(tmp_path: Path, monkeypatch: p
     assert not is_collection("crystals.cif")
     (tmp_path / "labels").mkdir()
     assert not is_collection("labels")
+
+
+def test_valid_labels_of_the_project_are_references(database) -> None:
+    label_factory.fill(database, 3)
+    run_builder("labels")
+    valid = {d["label_id"]: d for d in database["labels"].find({"status": "valid"})}
+    found = from_database(database, "labels")
+    assert len(found) == len(valid) > 0
+    for item in found.part(0, 9):
+        label = valid[item.identity]
+        assert item.reference.energy == label["energy"]
+        assert item.reference.forces.tolist() == label["forces"]
+        assert [s.specie.Z for s in item.structure] == label["atomic_numbers"]
+        assert item.group in {label["candidate_id"], label["trajectory_id"], label["frame_id"]}
+    with pytest.raises(InputError, match="candidates has no usable document"):
+        from_database(database.in_campaign("other"), "candidates")
