@@ -56,6 +56,16 @@ BENCHMARKS: Registry[BenchmarkEntry] = Registry(
             "errors binned by the largest reference force",
             "aqvolt_flows.benchmarks.force_bins_benchmark:ForceBins",
         ),
+        BenchmarkEntry(
+            "relaxation",
+            "displaced structures relaxed again",
+            "aqvolt_flows.benchmarks.relaxation_benchmark:Relaxation",
+        ),
+        BenchmarkEntry(
+            "bulk_modulus",
+            "bulk moduli from equations of state",
+            "aqvolt_flows.benchmarks.bulk_modulus_benchmark:BulkModulus",
+        ),
     ],
     group="aqvolt.benchmarks",
 )

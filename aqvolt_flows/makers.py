@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from aqvolt_flows.benchmarks.makers import EVScanMaker, ForceBinsMaker
+    from aqvolt_flows.benchmarks.structures_maker import StructureBenchmarkMaker
     from aqvolt_flows.dynamics.relax_maker import RelaxMaker
     from aqvolt_flows.each import EachMaker
     from aqvolt_flows.exploration.aimd import AIMDMaker
@@ -33,6 +34,7 @@ __all__ = [
     "NpTMDMaker",
     "R2scanStaticMaker",
     "RelaxMaker",
+    "StructureBenchmarkMaker",
     "SurrogateStaticMaker",
     "TrainMaker",
 ]
@@ -48,6 +50,7 @@ _MODULES = {
     "NpTMDMaker": "exploration.npt_maker",
     "R2scanStaticMaker": "labeling.vasp",
     "RelaxMaker": "dynamics.relax_maker",
+    "StructureBenchmarkMaker": "benchmarks.structures_maker",
     "SurrogateStaticMaker": "labeling.surrogate",
     "TrainMaker": "training.maker",
 }

@@ -47,6 +47,12 @@ def to_structure(given: Any, name: str = "structure") -> Structure:
         )
     if not (np.isfinite(structure.cart_coords).all() and np.isfinite(structure.lattice.matrix).all()):
         raise InputError(f"The {name} {formula} has coordinates or a cell that are not finite; correct it.")
+    if not all(structure.lattice.pbc):
+        axes = sum(structure.lattice.pbc)
+        raise InputError(
+            f"The {name} {formula} is periodic in {axes} of 3 directions; expected a crystal: "
+            "potentials here compute it as if it were periodic in all."
+        )
     if structure.volume < 1e-6:
         raise InputError(f"The {name} {formula} has a cell of no volume; expected three independent vectors, in Å.")
     return structure

@@ -154,7 +154,7 @@ class Benchmark(ABC):
             return BenchmarkDocument(**stored)
         start = time.perf_counter()
         self.check(parameters, argument)
-        potential = load_potential(model.load, database.settings.resolve_device())
+        potential = load_model(model.load, database.settings.resolve_device())
         found = self.compute(database, potential, parameters, argument, progress)
         failed = [r for r in found.rows if r["failure_reason"] is not None]
         document = blank_document(self.name, key, model, found.dataset, len(found.rows), found.release_id)
@@ -175,6 +175,11 @@ class Benchmark(ABC):
     def figure(self, documents: Sequence[Mapping[str, Any]]) -> str:  # noqa: ARG002 - for those without a figure
         """Return an SVG of completed documents for the report, or an empty string."""
         return ""
+
+
+def load_model(model: str, device: str) -> Potential:
+    """Return a loaded potential."""
+    return load_potential(model, device)
 
 
 def finished(database: Database, key: str) -> Row | None:

@@ -18,7 +18,8 @@ The paper's column ∂E/∂V agrees with Arena's compression derivative, althoug
 both are reported. Beyond the inflection of a bond ∂E/∂V falls again, so the tension derivative has no
 ideal value. *Flips* are sign changes of ΔE after dropping zeros. A structure fails if an energy is
 missing or not finite, or if its curve has not exactly one minimum ("systems must exhibit a single
-global minimum", section 3.2.3): flips ≠ 1, or one flip that is a maximum.
+global minimum", section 3.2.3): flips ≠ 1, or one flip that is a maximum. A structure with an element that the
+potential was not trained on is *not covered*: it is counted apart and in no denominator.
 
 Arena drops zero ΔE from its list without dropping their volumes, which shifts its derivative ρ for curves
 with a flat step; here volumes and differences stay aligned. For curves without flat steps both agree.
@@ -26,7 +27,8 @@ with a flat step; here volumes and differences stay aligned. For curves without 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +37,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from aqvolt_flows.benchmarks.evaluate import evaluate_each, evaluator
+from aqvolt_flows.chemistry import symbols_of
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.potentials import Evaluation
 from aqvolt_flows.schemas.provenance import Failure
@@ -47,6 +50,8 @@ Array = NDArray[np.float64]
 
 #: The measures that are averaged, in the order of Table 1 and then the rest.
 MEASURES = ("compression_energy", "compression_derivative", "tension_energy", "tension_derivative")
+#: Reason of a structure with an element that the potential does not know: coverage, not failure.
+NOT_COVERED = "not_covered"
 #: Structures whose strained copies are handed to the potential together.
 STRUCTURES_PER_CALL = 8
 
@@ -167,6 +172,7 @@ def scan_structures(
     n_points: int = 21,
     max_linear_strain: float = 0.20,
     progress: Callable[[int], None] | None = None,
+    elements: Collection[int] | None = None,
 ) -> list[EVScan]:
     """Return the scan of each structure, in order.
 
@@ -181,6 +187,8 @@ def scan_structures(
         See :func:`linear_strains`.
     progress
         Called with the number of structures finished.
+    elements
+        Atomic numbers that the potential knows; a structure with another one is not covered. None: not looked at.
     """
     strains = linear_strains(n_points, max_linear_strain)
     compute = evaluator(evaluate)
@@ -188,13 +196,31 @@ def scan_structures(
     scans: list[EVScan] = []
     for first in range(0, len(given), STRUCTURES_PER_CALL):
         group = given[first : first + STRUCTURES_PER_CALL]
+        strange = [_strange(atoms, elements) for atoms in group]
         systems = [strained(atoms, strains) for atoms in group]
-        found = iter(evaluate_each(compute, [s for copies in systems for s in copies]))
-        for atoms, copies in zip(group, systems, strict=True):
-            scans.append(_scan(copies, [next(found) for _ in copies], len(atoms)))
+        known = [s for copies, names in zip(systems, strange, strict=True) if not names for s in copies]
+        found = iter(evaluate_each(compute, known))
+        for atoms, copies, names in zip(group, systems, strange, strict=True):
+            if names:
+                scans.append(not_covered(copies, names))
+            else:
+                scans.append(_scan(copies, [next(found) for _ in copies], len(atoms)))
         if progress:
             progress(len(scans))
     return scans
+
+
+def _strange(atoms: Atoms, elements: Collection[int] | None) -> list[str]:
+    """Return the symbols of a structure's elements that are not among ``elements``."""
+    return [] if elements is None else symbols_of(sorted({int(z) for z in atoms.numbers} - set(elements)))
+
+
+def not_covered(systems: Sequence[Atoms], names: Sequence[str]) -> EVScan:
+    """Return the scan of a structure with elements that the potential was not trained on: volumes, no energy."""
+    volumes = np.sort([float(s.cell.volume) for s in systems])
+    failure = Failure(reason=NOT_COVERED, message=f"The potential was not trained on {', '.join(names)}.")
+    energies = np.full(len(volumes), np.nan)
+    return EVScan(len(systems[0]), volumes, energies, dict.fromkeys(MEASURES), None, None, failure)
 
 
 def _scan(systems: Sequence[Atoms], found: Sequence[Evaluation | Failure], n_atoms: int) -> EVScan:
@@ -209,30 +235,43 @@ def _scan(systems: Sequence[Atoms], found: Sequence[Evaluation | Failure], n_ato
 
 
 def aggregate(scans: Sequence[EVScan]) -> dict[str, Any]:
-    """Return the means over a set; every structure is in every denominator.
+    """Return the means over a set; see :func:`means`. Every covered structure is in every denominator."""
+    return means(
+        [s.spearman | {"flips": s.flips, "tortuosity": s.tortuosity} for s in scans],
+        [s.failure.reason if s.failure else None for s in scans],
+    )
+
+
+def means(values: Sequence[Mapping[str, float | None]], reasons: Sequence[str | None]) -> dict[str, Any]:
+    """Return the means over a set of structures.
 
     A structure without a value has shown no order and counts as ρ = 0, in ``spearman_<measure>``.
-    ``spearman_<measure>_computed`` is the mean over the ``n_computed`` structures with all energies,
-    as MLIP Arena prints it. Names without a value are None (an empty set).
+    ``spearman_<measure>_computed`` is the mean over the structures that have one (``n_computed`` have all energies), as
+    MLIP Arena prints it. Structures that are not covered are in neither. Names without a value are None (an empty set).
+
+    Parameters
+    ----------
+    values
+        Per structure the :data:`MEASURES`, ``flips`` and ``tortuosity``; None where there is no value.
+    reasons
+        Per structure why it failed, or None.
     """
-    n = len(scans)
-    complete = [s for s in scans if s.flips is not None]
-    failed = sum(s.failure is not None for s in scans)
-    reasons: dict[str, int] = {}
-    for scan in scans:
-        if scan.failure:
-            reasons[scan.failure.reason] = reasons.get(scan.failure.reason, 0) + 1
+    covered = [(v, r) for v, r in zip(values, reasons, strict=True) if r != NOT_COVERED]
+    n = len(covered)
+    complete = [v for v, _ in covered if v["flips"] is not None]
+    failed = Counter(r for _, r in covered if r is not None)
     metrics: dict[str, Any] = {
+        "n_covered": n,
         "n_computed": len(complete),
-        "failed_percent": 100.0 * failed / n if n else None,
-        "failed_by_reason": dict(sorted(reasons.items())),
+        "coverage_percent": 100.0 * n / len(values) if values else None,
+        "failed_percent": 100.0 * failed.total() / n if n else None,
+        "failed_by_reason": dict(sorted(failed.items())),
     }
     for name in MEASURES:
-        values = [s.spearman[name] for s in scans]
-        known = [v for v in values if v is not None]
+        known = [x for v, _ in covered if (x := v[name]) is not None]
         metrics[f"spearman_{name}"] = sum(known) / n if n else None
         metrics[f"spearman_{name}_computed"] = sum(known) / len(known) if known else None
-    metrics["mean_flips_computed"] = float(np.mean([s.flips for s in complete])) if complete else None
-    tortuosities = [s.tortuosity for s in complete if s.tortuosity is not None]
-    metrics["mean_tortuosity_computed"] = float(np.mean(tortuosities)) if tortuosities else None
+    for name in ("flips", "tortuosity"):
+        known = [x for v in complete if (x := v[name]) is not None]
+        metrics[f"mean_{name}_computed"] = float(np.mean(known)) if known else None
     return metrics

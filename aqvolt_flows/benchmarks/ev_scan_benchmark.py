@@ -1,107 +1,97 @@
-"""The E–V scan as a benchmark of a project: the accepted candidates."""
+"""The E–V scan as a benchmark: the accepted candidates of a project, or given structures."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from pymatgen.core import Structure
 
 from aqvolt_flows.benchmarks import ev_scan
-from aqvolt_flows.benchmarks.base import (
-    FAILURE_COLUMNS,
-    Benchmark,
-    Measured,
-    Progress,
-    Row,
-    Subject,
-    Wanted,
-    reason_columns,
-)
+from aqvolt_flows.benchmarks.base import Progress, Row
+from aqvolt_flows.benchmarks.items import Item
+from aqvolt_flows.benchmarks.paired import column, failed_percent
+from aqvolt_flows.benchmarks.parts import PartedBenchmark, row_of
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.potentials import Potential
 from aqvolt_flows.schemas.parameters import EVScanParameters
-from aqvolt_flows.stores import Database
+from aqvolt_flows.structures import to_atoms
 
 
-def scan_row(scan: ev_scan.EVScan) -> Row:
-    """Return what every row of a scan holds: volumes (Å³), energies (eV), measures, failure."""
-    return {
-        "n_atoms": scan.n_atoms,
-        "volumes": scan.volumes.tolist(),
-        "energies": scan.energies.tolist(),
-        **{f"spearman_{name}": scan.spearman[name] for name in ev_scan.MEASURES},
-        "flips": scan.flips,
-        "tortuosity": scan.tortuosity,
-        **reason_columns(scan.failure),
-    }
-
-
-class EVScan(Benchmark):
-    """Energy against volume over the accepted candidates."""
+class EVScan(PartedBenchmark):
+    """Energy against volume."""
 
     name = "ev_scan"
     title = "E–V scan"
     job_name = "E-V scan"
+    version = "benchmark/2"  # 1 counted elements that a model does not know as failures
     parameters = EVScanParameters
+    part_size = 200
     columns = pa.schema(
         [
-            ("candidate_id", pa.string()),
-            ("name", pa.string()),
-            ("formula", pa.string()),
-            ("n_atoms", pa.int64()),
             ("volumes", pa.list_(pa.float64())),
             ("energies", pa.list_(pa.float64())),
             *((f"spearman_{measure}", pa.float64()) for measure in ev_scan.MEASURES),
             ("flips", pa.int64()),
             ("tortuosity", pa.float64()),
-            *FAILURE_COLUMNS,
         ]
     )
-    identity = ("candidate_id", "formula")
+    compared = {  # noqa: RUF012 - a class variable of the base
+        "failed (%)": failed_percent,
+        "ρ(E), compression": column("spearman_compression_energy"),
+        "ρ(∂E/∂V), compression": column("spearman_compression_derivative"),
+    }
     table = (
         "source",
         "model",
-        "dataset",
         "n_items",
         "failed_percent",
+        "coverage_percent",
+        "spearman_compression_energy_computed",
+        "spearman_compression_derivative_computed",
         "spearman_compression_energy",
         "spearman_compression_derivative",
         "spearman_tension_energy",
         "spearman_tension_derivative",
+        "dataset",
     )
 
-    def subject(self, wanted: Wanted) -> Subject | None:
-        """Return the accepted candidates; their order does not matter."""
-        ids = sorted(set(wanted.candidate_ids))
-        return Subject(ids, {"candidate_ids": ids}, len(ids)) if ids else None
-
-    def nothing(self) -> str:
-        """Return what to do where there is no candidate."""
-        return "There are no accepted candidates to scan; add some with 'aqvolt candidates'."
-
     def check(self, _parameters: Any, argument: Any) -> None:
-        """Raise unless there is a candidate."""
+        """Raise unless there is a structure."""
         if not argument:
             raise InputError("An E–V scan needs at least one accepted candidate; add some with 'aqvolt candidates'.")
 
-    def compute(
+    def compute_part(
         self,
-        database: Database,
         potential: Potential,
         parameters: EVScanParameters,
-        argument: Any,
+        items: Sequence[Item],
+        workdir: Path,  # noqa: ARG002 - single points need no checkpoint
         progress: Progress | None,
-    ) -> Measured:
-        """Scan the candidates with these identities."""
-        ids = sorted(set(argument))
-        candidates = database.find_by_ids("candidates", ids)
-        structures = [Structure.from_dict(c["structure"]).to_ase_atoms(msonable=False) for c in candidates]
+    ) -> list[Row]:
+        """Scan structures as they are."""
+        atoms = [to_atoms(i.structure) for i in items]
         scans = ev_scan.scan_structures(
-            potential.evaluate, structures, parameters.n_points, parameters.max_linear_strain, progress
+            potential.evaluate, atoms, parameters.n_points, parameters.max_linear_strain, progress
         )
-        rows = [
-            {k: c[k] for k in ("candidate_id", "name", "formula")} | scan_row(s)
-            for c, s in zip(candidates, scans, strict=True)
+        return [
+            row_of(
+                item,
+                volumes=scan.volumes.tolist(),
+                energies=scan.energies.tolist(),
+                **{f"spearman_{name}": scan.spearman[name] for name in ev_scan.MEASURES},
+                flips=scan.flips,
+                tortuosity=scan.tortuosity,
+                atom_steps=scan.n_atoms * len(scan.volumes),
+                failure=scan.failure,
+            )
+            for item, scan in zip(items, scans, strict=True)
         ]
-        return Measured(rows, ev_scan.aggregate(scans), f"{len(ids)} candidates")
+
+    def aggregate(self, rows: Sequence[Row], _parameters: EVScanParameters) -> dict[str, Any]:
+        """Return the means; every covered structure is in every denominator."""
+        names = [*((m, f"spearman_{m}") for m in ev_scan.MEASURES), ("flips", "flips"), ("tortuosity", "tortuosity")]
+        values = [{short: row.get(column) for short, column in names} for row in rows]
+        found = ev_scan.means(values, [row["failure_reason"] for row in rows])
+        return {k: v for k, v in found.items() if k not in {"n_covered", "coverage_percent"}}  # the base has counted

@@ -1,73 +1,66 @@
-"""Force-binned errors as a benchmark of a project: the labels of a release."""
+"""Force-binned errors as a benchmark: the labels of a release, or given labeled structures."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from aqvolt_flows.benchmarks import force_bins
-from aqvolt_flows.benchmarks.base import (
-    FAILURE_COLUMNS,
-    Benchmark,
-    Measured,
-    Progress,
-    Row,
-    Subject,
-    Wanted,
-    reason_columns,
-)
+from aqvolt_flows.benchmarks import force_bins, item_errors
+from aqvolt_flows.benchmarks.base import Progress, Row, Subject, Wanted
 from aqvolt_flows.benchmarks.evaluate import evaluate_each
-from aqvolt_flows.benchmarks.release_data import read_release
+from aqvolt_flows.benchmarks.items import Item, ItemSet, ReleaseItems
+from aqvolt_flows.benchmarks.paired import column, magnitude
+from aqvolt_flows.benchmarks.parts import PartedBenchmark, row_of
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.potentials import Potential
 from aqvolt_flows.releases import release_folder
 from aqvolt_flows.schemas.parameters import ForceBinParameters
+from aqvolt_flows.schemas.provenance import Failure
 from aqvolt_flows.stores import Database
+from aqvolt_flows.structures import to_atoms
+
+#: Structures handed to the potential before progress is told.
+_AT_ONCE = 64
 
 
-def error_row(errors: force_bins.ItemErrors) -> Row:
-    """Return what every row of errors holds: eV/atom (signed), eV/Å, eV/Å³, failure."""
-    return {
-        "n_atoms": errors.n_atoms,
-        "max_force": errors.max_force,
-        "energy_error": errors.energy_error,
-        "force_mae": errors.force_mae,
-        "stress_mae": errors.stress_mae,
-        **reason_columns(errors.failure),
-    }
-
-
-class ForceBins(Benchmark):
-    """Errors against a release's labels, binned by the largest reference force."""
+class ForceBins(PartedBenchmark):
+    """Errors against labels, binned by the largest reference force."""
 
     name = "force_bins"
     title = "Errors binned by force"
     job_name = "force bins"
+    version = "benchmark/2"  # 1 kept no predictions
     parameters = ForceBinParameters
-    columns = pa.schema(
-        [
-            ("label_id", pa.string()),
-            ("frame_id", pa.string()),
-            ("formula", pa.string()),
-            ("n_atoms", pa.int64()),
-            ("max_force", pa.float64()),
-            ("energy_error", pa.float64()),
-            ("force_mae", pa.float64()),
-            ("stress_mae", pa.float64()),
-            *FAILURE_COLUMNS,
-        ]
-    )
-    identity = ("label_id", "formula")
+    part_size = 2000
+    needs_reference = True
+    columns = pa.schema([("max_force", pa.float64()), *((name, pa.float64()) for name in item_errors.SUMS)])
+    predictions = {  # noqa: RUF012 - a class variable of the base
+        "energy": pa.float64(),
+        "forces": pa.list_(pa.float32()),
+        "stress": pa.list_(pa.float64()),
+    }
+    headline = "force_mae_mev_per_a"
+    headline_interval = "force_mae_interval_mev_per_a"
+    compared = {  # noqa: RUF012 - a class variable of the base
+        "|ΔE| (eV/atom)": magnitude("energy_error"),
+        "|ΔF| (eV/Å)": column("force_mae"),
+        "|Δσ| (eV/Å³)": column("stress_mae"),
+    }
     table = (
         "model",
         "dataset",
         "n_items",
         "n_failed",
         "energy_mae_mev_per_atom",
+        "energy_mae_interval_mev_per_atom",
         "energy_mean_error_mev_per_atom",
         "force_mae_mev_per_a",
+        "force_mae_interval_mev_per_a",
+        "force_rmse_mev_per_a",
+        "force_slope",
         "stress_mae_gpa",
     )
 
@@ -77,9 +70,17 @@ class ForceBins(Benchmark):
             return None
         return Subject(wanted.release["release_id"], {"content_hash": wanted.release["content_hash"]})
 
+    def item_set(self, database: Database, parameters: ForceBinParameters, argument: Any) -> ItemSet:
+        """Return the labels of one split of the release with this identity."""
+        release = database.find_by_ids("releases", [argument])[0]
+        return ReleaseItems(release_folder(database, release), parameters.split, argument)
+
     def nothing(self) -> str:
         """Return what to do where there is no release."""
-        return "There is no release to compare with; make one with 'aqvolt release create'."
+        return (
+            "There is no release to compare with; make one with 'aqvolt release create', or name a file of labeled "
+            "structures with --structures."
+        )
 
     def metrics_of(self, metrics: Mapping[str, Any]) -> Row:
         """Return the overall errors, and the bins beside them."""
@@ -90,32 +91,45 @@ class ForceBins(Benchmark):
         """Raise unless the edges rise."""
         force_bins.check_edges(parameters.edges_ev_per_a)
 
-    def compute(
+    def n_parts(self, items: ItemSet) -> int:
+        """Return how many parts a set has; an empty split is a sentence."""
+        if not len(items):
+            raise InputError(f"There are no labels in {items.dataset}; choose another split, or make a larger release.")
+        return super().n_parts(items)
+
+    def compute_part(
         self,
-        database: Database,
         potential: Potential,
-        parameters: ForceBinParameters,
-        argument: Any,
+        parameters: ForceBinParameters,  # noqa: ARG002 - bins are made of the rows
+        items: Sequence[Item],
+        workdir: Path,  # noqa: ARG002 - single points need no checkpoint
         progress: Progress | None,
-    ) -> Measured:
-        """Compare a model with the labels of one split of the release with this identity."""
-        release = database.find_by_ids("releases", [argument])[0]
-        errors: list[force_bins.ItemErrors] = []
+    ) -> list[Row]:
+        """Compare a model with labels."""
         rows: list[Row] = []
-        for items in read_release(release_folder(database, release), parameters.split):
-            found = evaluate_each(potential.evaluate, [i.atoms for i in items])
-            batch = [force_bins.item_errors(i.reference, f) for i, f in zip(items, found, strict=True)]
-            rows += [
-                {"label_id": e.item_id, "frame_id": i.frame_id, "formula": i.formula} | error_row(e)
-                for i, e in zip(items, batch, strict=True)
-            ]
-            errors += batch
+        for first in range(0, len(items), _AT_ONCE):
+            some = items[first : first + _AT_ONCE]
+            found = evaluate_each(potential.evaluate, [to_atoms(i.structure) for i in some])
+            for item, one in zip(some, found, strict=True):
+                rows.append(self._row(item, one))
             if progress:
-                progress(len(errors))
-        if not errors:
-            raise InputError(
-                f"The split {parameters.split!r} of {argument} has no labels; choose another split, or make a larger "
-                "release."
-            )
-        metrics = force_bins.aggregate(errors, parameters.edges_ev_per_a)
-        return Measured(rows, metrics, f"{argument} {parameters.split}", argument)
+                progress(len(rows))
+        return rows
+
+    def _row(self, item: Item, found: Any) -> Row:
+        errors = item_errors.item_errors(item.reference, found)
+        failed = isinstance(found, Failure)
+        return row_of(
+            item,
+            max_force=errors.max_force,
+            **{name: getattr(errors, name) for name in item_errors.SUMS},
+            energy=None if failed else found.energy,
+            forces=None if failed else found.forces.ravel().tolist(),
+            stress=None if failed else found.stress.tolist(),
+            atom_steps=errors.n_atoms,
+            failure=errors.failure,
+        )
+
+    def aggregate(self, rows: Sequence[Row], parameters: ForceBinParameters) -> dict[str, Any]:
+        """Return errors overall, per bin, source and subset."""
+        return force_bins.aggregate_all([item_errors.of_row(r) for r in rows], parameters)

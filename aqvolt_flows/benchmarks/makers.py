@@ -13,6 +13,7 @@ from jobflow import Job, Maker
 
 from aqvolt_flows.benchmarks import ev_scan, force_bins
 from aqvolt_flows.benchmarks.evaluate import evaluate_each
+from aqvolt_flows.benchmarks.item_errors import item_errors
 from aqvolt_flows.benchmarks.references import read_references
 from aqvolt_flows.chemistry import reduced_formula
 from aqvolt_flows.errors import InputError
@@ -35,7 +36,7 @@ from aqvolt_flows.structures import to_atoms, to_structures
 
 
 @dataclass
-class _ModelMaker(Maker):
+class ModelMaker(Maker):
     """What makers share that measure a model, given to the maker or to ``make``."""
 
     name: str = "benchmark"
@@ -70,7 +71,7 @@ class _ModelMaker(Maker):
 def _failed(schema: type[Any]) -> Callable[..., Any]:
     """Return what makes the document of a benchmark that could not run."""
 
-    def document(maker: _ModelMaker, error: BaseException, _measured_on: Any, model: Any = None) -> Any:
+    def document(maker: ModelMaker, error: BaseException, _measured_on: Any, model: Any = None) -> Any:
         failure = Failure(reason="cannot_run", message=f"{error}" or type(error).__name__)
         return schema(model=model_name(maker.chosen(model)), failure=failure)
 
@@ -85,7 +86,7 @@ def _check_scan(maker: EVScanMaker, structures: Any, model: Any = None) -> None:
 
 
 @dataclass
-class EVScanMaker(_ModelMaker):
+class EVScanMaker(ModelMaker):
     """Scan energy against volume: MLIP Arena's test of smooth curves with one minimum.
 
     Parameters
@@ -135,7 +136,11 @@ class EVScanMaker(_ModelMaker):
         potential, said = self.load(model)
         p = self.parameters
         scans = ev_scan.scan_structures(
-            potential.evaluate, [to_atoms(s) for s in given], p.n_points, p.max_linear_strain
+            potential.evaluate,
+            [to_atoms(s) for s in given],
+            p.n_points,
+            p.max_linear_strain,
+            elements=potential.elements,
         )
         results = [
             ScanResult(
@@ -169,7 +174,7 @@ def _check_bins(maker: ForceBinsMaker, references: Any, model: Any = None) -> No
 
 
 @dataclass
-class ForceBinsMaker(_ModelMaker):
+class ForceBinsMaker(ModelMaker):
     """Compare a model with references, binned by the largest reference force.
 
     Parameters
@@ -221,7 +226,7 @@ class ForceBinsMaker(_ModelMaker):
         given = read_references(references, p.split)
         potential, said = self.load(model)
         found = evaluate_each(potential.evaluate, [to_atoms(r.structure) for r in given])
-        errors = [force_bins.item_errors(r.reference, f) for r, f in zip(given, found, strict=True)]
+        errors = [item_errors(r.reference, f) for r, f in zip(given, found, strict=True)]
         results = [
             ErrorResult(
                 item_id=e.item_id,

@@ -7,7 +7,7 @@ from typing import Any
 
 from pymatgen.core import Structure
 
-from aqvolt_flows.benchmarks.force_bins import Reference
+from aqvolt_flows.benchmarks.item_errors import Reference
 from aqvolt_flows.benchmarks.release_data import read_release
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.labeled import release_path, to_labeled

@@ -78,7 +78,10 @@ class RelaxMaker(PotentialMaker):
 
 
 def relax_structures(
-    potential: Potential, structures: Sequence[Structure], parameters: RelaxationParameters
+    potential: Potential,
+    structures: Sequence[Structure],
+    parameters: RelaxationParameters,
+    fixed_cell: bool = False,
 ) -> list[Relaxed]:
     """Relax structures, those that the potential knows; the others fail by ``unsupported_element`` or ``model_error``.
 
@@ -90,11 +93,13 @@ def relax_structures(
         Any number.
     parameters
         Force tolerance, steps, limits.
+    fixed_cell
+        Relax positions only.
     """
     refused = {i: why for i, s in enumerate(structures) if (why := _refusal(potential, s))}
     fit = [i for i in range(len(structures)) if i not in refused]
     plain = [structures[i].copy(site_properties={}) for i in fit]
-    relaxed = dict(zip(fit, torchsim_relaxer(potential, parameters)(plain), strict=True)) if fit else {}
+    relaxed = dict(zip(fit, torchsim_relaxer(potential, parameters, fixed_cell)(plain), strict=True)) if fit else {}
     nan = float("nan")
     return [relaxed.get(i) or Relaxed(s, nan, nan, nan, refused[i]) for i, s in enumerate(structures)]
 

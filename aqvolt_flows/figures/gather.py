@@ -293,13 +293,39 @@ def ev_curves(database: Database, rows: Iterable[Row]) -> list[Row]:
         except ResourceError:
             continue
         for scan in pq.read_table(path).to_pylist():
+            named = scan.get("item_id") or scan["candidate_id"]  # version 0.1 wrote candidate_id
+            if scan["volumes"] is None:
+                continue
             entry = structures.setdefault(
-                scan["candidate_id"], {"name": scan["name"], "formula": scan["formula"], "curves": {}, "steady": []}
+                named, {"name": scan["name"], "formula": scan["formula"], "curves": {}, "steady": []}
             )
             entry["curves"][row["label"]] = (scan["volumes"], [e / scan["n_atoms"] for e in scan["energies"]])
             if scan["failure_reason"] is None:
                 entry["steady"].append(row["label"])
     return [structures[key] for key in sorted(structures, key=lambda k: (structures[k]["name"], k))]
+
+
+def details(database: Database, row: Row) -> list[Row]:
+    """Return the rows of a benchmark document's table; none where the artifact is not here."""
+    if not row["details"]:
+        return []
+    try:
+        path = database.artifacts.local_path(ArtifactRef(**row["details"]))
+    except ResourceError:
+        return []
+    found: list[Row] = pq.read_table(path).to_pylist()
+    return [r for r in found if "item_id" in r]  # version 0.1 wrote other columns
+
+
+def by_set(database: Database, rows: Iterable[Row]) -> dict[str, dict[str, list[Row]]]:
+    """Return set → model's label → rows of its newest document on that set; sets of one model too."""
+    sets: dict[str, list[Row]] = {}
+    for row in rows:
+        sets.setdefault(row["dataset"], []).append(row)
+    return {
+        name: {r["label"]: found for r in newest_per_model(some) if (found := details(database, r))}
+        for name, some in sorted(sets.items())
+    }
 
 
 def versions() -> list[tuple[str, str]]:

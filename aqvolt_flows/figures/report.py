@@ -18,11 +18,14 @@ from aqvolt_flows.aside import written_aside
 from aqvolt_flows.benchmark_registry import BENCHMARKS
 from aqvolt_flows.errors import ResourceError
 from aqvolt_flows.figures import gather, plots, style
+from aqvolt_flows.figures.benchmark_plots import cumulative
 from aqvolt_flows.figures.paper import TABLE_1, TABLE_1_NOTE
 from aqvolt_flows.stores import Database
 
 #: Rows and panels shown; the page says how many more there are.
 MAX_ROWS, MAX_CURVES = 200, 12
+#: Sources of a set with figures of their own.
+MAX_SOURCES = 6
 DEFAULT_NAME = "report.html"
 
 #: Colours of the figures → CSS variables of the page, so that both schemes are legible.
@@ -127,11 +130,12 @@ def collect(database: Database) -> dict[str, Any]:
         "curve_figures": [_curve(i, c) for i, c in enumerate(curves[:MAX_CURVES])],
         "bin_figures": _bins(bins),
         "others": _other_benchmarks(database),
+        "pairs": _pairs(database),
     }
 
 
 def _other_benchmarks(database: Database) -> list[dict[str, Any]]:
-    """Return the benchmarks that have no section of their own, those of other packages: table and figure."""
+    """Return the benchmarks that have no section of their own, in the registry's order: table, figures, note."""
     found = []
     for name in BENCHMARKS:
         rows = [] if name in _SECTIONS else gather.benchmarks(database, name)
@@ -139,7 +143,36 @@ def _other_benchmarks(database: Database) -> list[dict[str, Any]]:
             benchmark = BENCHMARKS[name].load()
             tables = [r | dict(benchmark.metrics_of(r["metrics"])) for r in rows]
             figure = benchmark.figure([r for r in rows if r["status"] == "completed"])
-            found.append({"title": benchmark.title, "columns": benchmark.table, "rows": tables, "figure": figure})
+            figures = [*([figure] if figure else []), *_distributions(database, benchmark, rows)]
+            found.append({"title": benchmark.title, "columns": benchmark.table, "rows": tables, "figures": figures})
+    return found
+
+
+def _distributions(database: Database, benchmark: Any, rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return one figure per set and column that a benchmark wants drawn."""
+    drawn: Mapping[str, str] = getattr(benchmark, "drawn", {})
+    figures = []
+    for number, (name, tables) in enumerate(gather.by_set(database, rows).items() if drawn else ()):
+        for column, axis in drawn.items():
+            series = {label: [r.get(column) for r in benchmark.measured(found)] for label, found in tables.items()}
+            if any(v is not None for values in series.values() for v in values):
+                svg = cumulative(series, f"{axis}, {name}")
+                figures.append(inline_svg(svg, f"{benchmark.name}{number}{column}", f"Distribution of {axis}"))
+    return figures
+
+
+def _pairs(database: Database) -> list[dict[str, Any]]:
+    """Return, per benchmark and set that several models ran on, their comparison on what both can compute."""
+    found = []
+    for name in BENCHMARKS:
+        rows = gather.benchmarks(database, name)
+        if len({r["model"] for r in rows}) < 2:
+            continue
+        benchmark = BENCHMARKS[name].load()
+        if hasattr(benchmark, "pairs"):
+            for dataset, tables in gather.by_set(database, rows).items():
+                compared = benchmark.pairs(tables) if len(tables) > 1 else []
+                found += [{"benchmark": benchmark.title, "dataset": dataset, **row} for row in compared]
     return found
 
 
@@ -190,18 +223,37 @@ def _curve(index: int, entry: Mapping[str, Any]) -> str:
 
 
 def _bins(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Return one figure per error over the newest documents of the models that share the newest one's bins and set."""
-    newest = gather.newest_per_model(rows)
-    if not newest:
+    """Return one figure per error, set and source of a set (Figures 4 and S5), of models with the same bins.
+
+    The bins are those of the newest document; documents with others are in the table only.
+    """
+    completed = [r for r in rows if r["status"] == "completed"]
+    if not completed:
         return []
-    latest = max(newest, key=lambda r: (r["last_updated"], r["benchmark_id"]))
-    edges = [(b["low_ev_per_a"], b["high_ev_per_a"]) for b in latest["metrics"]["bins"]]
-    same = [
-        r
-        for r in newest
-        if r["dataset"] == latest["dataset"]
-        and [(b["low_ev_per_a"], b["high_ev_per_a"]) for b in r["metrics"]["bins"]] == edges
-    ]
+    latest = max(completed, key=lambda r: (r["last_updated"], r["benchmark_id"]))
+    edges = _edges(latest["metrics"])
+    figures: list[str] = []
+    for dataset in sorted({r["dataset"] for r in completed}, key=lambda name: (name != latest["dataset"], name)):
+        newest = gather.newest_per_model(r for r in completed if r["dataset"] == dataset)
+        same = {r["label"]: r["metrics"] for r in newest if _edges(r["metrics"]) == edges}
+        figures += _bars(same, edges, "" if len(completed) == len(newest) else dataset, len(figures))
+        parts: dict[str, dict[str, Any]] = {}
+        for label, metrics in same.items():
+            for part in metrics.get("by_source", []):
+                parts.setdefault(part["name"], {})[label] = part
+        for source in sorted(parts)[:MAX_SOURCES]:
+            figures += _bars(parts[source], edges, source, len(figures))
+    return figures
+
+
+def _edges(metrics: Mapping[str, Any]) -> list[tuple[float, float]]:
+    return [(b["low_ev_per_a"], b["high_ev_per_a"]) for b in metrics["bins"]]
+
+
+def _bars(
+    by_model: Mapping[str, Mapping[str, Any]], edges: Sequence[tuple[float, float]], what: str, number: int
+) -> list[str]:
+    """Return the figures of energies, forces and stresses; ``what`` is named on the axis."""
     names = [f"{low:g}–{high:g}" for low, high in edges]
     figures = []
     for name, field, ylabel in (
@@ -209,9 +261,23 @@ def _bins(rows: Sequence[dict[str, Any]]) -> list[str]:
         ("ff", "force_mae_mev_per_a", "force MAE (meV/Å)"),
         ("fs", "stress_mae_gpa", "stress MAE (GPa)"),
     ):
-        errors = {r["label"]: [b[field] for b in r["metrics"]["bins"]] for r in same}
-        figures.append(inline_svg(plots.force_bars(errors, names, ylabel), name, f"{ylabel} by force bin"))
+        errors = {label: [b[field] for b in metrics["bins"]] for label, metrics in by_model.items()}
+        title = f"{ylabel}\n{what}" if what else ylabel
+        if errors:
+            svg = plots.force_bars(errors, names, title)
+            figures.append(inline_svg(svg, f"{name}{number or ''}", f"{ylabel} by force bin {what}".strip()))
     return figures
+
+
+def _cell(value: Any) -> str:
+    """Return any value of a benchmark's table: numbers, intervals, counts by reason."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_cell(v)}" for name, v in value.items()) or "–"
+    if isinstance(value, list | tuple):
+        return " – ".join(_cell(v) for v in value) or "–"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return "–" if value is None else str(value)
+    return f"{value:,}" if isinstance(value, int) else _significant(value)
 
 
 def _number(value: Any, digits: int = 3) -> str:
@@ -249,6 +315,7 @@ def render_report(values: Mapping[str, Any]) -> str:
     environment.filters |= {
         "number": _number,
         "significant": _significant,
+        "cell": _cell,
         "size": _size,
         "count": lambda n: f"{int(n):,}",
         "svg": Markup,

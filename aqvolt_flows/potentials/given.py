@@ -218,6 +218,28 @@ def as_potential(model: Any, device: str = "cpu") -> Potential:
     raise InputError(f"A {type(model).__name__} was given as model; {EXPECTED}.")
 
 
+def ase_calculator(model: str, device: str = "auto", default_dtype: str = "float32") -> Calculator:
+    """Return the ASE calculator of a model string: what other packages' benchmarks take.
+
+    The arguments are called as ml-peg's ``models.yml`` calls them (docs/benchmarks.md).
+
+    Parameters
+    ----------
+    model
+        Model string, e.g. ``fairchem:PATH``.
+    device
+        torch device; ``auto``: a GPU where there is one.
+    default_dtype
+        ``float32`` or ``float64``.
+
+    Raises
+    ------
+    InputError, ResourceError
+        As :func:`~aqvolt_flows.potentials.registry.load_potential`.
+    """
+    return load_potential(model, resolve_device(device), default_dtype).ase_calculator()
+
+
 def resolve_device(device: str = "auto") -> str:
     """Return a torch device for a maker's field: ``auto`` is the first GPU where there is one, else the CPU."""
     if device != "auto":

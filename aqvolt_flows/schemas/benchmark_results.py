@@ -1,4 +1,4 @@
-"""Documents of benchmarks outside a project: what ``EVScanMaker`` and ``ForceBinsMaker`` return."""
+"""Documents of benchmarks outside a project: what the makers of benchmarks return."""
 
 from __future__ import annotations
 
@@ -62,3 +62,14 @@ class ForceBinsDocument(_BenchmarkResult):
     """Errors of one model against references, binned by the largest reference force."""
 
     results: list[ErrorResult] = Field(default_factory=list)
+
+
+class StructureBenchmarkDocument(_BenchmarkResult):
+    """Any registered benchmark on some structures; ``failed_percent`` and means have the covered ones below."""
+
+    benchmark: str = Field(default="", description="Name in the registry.")
+    n_not_covered: int = Field(default=0, description="With an element that the model was not trained on.")
+    n_refused: int = Field(default=0, description="No ordered crystal.")
+    rows: list[dict[str, Any]] = Field(
+        default_factory=list, description="As the benchmark's table has them; numbers that are not finite are None."
+    )

@@ -449,6 +449,35 @@ class ForceBinParameters(Parameters):
         default=[0.0, 0.2, 1.0, 10.0, 800.0], min_length=2, description="0.2, 10 and 800 are the paper's; 0 and 1 ours."
     )
     split: Literal["train", "val", "test", "all"] = "test"
+    subtract: Literal["none", "mean", "elements"] = Field(
+        default="none", description="Offset taken from the energies' errors: none, their mean, or one per element."
+    )
+    bootstrap_draws: int = Field(default=1000, ge=0, description="Of the intervals, over candidates. " + OURS)
+
+
+class RelaxationBenchmarkParameters(Parameters):
+    """Displaced structures relaxed again (Figure 5)."""
+
+    displacement_a: Strictly = Field(default=0.1, description="Length of every site's displacement, Å.")
+    seed: int = Field(default=0, ge=0, description="Of the directions. " + OURS)
+    force_tolerance_ev_per_a: Strictly = Field(default=0.05, description="Of atoms and cell.")
+    max_steps: PositiveInt = Field(default=500, description="Steps of FIRE. " + OURS)
+    max_volume_ratio: float = Field(default=2.0, gt=1, description="Volume over start, or the inverse. " + OURS)
+    formation_energies: bool = Field(default=True, description="Against elements relaxed by the same model.")
+
+
+class BulkModulusParameters(Parameters):
+    """Bulk modulus from an equation of state (Figure S6); steps and volumes are MLIP Arena's."""
+
+    n_points: int = Field(default=21, ge=5, description="Volumes.")
+    max_volume_strain: float = Field(default=0.20, gt=0, lt=1, description="Of the volume, not of the lengths.")
+    force_tolerance_ev_per_a: Strictly = Field(default=0.05, description="Of both relaxations; Arena's is 0.1.")
+    max_steps: PositiveInt = Field(default=500, description="Steps of FIRE, of each relaxation. " + OURS)
+    max_volume_ratio: float = Field(default=2.0, gt=1, description="Volume over start, or the inverse. " + OURS)
+    max_residual: Strictly = Field(
+        default=0.05,
+        description="RMS residual of the fit over the range of the energies; above it a fit is bad. " + OURS,
+    )
 
 
 class BenchmarkParameters(Parameters):

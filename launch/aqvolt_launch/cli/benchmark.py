@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from aqvolt_launch.cli import output
 from aqvolt_launch.cli.options import Json
 
-if TYPE_CHECKING:
-    from aqvolt_flows.benchmarks.base import Benchmark
-    from aqvolt_flows.schemas.benchmark import BenchmarkDocument
-    from aqvolt_flows.stores import Database
-
 _ROUND = 4
 
 
-benchmarks = typer.Typer(help="Measure potentials: E–V scans, errors binned by force.", no_args_is_help=True)
+benchmarks = typer.Typer(help="Measure potentials, and compare what was measured.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
@@ -28,36 +24,65 @@ def register(app: typer.Typer) -> None:
 
 
 @benchmarks.command(
-    "run", epilog="Example: aqvolt benchmark run ev_scan --model chgnet/r2scan --model 7net-mf-0/R2SCAN"
+    "run", epilog="Example: aqvolt benchmark run ev_scan --model chgnet/r2scan --structures crystals.cif --out ev.json"
 )
 def run(
     name: Annotated[
         str,
-        typer.Argument(help="Which benchmark: ev_scan, force_bins, or a plug-in's; hyphens are read as underscores."),
+        typer.Argument(
+            help="ev_scan, force_bins, relaxation, bulk_modulus, heating, conductivity, or a plug-in's; hyphens are "
+            "read as underscores."
+        ),
     ],
     model: Annotated[list[str], typer.Option(help="Model string or model_id; may be given several times.")],
+    structures: Annotated[
+        str | None,
+        typer.Option(
+            help="File, folder or zip of structures, or a collection (candidates, labels); default: the accepted "
+            "candidates, for force_bins the release.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the documents, with their rows, to this JSON file; a list with several models.",
+            show_default=False,
+        ),
+    ] = None,
     release: Annotated[str | None, typer.Option(help="Release for force_bins; by default the newest.")] = None,
     as_json: Json = False,
 ) -> None:
     """Compute a benchmark in this process, for each model; what is already computed is only read.
 
-    ev_scan runs over the accepted candidates, force_bins over a split of a release, both with the campaign's
-    parameters. 'aqvolt submit benchmark' does the same on workers.
+    In a project it runs with the campaign's parameters, and 'aqvolt submit benchmark' does the same on workers. In a
+    folder without a project it needs --structures with a path, and no database.
     """
     from aqvolt_flows.benchmark_registry import benchmark_named
-    from aqvolt_flows.stores import Database
+    from aqvolt_launch.cli import benchmark_runs
 
     benchmark = benchmark_named(name)
-    database = Database.connect()
-    database.ensure_indexes()
+    if benchmark_runs.without_project(structures):
+        run_one = benchmark_runs.alone(benchmark, Path(str(structures)))
+    else:
+        run_one = benchmark_runs.in_project(benchmark, structures, release)
+    found = []
     with contextlib.redirect_stdout(sys.stderr):  # models announce themselves on standard output
-        documents = [_run(database, benchmark, m, release) for m in model]
-    output.table([_row(d.model_dump()) for d in documents], as_json, title=benchmark.name)
+        for one in model:
+            document, rows = run_one(one)
+            found.append(document)
+            if out is not None:
+                benchmark_runs.write(out, one, model, document, rows)
+    rows = [_row(d.model_dump()) for d in found]
+    if as_json:
+        output.emit(rows)
+    else:
+        _print(rows, benchmark)
 
 
 @benchmarks.command("table", epilog="Example: aqvolt benchmark table --json")
 def table(as_json: Json = False) -> None:
-    """Print all benchmarks, and the paper's Table 1 beside the E–V scans."""
+    """Print all benchmarks, models compared on the structures that both can compute, and the paper's Table 1."""
     from aqvolt_flows.benchmark_registry import BENCHMARKS
     from aqvolt_flows.figures import gather
     from aqvolt_flows.figures.paper import TABLE_1_NOTE
@@ -65,75 +90,77 @@ def table(as_json: Json = False) -> None:
 
     database = Database.connect()
     known = [entry.load() for entry in BENCHMARKS.values()]
-    rows = {b.name: [_row(d) for d in gather.benchmarks(database, b.name)] for b in known}
+    documents = {b.name: gather.benchmarks(database, b.name) for b in known}
+    pairs = [row for b in known for row in _pairs(database, b, documents[b.name])]
     if as_json:
-        output.emit([*(row for found in rows.values() for row in found), *_paper_rows()])
+        rows = [_row(d) for found in documents.values() for d in found]
+        output.emit([*rows, *_paper_rows(), *({"source": "paired", **row} for row in pairs)])
         return
     for benchmark in known:
         beside = _paper_rows() if benchmark.name == _PAPERS else []
-        output.table([*rows[benchmark.name], *beside], title=benchmark.title, columns=benchmark.table)
+        rows = [*(_row(d) for d in documents[benchmark.name]), *beside]
+        if rows:
+            _print(rows, benchmark)
         if beside:
             output.say(f"source 'paper': {TABLE_1_NOTE}")
+        compared = [row for row in pairs if row["benchmark"] == benchmark.name]
+        if compared:
+            output.table(compared, title=f"{benchmark.title}: models on the structures that both computed")
 
 
 #: The benchmark of the paper's Table 1.
 _PAPERS = "ev_scan"
+#: With more documents the terminal's table has a row each, not a column.
+_BESIDE = 4
+#: Of such a table; JSON has all.
+_COLUMNS = 9
 
 
-def _run(database: Database, benchmark: Benchmark, model: str, release: str | None) -> BenchmarkDocument:
-    """Compute one benchmark of one model with the campaign's parameters, under the key that a job would have."""
-    from rich.console import Console
-    from rich.progress import Progress
+def _pairs(database: Any, benchmark: Any, documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the comparison of the newest documents of each two models on each set."""
+    from aqvolt_flows.figures import gather
 
-    from aqvolt_flows.benchmark_registry import parameters_of
-    from aqvolt_flows.benchmarks.base import Wanted
-    from aqvolt_flows.campaign import load_campaign
-    from aqvolt_flows.errors import InputError
-    from aqvolt_flows.models import resolve_model
-    from aqvolt_flows.schemas.candidate import ACCEPTED
-
-    parameters = parameters_of(benchmark, load_campaign(database.settings.campaign).benchmarks)
-    resolved = resolve_model(database, model)
-    accepted = database.own("candidates").find(ACCEPTED, {"candidate_id": 1})
-    subject = benchmark.subject(Wanted([c["candidate_id"] for c in accepted], _release(database, release)))
-    if subject is None:
-        raise InputError(benchmark.nothing())
-    key = benchmark.key(resolved, parameters, subject)
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(f"{benchmark.name} {model}", total=subject.n_items)
-
-        def advance(done: int) -> None:
-            progress.update(task, completed=done)
-
-        return benchmark.run(database, resolved, parameters, subject.argument, key, advance)
+    if not hasattr(benchmark, "pairs"):
+        return []
+    return [
+        {"benchmark": benchmark.name, "dataset": dataset} | {k: _rounded(v) for k, v in row.items()}
+        for dataset, tables in gather.by_set(database, documents).items()
+        if len(tables) > 1
+        for row in benchmark.pairs(tables)
+    ]
 
 
-def _release(database: Database, release_id: str | None) -> dict[str, Any] | None:
-    """Return the named release, the newest, or None where there is none."""
-    if release_id:
-        return database.find_by_ids("releases", [release_id])[0]
-    return database.own("releases").find_one({}, {"_id": 0}, sort=[("last_updated", -1), ("release_id", -1)])
+def _print(rows: list[dict[str, Any]], benchmark: Any) -> None:
+    """Print documents beside each other, or below each other where there are many."""
+    shown = [{k: v for k, v in row.items() if k not in _HASHES} for row in rows]
+    if len(rows) > _BESIDE:
+        output.table(shown, title=benchmark.title, columns=benchmark.table[:_COLUMNS])
+        return
+    heads = [str(row["model"]) for row in shown]
+    heads = [head if heads.count(head) == 1 else f"{head} ({index})" for index, head in enumerate(heads, 1)]
+    names = list(dict.fromkeys(k for row in shown for k in row if k != "model"))
+    beside = [{"": name} | {head: row.get(name) for head, row in zip(heads, shown, strict=True)} for name in names]
+    output.table(beside, title=benchmark.title)
+
+
+#: In JSON only.
+_HASHES = ("model_hash", "key", "bins", "benchmark")
 
 
 def _rounded(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_rounded(v) for v in value]
     return round(value, _ROUND) if isinstance(value, float) else value
 
 
 def _row(document: dict[str, Any]) -> dict[str, Any]:
-    """Return the row of a benchmark document."""
+    """Return the row of a benchmark document: counts, value with interval, hashes, speed, and its own metrics."""
     from aqvolt_flows.benchmark_registry import benchmark_named
+    from aqvolt_flows.benchmarks.summary import summary_row
 
-    metrics = document["metrics"]
-    base = {
-        "source": "computed",
-        "benchmark": document["benchmark"],
-        "model": document["model"],
-        "dataset": document["dataset"],
-        "status": document["status"],
-        "n_items": document["n_items"],
-        "n_failed": document["n_failed"],
-    }
-    shown = benchmark_named(document["benchmark"]).metrics_of(metrics)
+    benchmark = benchmark_named(document["benchmark"])
+    base = {"source": "computed"} | {k: _rounded(v) for k, v in summary_row(benchmark, document).items()}
+    shown = benchmark.metrics_of(document["metrics"])
     return base | {name: _rounded(value) for name, value in shown.items() if name not in base}
 
 

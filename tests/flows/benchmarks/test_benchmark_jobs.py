@@ -182,6 +182,8 @@ def test_a_model_that_gives_nan_is_counted(database: Database, monkeypatch: pyte
     release_id = add_release(database, True)
 
     class Broken:
+        name, elements = "broken", frozenset({3, 17})
+
         def evaluate(self, systems: list[Atoms]) -> list[Evaluation]:
             return [Evaluation(float("nan"), np.zeros((len(s), 3)), np.zeros(6)) for s in systems]
 
@@ -216,3 +218,31 @@ def test_a_release_without_its_folder_is_a_sentence(database: Database) -> None:
     (database.settings.path("releases") / "demo").rename(database.settings.path("releases") / "moved")
     with pytest.raises(ResourceError, match="has no files in the artifact store; copy the folder there"):
         BINS.run(database, resolve_model(database, CHGNET), ForceBinParameters(), release_id, "gone")
+
+
+def test_parts_of_a_release_give_what_the_whole_gives_and_predictions_give_other_bins(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release_id = add_release(database, True)
+    model, parameters = resolve_model(database, CHGNET), ForceBinParameters(split="all")
+    whole = BINS.run(database, model, parameters, release_id, "whole")
+    monkeypatch.setattr(type(BINS), "part_size", 2)  # a part with labels of both files
+    parts = BINS.run(database, model, parameters, release_id, "parts")
+    assert len(parts.predictions) == 2
+
+    def rows(document: Any) -> list[dict[str, Any]]:
+        return pq.read_table(database.artifacts.local_path(document.details)).to_pylist()
+
+    assert (
+        [r["item_id"] for r in rows(parts)] == [r["item_id"] for r in rows(whole)] == [f"label-{i}" for i in range(3)]
+    )
+    assert [r["subset"] for r in rows(whole)] == ["train", "test", "test"]
+    assert parts.metrics["overall"]["energy_mae_mev_per_atom"] == pytest.approx(20.0, abs=0.05)
+    # errors again, from the stored arrays alone
+    predicted = [r for ref in parts.predictions for r in pq.read_table(database.artifacts.local_path(ref)).to_pylist()]
+    labels = pq.read_table(database.settings.path("releases") / "demo" / "data" / "test.parquet").to_pylist()
+    for label, found in zip(labels, predicted[1:], strict=True):
+        errors = np.abs(np.array(found["forces"]) - np.ravel(label["forces"]))
+        row = next(r for r in rows(parts) if r["item_id"] == label["label_id"])
+        assert row["force_mae"] == pytest.approx(errors.mean(), abs=1e-5)
+        assert row["energy_error"] == pytest.approx((found["energy"] - label["energy"]) / 2, abs=1e-9)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.build import bulk
 from hypothesis import given
 from hypothesis import strategies as st
 
 from aqvolt_flows.benchmarks import ev_scan
 from aqvolt_flows.errors import InputError
-from aqvolt_flows.potentials import Evaluation
+from aqvolt_flows.potentials import Evaluation, load_potential
 
 V0 = 40.0
 STRAINS = ev_scan.linear_strains()
@@ -145,3 +146,39 @@ def test_a_scan_needs_points_and_a_strain() -> None:
         ev_scan.linear_strains(3)
     with pytest.raises(InputError, match="between 0 and 1"):
         ev_scan.linear_strains(21, 1.5)
+
+
+def test_an_element_that_the_model_does_not_know_is_coverage_not_failure() -> None:
+    asked = []
+
+    def evaluate(systems):
+        asked.extend(systems)
+        return [evaluation(float(morse(np.array([s.get_volume()]))[0])) for s in systems]
+
+    xenon = Atoms("Xe", cell=np.eye(3) * 3.4, pbc=True)
+    scans = ev_scan.scan_structures(evaluate, [cubic(V0 ** (1 / 3)), xenon], elements={3, 17})
+    assert len(asked) == 21, "what is not covered is not computed"
+    assert scans[1].failure.reason == "not_covered"
+    assert "Xe" in scans[1].failure.message
+    found = ev_scan.aggregate(scans)
+    assert (found["n_covered"], found["coverage_percent"], found["failed_percent"]) == (1, 50.0, 0.0)
+    assert found["spearman_compression_energy"] == pytest.approx(-1.0), "it is in no denominator"
+
+
+def test_missing_energies_are_zero_in_one_mean_and_left_out_of_the_other() -> None:
+    whole = ev_scan.analyze_curve(VOLUMES, morse(VOLUMES))
+    torn = ev_scan.analyze_curve(VOLUMES, np.where(np.arange(21) == 3, np.nan, morse(VOLUMES)))
+    found = ev_scan.aggregate([whole, torn])
+    assert found["spearman_compression_energy"] == pytest.approx(-0.5)
+    assert found["spearman_compression_energy_computed"] == pytest.approx(-1.0)  # MLIP Arena's mean
+
+
+@pytest.mark.parametrize("model", ["chgnet/r2scan", "7net-mf-0/R2SCAN"])
+def test_a_curve_is_that_of_the_model_s_own_calculator(model: str) -> None:
+    potential = load_potential(model)
+    crystals = [cubic(3.2), bulk("LiF", "rocksalt", a=4.0)]
+    scans = ev_scan.scan_structures(potential.evaluate, crystals, 5)
+    for atoms, scan in zip(crystals, scans, strict=True):
+        for copy, energy in zip(ev_scan.strained(atoms, ev_scan.linear_strains(5)), scan.energies, strict=True):
+            copy.calc = potential.ase_calculator()
+            assert energy == pytest.approx(copy.get_potential_energy(), abs=1e-5 * len(atoms))

@@ -15,12 +15,16 @@ from jobflow import run_locally
 from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
 
+from aqvolt_flows.benchmark_registry import benchmark_named
+from aqvolt_flows.benchmarks.items import Item
+from aqvolt_flows.benchmarks.parts import failed_row, row_of
 from aqvolt_flows.chemistry import describe_structure
 from aqvolt_flows.errors import ResourceError
 from aqvolt_flows.figures import plots
 from aqvolt_flows.figures.jobs import ReportMaker
 from aqvolt_flows.figures.paper import TABLE_1
 from aqvolt_flows.figures.report import build_report, inline_svg
+from aqvolt_flows.models import ResolvedModel
 from aqvolt_flows.schemas.benchmark import BenchmarkDocument
 from aqvolt_flows.schemas.candidate import CandidateDocument
 from aqvolt_flows.schemas.label import LabelDocument
@@ -354,3 +358,58 @@ def test_figures_take_the_page_s_colours_and_their_own_ids() -> None:
     assert 'aria-label="a &quot;b&quot; &lt;c>"' in svg
     other = inline_svg(plots.distribution({"train": [1, 2]}, "x"), "two", "")
     assert not set(Page(svg).ids) & set(Page(other).ids)
+
+
+def relaxations(database: Database, model: str, distances: list[float | None]) -> BenchmarkDocument:
+    """The document of relaxations of some crystals, the last of which has an element that the model does not know."""
+    benchmark = benchmark_named("relaxation")
+    salt = Structure(Lattice.cubic(4), ["Li", "Cl"], [[0] * 3, [0.5] * 3])
+    items = [Item(f"LiCl {i}", f"item-{i}", salt, source="user") for i in range(len(distances) + 1)]
+    rows = [
+        row_of(item, distance=d, distance_displaced=0.4)
+        if d is not None
+        else failed_row(item, Failure(reason="exploded", message="the volume doubled"))
+        for item, d in zip(items, distances, strict=False)
+    ]
+    rows.append(failed_row(items[-1], Failure(reason="not_covered", message="no Cl")))
+    table = pa.Table.from_pylist(rows, schema=benchmark.table_schema())
+    path = database.settings.path(f"{model.replace('/', '-')}.parquet")
+    pq.write_table(table, path)
+    resolved = ResolvedModel(model, model, "f" * 64)
+    document = benchmark.document(
+        f"kr-{model}", resolved, "crystals.cif", None, table.to_pylist(), benchmark.parameters()
+    )
+    document.details = database.artifacts.put_file(path, "parquet")
+    return document
+
+
+def test_benchmarks_of_rows_have_distributions_and_models_are_compared(database: Database) -> None:
+    documents = [
+        relaxations(database, "chgnet/r2scan", [0.1, 0.2, None]),
+        relaxations(database, "7net-mf-0/R2SCAN", [0.3, 0.5, 0.4]),
+    ]
+    database.upsert("benchmarks", documents)
+    html, page = build(database)
+    check_self_contained(html, page)
+    assert "Relaxation of displaced structures" in page.text
+    assert "fingerprint distance, crystals.cif" in page.text
+    assert "chgnet/r2scan (2 of 3)" in page.text, "what is not covered is in no share"
+    assert "exploded 1" in page.text
+    assert "Models on the same structures" in page.text
+    # 7net first: 0.1 − 0.3 and 0.2 − 0.5 on the two that both relaxed
+    assert "−0.25" in page.text
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_force_bins_have_a_figure_per_set_and_source(database: Database) -> None:
+    first, second = force_bins("chgnet/r2scan"), force_bins("7net-mf-0/R2SCAN")
+    part = {"overall": first.metrics["overall"], "bins": first.metrics["bins"], "n_outside": 0}
+    second.metrics["by_source"] = [part | {"name": "sampled"}, part | {"name": "aimd.json"}]
+    other = force_bins("chgnet/r2scan")
+    other.key, other.benchmark_id, other.dataset = "k-other", "benchmark-other", "other.extxyz"
+    database.upsert("benchmarks", [first, second, other])
+    html, page = build(database)
+    check_self_contained(html, page)
+    for said in ("sampled", "aimd.json", "other.extxyz"):
+        assert f"energy MAE (meV/atom)\n{said}" in page.text or said in page.text
+    assert len(page.ids) == len(set(page.ids))

@@ -128,3 +128,15 @@ def test_anything_else_is_named(what):
         check_model_given(what)
     with pytest.raises(InputError, match="given as model; expected a model string"):
         as_potential(what)
+
+
+def test_a_model_string_gives_the_calculator_that_other_benchmarks_take() -> None:
+    from ase.build import bulk
+
+    from aqvolt_flows.potentials import ase_calculator, load_potential
+
+    crystal = bulk("LiCl", "rocksalt", a=5.1)
+    # ml-peg passes model, device and default_dtype by these names
+    crystal.calc = ase_calculator(model="chgnet/r2scan", device="cpu", default_dtype="float32")
+    (found,) = load_potential("chgnet/r2scan").evaluate([crystal])
+    assert crystal.get_potential_energy() == pytest.approx(found.energy, abs=1e-4)

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 import typer
+from ase.build import bulk
+from ase.io import write
 from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
 from typer.testing import CliRunner
 
 from aqvolt_flows.benchmarks import base
 from aqvolt_flows.chemistry import describe_structure
-from aqvolt_flows.errors import InputError
+from aqvolt_flows.errors import DatabaseError, InputError
 from aqvolt_flows.schemas.candidate import CandidateDocument
 from aqvolt_flows.stores import Database
 from aqvolt_launch.cli import benchmark, report
@@ -103,3 +105,52 @@ def test_a_scan_needs_candidates(app: typer.Typer, database: Database) -> None:
     result = CliRunner().invoke(app, ["benchmark", "run", "ev_scan", "--model", "chgnet/r2scan"])
     assert isinstance(result.exception, InputError)
     assert "no accepted candidates" in str(result.exception)
+
+
+def crystals(folder: Path) -> Path:
+    """A file of lithium fluoride, xenon and a block that is cut off."""
+    path = folder / "crystals.extxyz"
+    write(path, [bulk("LiF", "rocksalt", a=4.0), bulk("Xe", "fcc", a=6.2)])
+    path.write_text(path.read_text() + "2\ncut off\n")
+    return path
+
+
+def test_a_file_is_measured_without_a_project(
+    app: typer.Typer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("AQVOLT_MONGO_URI", "AQVOLT_CONFIG_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    out = tmp_path / "deep" / "ev.json"
+    arguments = ["benchmark", "run", "ev-scan", "--model", "chgnet/r2scan", "--structures", str(crystals(tmp_path))]
+    done = CliRunner().invoke(app, [*arguments, "--out", str(out), "--json"])
+    assert done.exit_code == 0, done.output
+    (row,) = json.loads(done.stdout)
+    assert (row["n_items"], row["n_failed"], row["n_refused"], row["dataset"]) == (3, 0, 1, "crystals.extxyz")
+    document = json.loads(out.read_text())
+    assert document["benchmark"] == "ev_scan"
+    assert [r["failure_reason"] for r in document["rows"]][::2] == [None, "unreadable"]
+    assert len(document["rows"][0]["energies"]) == 21
+    assert list(tmp_path.glob(".aqvolt*")) == [], "nothing else was written"
+    needs = CliRunner().invoke(app, ["benchmark", "run", "ev-scan", "--model", "chgnet/r2scan"])
+    assert isinstance(needs.exception, DatabaseError)
+    unknown = CliRunner().invoke(app, [*arguments[:4], "model-0123", *arguments[5:]])
+    assert "no project here that knows 'model-0123'" in str(unknown.exception)
+
+
+def test_a_file_and_a_collection_in_a_project(app: typer.Typer, salt: Database, tmp_path: Path) -> None:
+    run = ["benchmark", "run", "ev_scan", "--model", "chgnet/r2scan", "--json", "--structures"]
+    of_file = CliRunner().invoke(app, [*run, str(crystals(tmp_path))])
+    assert of_file.exit_code == 0, of_file.output
+    assert json.loads(of_file.stdout)[0]["n_items"] == 3
+    out = tmp_path / "ev.json"
+    of_candidates = CliRunner().invoke(app, [*run, "candidates", "--out", str(out), "--model", "7net-mf-0/R2SCAN"])
+    assert of_candidates.exit_code == 0, of_candidates.output
+    assert [d["n_items"] for d in json.loads(out.read_text())] == [1, 1]
+    assert salt["benchmarks"].count_documents({}) == 3
+    shown = json.loads(CliRunner().invoke(app, ["benchmark", "table", "--json"]).stdout)
+    pairs = [r for r in shown if r["source"] == "paired"]
+    assert {(r["dataset"], r["n_both"]) for r in pairs} == {("1 candidates", 1)}
+    assert "both computed" in CliRunner().invoke(app, ["benchmark", "table"]).stdout
+    empty = CliRunner().invoke(app, [*run, "labels"])
+    assert "labels has no usable document" in str(empty.exception)
