@@ -7,6 +7,7 @@ fairchem reports metrics to W&B or, rounded, to its log. This callback writes th
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ class ProgressCallback(Callback):
     Energies are in eV (``energy_per_atom_mae`` in eV/atom), forces in eV/Å, stress in eV/Å³. Losses are those of
     normalized targets, without a unit; ``losses`` are the terms of ``loss`` by task, coefficients included.
     ``gradient_norm`` is taken before clipping, ``memory_gib`` is the most that torch allocated on the first rank's GPU,
-    ``skipped`` counts the steps of this launch that were not taken. ``atoms_per_s`` and ``data_wait_share`` are of all
+    ``skipped`` counts the steps of this launch that were not taken, each of which has a ``skipped`` record instead of a
+    ``train`` record. Numbers that are not finite are null. ``atoms_per_s`` and ``data_wait_share`` are of all
     steps since the record before; validation and checkpoints are not part of them.
 
     Parameters
@@ -48,7 +50,7 @@ class ProgressCallback(Callback):
             return
         record = {"event": event, "time": time.time(), "step": unit.train_progress.num_steps_completed, **values}
         with self._path.open("a") as handle:
-            handle.write(json.dumps(record) + "\n")
+            handle.write(json.dumps(_plain(record), allow_nan=False) + "\n")
 
     def on_train_start(self, state: Any, unit: Any) -> None:
         """Record the size of the model, of the batch and of the training."""
@@ -66,9 +68,11 @@ class ProgressCallback(Callback):
         )
 
     def on_train_step_end(self, state: Any, unit: Any) -> None:  # noqa: ARG002
-        """Record some steps, and every one that was not taken."""
+        """Record some of the steps that were taken, and every one that was not."""
         if unit.last.verdict.action == "skip":
             self._skipped(unit)
+            self._interrupted = True
+            return
         self._count(unit.last)
         if self._written < 0 or unit.train_progress.num_steps_completed % self._every == 0:
             self._train(unit)
@@ -108,6 +112,7 @@ class ProgressCallback(Callback):
         self._write(
             "skipped",
             unit,
+            step=last.step,
             reason=last.verdict.reason,
             gradient_norm=last.gradient_norm,
             frame_ids=last.frame_ids,
@@ -128,9 +133,13 @@ class ProgressCallback(Callback):
 
     def on_train_end(self, state: Any, unit: Any) -> None:  # noqa: ARG002
         """Record the end; the final checkpoint is complete by now."""
-        if unit.last is not None and self._written != unit.last.step:
+        if self._left(unit):
             self._train(unit)
         self._write("end", unit)
+
+    def _left(self, unit: Any) -> bool:
+        """Return whether the last step was taken and is not yet written."""
+        return unit.last is not None and unit.last.verdict.action == "step" and self._written != unit.last.step
 
     def failed(self, unit: Any, reason: str, message: str) -> None:
         """Record why the training could not go on."""
@@ -138,10 +147,18 @@ class ProgressCallback(Callback):
 
     def stopped(self, unit: Any, reason: str) -> None:
         """Record that the training was told to stop, and that its checkpoint is complete."""
-        if unit.last is not None and self._written != unit.last.step:
+        if self._left(unit):
             self._train(unit)
         self._write("stopped", unit, reason=reason)
 
     def interrupted(self) -> None:
         """Leave the time until the next step out of the rates: a checkpoint was written."""
         self._interrupted = True
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

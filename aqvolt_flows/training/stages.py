@@ -176,7 +176,7 @@ def read_progress(path: Path) -> Progress:
         elif record["event"] == "skipped":
             skipped[record["step"]] = {k: record.get(k) for k in ("step", "reason", "gradient_norm", "frame_ids")}
         elif record["event"] == "eval":
-            evaluations[record["step"]] = record["metrics"]
+            evaluations[record["step"]] = {k: math.nan if v is None else v for k, v in record["metrics"].items()}
     if any(atoms.values()):
         batch["atoms_per_step_mean"] = round(sum(atoms.values()) / len(atoms), 1)
     return Progress(
