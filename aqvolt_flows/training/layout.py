@@ -60,7 +60,7 @@ def micro_batches(stage: StageParameters) -> int:
     return stage.ranks * max(1, round(stage.batch_atoms / (stage.ranks * stage.max_atoms)))
 
 
-def layout_for(stage: StageParameters, devices: int, nodes: int = 1) -> Layout:
+def layout_for(stage: StageParameters, devices: int, nodes: int = 1, at_most: int = 2**31) -> Layout:
     """Return the layout of a stage on what there is; the batch of one optimizer step is always the same.
 
     As many ranks are taken as the stage wants, or the most that divide the micro-batches of a step evenly over the
@@ -74,6 +74,8 @@ def layout_for(stage: StageParameters, devices: int, nodes: int = 1) -> Layout:
         GPUs (or cores, for training on CPUs) of one node.
     nodes
         Nodes of the allocation; all have as many devices.
+    at_most
+        Ranks.
 
     Raises
     ------
@@ -86,7 +88,7 @@ def layout_for(stage: StageParameters, devices: int, nodes: int = 1) -> Layout:
             "set device: cpu."
         )
     micro = micro_batches(stage)
-    for ranks in range(min(stage.ranks, devices * nodes), 0, -1):
+    for ranks in range(max(1, min(stage.ranks, devices * nodes, at_most)), 0, -1):
         if micro % ranks:
             continue
         for used in range(1, nodes + 1):

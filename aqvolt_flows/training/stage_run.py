@@ -91,7 +91,11 @@ def train_stage(
     StageStoppedError, TrainingError, ResumeError
         See :func:`~aqvolt_flows.training.stages.run_stage`.
     """
-    layout = layout_here(stage_parameters(parameters, stage), device, "CUDA_VISIBLE_DEVICES" in environment)
+    chosen = stage_parameters(parameters, stage)
+    layout = layout_here(
+        chosen, device, "CUDA_VISIBLE_DEVICES" in environment, batches_at_least(train, chosen.max_atoms)
+    )
+    val_atoms = val_limit(val, chosen.max_atoms, layout.ranks)
     stripped = None
     if start is not None:
         stripped = workdir / "stripped.pt"
@@ -99,6 +103,7 @@ def train_stage(
     config = stage_config(
         stage, parameters, train.folder, val.folder, references, workdir, stage, device, stripped, layout
     )
+    config["runner"]["eval_dataloader"]["batch_sampler_fn"]["max_atoms"] = val_atoms
     data = {"release": content_hash} if content_hash else {"train": _hash_of(train), "val": _hash_of(val)}
     return run_stage(config, workdir, stage, environment, data, parameters.resume, ends_at)
 
@@ -128,7 +133,30 @@ def device_for(parameters: TrainingParameters, stage: StageName, device: str) ->
     return "cuda", ({"CUDA_VISIBLE_DEVICES": index} if index else {})
 
 
-def layout_here(stage: StageParameters, device: Device, one: bool = False) -> Layout:
+def batches_at_least(split: Split, max_atoms: int) -> int:
+    """Return the batches that a split has at the least; fairchem refuses to give a rank none."""
+    return -(-int(split.natoms.sum()) // max_atoms)
+
+
+def val_limit(split: Split, max_atoms: int, ranks: int) -> int:
+    """Return the most atoms of a validation batch such that every rank has one.
+
+    Raises
+    ------
+    InputError
+        If the split is too small for so many ranks.
+    """
+    limit = min(max_atoms, max(int(split.natoms.max()), int(split.natoms.sum()) // ranks))
+    if batches_at_least(split, limit) < ranks:
+        raise InputError(
+            f"{split.folder} has {len(split)} structures with {int(split.natoms.sum())} atoms, too few to give each of "
+            f"{ranks} ranks a validation batch; set ranks to {batches_at_least(split, limit)} (gradients are "
+            "accumulated) or make a larger validation split."
+        )
+    return limit
+
+
+def layout_here(stage: StageParameters, device: Device, one: bool = False, at_most: int = 2**31) -> Layout:
     """Return the layout of a stage on this machine, or on all nodes of the Slurm allocation it is part of.
 
     Parameters
@@ -139,6 +167,8 @@ def layout_here(stage: StageParameters, device: Device, one: bool = False) -> La
         ``cuda``: a rank a GPU; ``cpu``: a rank a core.
     one
         One GPU only.
+    at_most
+        Ranks, e.g. because there are no more batches.
     """
     if device == "cuda":
         import torch
@@ -146,7 +176,7 @@ def layout_here(stage: StageParameters, device: Device, one: bool = False) -> La
         devices = 1 if one else torch.cuda.device_count()
     else:
         devices = os.cpu_count() or 1
-    layout = layout_for(stage, devices, 1 if one else allocated_nodes())
+    layout = layout_for(stage, devices, 1 if one else allocated_nodes(), at_most)
     if layout.ranks < stage.ranks:
         logger.warning(
             "The stage wants %d ranks and has %d: each accumulates %d micro-batches, so that a step still has up to %d "
