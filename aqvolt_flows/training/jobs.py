@@ -252,6 +252,9 @@ class _Run:
         checkpoint = self.database.artifacts.put_file(result.checkpoint, CHECKPOINT_FORMAT)
         stages = list(previous["stages"]) if previous else []
         stages.append({"stage": self.stage, **result.summary(), "validated_on": validated_on})
+        if self.stage == "conservative" and result.best_checkpoint.is_file():
+            best = self.database.artifacts.put_file(result.best_checkpoint, CHECKPOINT_FORMAT)
+            stages[-1]["best"]["checkpoint"] = best.model_dump(mode="json")
         output = self._output(
             "trained",
             checkpoint=checkpoint.model_dump(mode="json"),

@@ -65,6 +65,8 @@ class DivergedError(TrainingError):
 class StageStoppedError(AqvoltError):
     """The stage was told to stop before its end; its checkpoint is complete and it goes on from there."""
 
+    reason = "stopped"
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -127,9 +129,14 @@ class StageResult:
             "skipped": reached.skipped[:MAX_SKIPPED],
         }
 
+    @property
+    def best_checkpoint(self) -> Path:
+        """Where the inference checkpoint of the best validation is, if there was one."""
+        return self.checkpoint.parent.parent / "best" / self.checkpoint.name
+
     def best(self) -> dict[str, Any]:
         """Return step, metric and value of the best checkpoint by validation; empty where there is none."""
-        record = self.checkpoint.parent.parent / "best" / "best.json"
+        record = self.best_checkpoint.with_name("best.json")
         try:
             found: dict[str, Any] = json.loads(record.read_text())
         except (OSError, ValueError):
