@@ -24,8 +24,11 @@ TOY: dict[str, Any] = {
 
 
 @contextmanager
-def runner(release: Path, workdir: Path, **values: Any) -> Iterator[Any]:
-    """Yield a runner of stage ``direct`` with keys of its parameters changed (``stage``: of the stage)."""
+def runner(release: Path, workdir: Path, theirs: bool = False, **values: Any) -> Iterator[Any]:
+    """Yield a runner of stage ``direct`` with keys of its parameters changed (``stage``: of the stage).
+
+    ``theirs``: fairchem's own training unit and checkpoints.
+    """
     import hydra
     import torch
     from fairchem.core._cli import get_hydra_config_from_yaml
@@ -36,6 +39,13 @@ def runner(release: Path, workdir: Path, **values: Any) -> Iterator[Any]:
     train, val = open_split(release, "train"), open_split(release, "val")
     references = reference_energies(labelled(train))
     config = stage_config("direct", parameters, train.folder, val.folder, references, workdir, "direct", "cpu")
+    if theirs:
+        unit, runs = config["runner"]["train_eval_unit"], config["runner"]["callbacks"]
+        unit["_target_"] = "fairchem.core.units.mlip_unit.mlip_unit.MLIPTrainEvalUnit"
+        runs[:] = [{**runs[0], "_target_": "fairchem.core.components.callbacks.TrainCheckpointCallback"}]
+        for name in ("guard", "accumulation"):
+            unit.pop(name)
+        runs[0].pop("best_by")
     folder = workdir / "direct"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(json.dumps(config))

@@ -32,12 +32,34 @@ def spoiled(made: Any, steps: set[int]) -> None:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(shared_release: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """The train records of 12 steps in one go."""
+def in_one_go(shared_release: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of 12 steps that nothing disturbed."""
     place = tmp_path_factory.mktemp("undisturbed")
     with runner(shared_release, place) as made:
         made.run()
-    return records(place, "train")
+    return place
+
+
+@pytest.fixture
+def undisturbed(in_one_go: Path) -> list[dict[str, Any]]:
+    """Its train records."""
+    return records(in_one_go, "train")
+
+
+def test_it_trains_as_fairchems_own_unit_does(shared_release: Path, in_one_go: Path, tmp_path: Path):
+    """The same weights after 12 steps, last and averaged, from the same configuration."""
+    from aqvolt_flows.training.stages import load_checkpoint
+
+    with runner(shared_release, tmp_path, theirs=True) as made:
+        made.run()
+    final = "direct/checkpoints/final/inference_ckpt.pt"
+    ours, theirs = (load_checkpoint(place / final) for place in (in_one_go, tmp_path))
+    for name in ("model_state_dict", "ema_state_dict"):
+        here, there = getattr(ours, name), getattr(theirs, name)
+        assert here.keys() == there.keys()
+        assert max(float(abs(value - there[key]).max()) for key, value in here.items()) < 1e-5
+    assert ours.model_config == theirs.model_config
+    assert ours.tasks_config == theirs.tasks_config
 
 
 def test_a_learning_rate_of_1e12_ends_the_training_and_keeps_the_good_checkpoint(release: Path, tmp_path: Path):
