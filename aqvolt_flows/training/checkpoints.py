@@ -135,14 +135,14 @@ class CheckpointKeeper(TrainCheckpointCallback):
         try:
             save(str(place))
         except _ERRORS as error:
+            free = shutil.disk_usage(self._folder).free
             self._remove(place)  # also gives back the room that the record of the failure needs
-            self._cannot_write(unit, place, error)
+            self._cannot_write(unit, place, error, free)
 
-    def _cannot_write(self, unit: Any, place: Path, error: BaseException) -> None:
+    def _cannot_write(self, unit: Any, place: Path, error: BaseException, free: int) -> None:
         kept = sorted((p.parent.name for p in self._folder.glob("step_*/.metadata")), key=_number)
-        room = shutil.disk_usage(self._folder).free / 2**30
         message = (
-            f"The checkpoint {place} could not be written ({_one_line(error)}; {room:.2f} GiB are free); free space "
+            f"The checkpoint {place} could not be written ({_one_line(error)}; {free / 2**20:.0f} MiB were free); make room "
             f"and run it again: it resumes from {kept[-1] if kept else 'the start'}."
         )
         unit.records.failed(unit, "cannot_write", message)

@@ -38,6 +38,8 @@ TAIL_LINES = 15
 MAX_LOSSES = 200
 #: Skipped steps told in a model's document.
 MAX_SKIPPED = 20
+#: A file system with less room than this is full.
+FULL_BYTES = 1 << 22
 #: Seconds between looks at a stage that another process still runs.
 POLL_S = 1.0
 #: The trainer must not reach out: no experiment tracker, no model hub.
@@ -312,6 +314,10 @@ def _train(
         )
     if said.get("event") == "failed":
         raise ResourceError(str(said["message"]))
+    if code != 0 and shutil.disk_usage(folder).free < FULL_BYTES:
+        raise ResourceError(
+            f"The trainer in {folder} ended with code {code} on a full file system; free space and run it again."
+        )
     if code != 0:
         raise TrainingError(
             f"The trainer in {folder} ended with code {code} after {reached.steps} steps; expected 0; the end of {LOG} "

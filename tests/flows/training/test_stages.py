@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -183,6 +184,16 @@ def test_a_full_disk_is_a_lack_of_the_machine(tmp_path: Path, monkeypatch: pytes
     said = "The checkpoint x could not be written (No space left on device); free space and run it again."
     trainer(monkeypatch, records(event("failed", time.time(), 3, reason="cannot_write", message=said)) + "exit(74)")
     with pytest.raises(ResourceError, match="free space and run it again"):
+        run_stage(fake_config(tmp_path), tmp_path, "direct")
+
+
+def test_a_trainer_that_dies_on_a_full_disk_says_nothing_about_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Not the checkpoint but a line of its records found no room."""
+    trainer(monkeypatch, "raise SystemExit(1)")
+    monkeypatch.setattr("aqvolt_flows.training.stages.shutil.disk_usage", lambda _: SimpleNamespace(free=4096))
+    with pytest.raises(ResourceError, match="full file system"):
         run_stage(fake_config(tmp_path), tmp_path, "direct")
 
 
