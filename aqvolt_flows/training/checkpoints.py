@@ -142,8 +142,8 @@ class CheckpointKeeper(TrainCheckpointCallback):
     def _cannot_write(self, unit: Any, place: Path, error: BaseException, free: int) -> None:
         kept = sorted((p.parent.name for p in self._folder.glob("step_*/.metadata")), key=_number)
         message = (
-            f"The checkpoint {place} could not be written ({_one_line(error)}; {free / 2**20:.0f} MiB were free); make room "
-            f"and run it again: it resumes from {kept[-1] if kept else 'the start'}."
+            f"The checkpoint {place} could not be written ({_one_line(error)}; {free / 2**20:.0f} MiB were free); free "
+            f"space and run it again: it resumes from {kept[-1] if kept else 'the start'}."
         )
         unit.records.failed(unit, "cannot_write", message)
         logger.error(message)
