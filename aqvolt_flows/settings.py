@@ -40,6 +40,9 @@ class AqvoltSettings(BaseSettings):
     walltime_s: float | None = Field(
         default=None, gt=0, description="Seconds after which a running batch ends its segment and queues the next."
     )
+    stop_before_s: float = Field(
+        default=120.0, ge=0, description="A training stops this long before its Slurm allocation ends."
+    )
     campaign: str = Field(default="aqvolt26", description="Campaign file, or the name of one that is shipped.")
     default_potential: str = Field(default="7net-mf-0/R2SCAN", description="Used where a command is given none.")
     device: str = Field(default="auto", description="cpu, cuda, cuda:1 …; auto: cuda where there is one.")

@@ -379,8 +379,17 @@ class StageParameters(Parameters):
 
     steps: PositiveInt | None = Field(default=None, description="Optimizer steps; exactly one of steps and epochs.")
     epochs: PositiveInt | None = None
-    max_atoms: PositiveInt = Field(description="Atoms a batch and rank.")
-    ranks: PositiveInt = Field(default=1, description="GPUs; the global batch is max_atoms × ranks.")
+    max_atoms: PositiveInt = Field(description="Most atoms in memory at once on one rank (a micro-batch).")
+    ranks: PositiveInt = Field(
+        default=1, description="GPUs wanted; with fewer, gradients of several micro-batches are accumulated."
+    )
+    batch_atoms: PositiveInt | None = Field(
+        default=None,
+        description="Atoms of one optimizer step, reached by accumulation; none: max_atoms × ranks.",
+    )
+    activation_checkpointing: bool = Field(
+        default=False, description="Recompute edge activations in the backward pass: less memory, more time."
+    )
     max_neighbors: PositiveInt
     learning_rate: Strictly
     bf16: bool
@@ -412,6 +421,20 @@ class TrainingParameters(Parameters):
     )
     ema_decay: float = Field(default=0.999, gt=0, lt=1, description=f"fairchem's UMA release. {OURS}")
     seed: int = Field(default=0, ge=0)
+    on_divergence: Literal["skip", "stop"] = Field(
+        default="skip", description=f"What to do with a step whose loss or gradient cannot be right. {OURS}"
+    )
+    max_consecutive_skips: PositiveInt = Field(default=10, description=f"More in a row end the training. {OURS}")
+    max_skips: PositiveInt = Field(default=100, description=f"More in one launch of a stage end the training. {OURS}")
+    max_loss_ratio: float = Field(
+        default=1e4, gt=1, description=f"A loss this many times the median of the last 100 is a divergence. {OURS}"
+    )
+    best_by: Literal["forces_mae", "energy_per_atom_mae", "stress_mae"] = Field(
+        default="forces_mae", description="Validation metric by which checkpoints/best is chosen; the lower the better."
+    )
+    resume: Literal["strict", "any"] = Field(
+        default="strict", description="any: continue a run although data, configuration, versions or ranks differ."
+    )
     direct: StageParameters = StageParameters(
         epochs=1,
         max_atoms=10_000,

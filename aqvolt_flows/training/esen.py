@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.schemas.parameters import StageParameters, TrainingParameters
+from aqvolt_flows.training.layout import Layout, layout_for
 
 StageName = Literal["direct", "conservative"]
 Device = Literal["cpu", "cuda"]
@@ -175,6 +176,7 @@ def stage_config(
     timestamp_id: str,
     device: Device = "cpu",
     starting_checkpoint: Path | None = None,
+    layout: Layout | None = None,
 ) -> dict[str, Any]:
     """Return the complete fairchem configuration of one stage, ready to be written as YAML.
 
@@ -190,6 +192,8 @@ def stage_config(
         fairchem writes to ``workdir/timestamp_id``, and resumes from what it finds there.
     starting_checkpoint
         The stage-1 checkpoint without its force head; stage 2 needs it, stage 1 must not have it.
+    layout
+        Ranks and accumulation; by default as many ranks as the stage wants, on one node.
 
     Raises
     ------
@@ -206,6 +210,7 @@ def stage_config(
         model = _direct_model(parameters)
     else:
         model = _conservative_model(parameters, str(starting_checkpoint))
+    layout = layout or layout_for(chosen, chosen.ranks)
     job = {
         "run_dir": str(workdir),
         "run_name": f"{parameters.architecture}-{stage}",
@@ -214,9 +219,11 @@ def stage_config(
         "seed": parameters.seed,
         "deterministic": device == "cpu",
         "debug": True,  # fairchem's switch for "log to no experiment tracker"
-        "scheduler": {"mode": "LOCAL", "num_nodes": 1, "ranks_per_node": chosen.ranks},
+        "scheduler": {"mode": "LOCAL", "num_nodes": layout.nodes, "ranks_per_node": layout.ranks_per_node},
     }
-    return {"job": job, "runner": _runner(stage, parameters, train, val, references, model, job, device)}
+    runner = _runner(stage, parameters, train, val, references, model, job, device)
+    runner["train_eval_unit"]["accumulation"] = layout.accumulation
+    return {"job": job, "runner": runner}
 
 
 def _runner(
@@ -233,9 +240,10 @@ def _runner(
     interval = checkpoint_interval(chosen)
     callbacks = [
         {
-            "_target_": "fairchem.core.components.callbacks.TrainCheckpointCallback",
+            "_target_": "aqvolt_flows.training.checkpoints.CheckpointKeeper",
             "checkpoint_every_n_steps": interval,
             "max_saved_checkpoints": 2,
+            "best_by": parameters.best_by,
         },
         {
             # After the checkpoint callback: its last record says that the final checkpoint is complete.
@@ -261,7 +269,13 @@ def _train_unit(
 ) -> dict[str, Any]:
     chosen = stage_parameters(parameters, stage)
     return {
-        "_target_": f"{_UNIT}.MLIPTrainEvalUnit",
+        "_target_": "aqvolt_flows.training.unit.AccumulatingUnit",
+        "guard": {
+            "on_divergence": parameters.on_divergence,
+            "max_consecutive_skips": parameters.max_consecutive_skips,
+            "max_skips": parameters.max_skips,
+            "max_loss_ratio": parameters.max_loss_ratio,
+        },
         "job_config": "${job}",  # the one interpolation: fairchem adds its paths to the job before it resolves
         "tasks": tasks(stage, parameters, references),
         "model": model,
@@ -310,10 +324,20 @@ def _backbone(parameters: TrainingParameters) -> dict[str, Any]:
         "dataset_mapping": {TASK_NAME: TASK_NAME},
         "otf_graph": True,
         "max_neighbors": parameters.direct.max_neighbors,
+        "activation_checkpointing": parameters.direct.activation_checkpointing,
         "regress_forces": True,
         "direct_forces": True,
         "regress_stress": False,
     }
+
+
+def backbone_sizes(parameters: TrainingParameters) -> dict[str, Any]:
+    """Return what two checkpoints of one architecture have in common: by these the shapes of all weights are set."""
+    names = (
+        *("sphere_channels", "lmax", "mmax", "num_layers", "hidden_channels", "edge_channels"),
+        *("num_distance_basis", "cutoff"),
+    )
+    return {name: value for name, value in _backbone(parameters).items() if name in names}
 
 
 def _direct_model(parameters: TrainingParameters) -> dict[str, Any]:
@@ -336,6 +360,7 @@ def _conservative_model(parameters: TrainingParameters, starting_checkpoint: str
                 "regress_forces": True,
                 "regress_stress": True,
                 "max_neighbors": parameters.conservative.max_neighbors,
+                "activation_checkpointing": parameters.conservative.activation_checkpointing,
             },
             "pass_through_head_outputs": True,
         },

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import logging
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from jobflow import Flow, Maker
+from jobflow import Flow, Maker, Response
 
 from aqvolt_flows.errors import InputError, ResourceError
 from aqvolt_flows.identity import content_key
@@ -32,20 +33,43 @@ from aqvolt_flows.training.esen import (
     references_of,
     symbols_of,
 )
+from aqvolt_flows.training.layout import ends_at
+from aqvolt_flows.training.resume import ResumeError
 from aqvolt_flows.training.stage_run import device_for, splits_of, train_stage
-from aqvolt_flows.training.stages import StageResult, TrainingError
+from aqvolt_flows.training.stages import StageResult, StageStoppedError, TrainingError
 
 logger = logging.getLogger(__name__)
 
 #: Raised when the same parameters and data would give another model.
 PROTOCOL = "train/1"
 CHECKPOINT_FORMAT = "pt"
+#: Seconds that a job waits that was taken after its time.
+LATE_S = 30.0
 
 
 def train_key(parameters: TrainingParameters | Mapping[str, Any], content_hash: str) -> str:
     """Return the content key of a training: its parameters, defaults filled in, and the release's content hash."""
     values = parameters if isinstance(parameters, TrainingParameters) else TrainingParameters(**parameters)
-    return content_key(PROTOCOL, parameters=values.model_dump(mode="json"), content_hash=content_hash)
+    return content_key(PROTOCOL, parameters=_identifying(values), content_hash=content_hash)
+
+
+def _identifying(parameters: TrainingParameters) -> dict[str, Any]:
+    """Return the parameters that decide what a training gives.
+
+    How a run is continued, watched, or fits into memory does not. What came after the first version is left out where
+    it has its default, so that trainings of before keep their key.
+    """
+    values = parameters.model_dump(mode="json")
+    for name in ("resume", "best_by"):
+        values.pop(name)
+    for name in ("on_divergence", "max_consecutive_skips", "max_skips", "max_loss_ratio"):
+        if values[name] == TrainingParameters.model_fields[name].default:
+            values.pop(name)
+    for stage in ("direct", "conservative"):
+        values[stage].pop("activation_checkpointing")
+        if values[stage]["batch_atoms"] is None:
+            values[stage].pop("batch_atoms")
+    return values
 
 
 def model_id_of(key: str) -> str:
@@ -82,8 +106,10 @@ class TrainStageMaker(Maker):
         content_hash: str,
         key: str,
         previous: dict[str, Any] | None = None,
-    ) -> dict[str, Any]:
+    ) -> Any:
         """Return what the stage reached and a pointer to its checkpoint, or why it failed.
+
+        Where the allocation ends first, the job is replaced by itself and goes on from the checkpoint.
 
         Parameters
         ----------
@@ -99,9 +125,12 @@ class TrainStageMaker(Maker):
         Raises
         ------
         ResourceError
-            If this machine lacks what the stage needs: the release's export, GPUs. No document is
-            written then: it says nothing about the training.
+            If this machine lacks what the stage needs: the release's export, GPUs, room for a checkpoint. No document
+            is written then: it says nothing about the training.
+        ResumeError
+            If what was begun was begun with something else.
         """
+        started = time.time()
         run = _Run(cast(StageName, self.stage), self.parameters, database, release_id, content_hash, key)
         stored = run.stored()
         if stored is not None:
@@ -110,12 +139,25 @@ class TrainStageMaker(Maker):
             return previous
         release = run.release_folder()
         try:
-            return run.train(release, previous)
-        except ResourceError:
+            return run.train(release, previous, self._ends_at(database, started))
+        except StageStoppedError as stopped:
+            logger.warning("%s", stopped)
+            following = TrainStageMaker(self.name, self.stage, self.parameters)
+            return Response(replace=following.make(release_id, content_hash, key, previous))
+        except (ResourceError, ResumeError):
             raise
         except Exception as error:  # whatever stopped the training becomes the model's document
             logger.exception("Training %s, stage %s, failed.", key, self.stage)
             return run.fail(error, previous)
+
+    @staticmethod
+    def _ends_at(database: Database, started: float) -> float | None:
+        settings = database.settings
+        when = ends_at(settings.walltime_s, settings.stop_before_s, started)
+        if when is not None and when <= time.time():  # so late, the job would be taken and handed back again and again
+            logger.warning("The allocation ends too soon to train in it; waiting for its end.")
+            time.sleep(LATE_S)
+        return when
 
 
 @dataclass
@@ -199,17 +241,20 @@ class _Run:
         open_split(folder, "train")
         return folder
 
-    def train(self, release: Path, previous: Mapping[str, Any] | None) -> dict[str, Any]:
+    def train(self, release: Path, previous: Mapping[str, Any] | None, ends: float | None = None) -> dict[str, Any]:
         """Run the stage and return its output; the second stage writes the model's document."""
         train, val, validated_on = splits_of(release, self.parameters, f"Release {self.release_id}")
         if previous is None:
             references = reference_energies(labelled(train))
         else:
             references = references_of(previous["references"], previous["force_rms"])
-        result = self._run(train, val, references, previous)
+        result = self._run(train, val, references, previous, ends)
         checkpoint = self.database.artifacts.put_file(result.checkpoint, CHECKPOINT_FORMAT)
         stages = list(previous["stages"]) if previous else []
         stages.append({"stage": self.stage, **result.summary(), "validated_on": validated_on})
+        if self.stage == "conservative" and result.best_checkpoint.is_file():
+            best = self.database.artifacts.put_file(result.best_checkpoint, CHECKPOINT_FORMAT)
+            stages[-1]["best"]["checkpoint"] = best.model_dump(mode="json")
         output = self._output(
             "trained",
             checkpoint=checkpoint.model_dump(mode="json"),
@@ -223,7 +268,14 @@ class _Run:
                 shutil.rmtree(folder, ignore_errors=True)
         return output
 
-    def _run(self, train: Split, val: Split, references: References, previous: Mapping[str, Any] | None) -> StageResult:
+    def _run(
+        self,
+        train: Split,
+        val: Split,
+        references: References,
+        previous: Mapping[str, Any] | None,
+        ends: float | None,
+    ) -> StageResult:
         device, environment = device_for(self.parameters, self.stage, self.database.settings.resolve_device())
         start = None
         if previous is not None:
@@ -231,7 +283,17 @@ class _Run:
             self.database.artifacts.verify(reference)
             start = self.database.artifacts.local_path(reference)
         return train_stage(
-            self.stage, self.parameters, train, val, references, self.workdir, device, environment, start
+            self.stage,
+            self.parameters,
+            train,
+            val,
+            references,
+            self.workdir,
+            device,
+            environment,
+            start,
+            self.content_hash,
+            ends,
         )
 
     def _document(self, **values: Any) -> ModelDocument:
@@ -258,8 +320,11 @@ class _Run:
 
     def fail(self, error: Exception, previous: Mapping[str, Any] | None) -> dict[str, Any]:
         """Write the failed model's document, with what the stages before reached, and return the output."""
-        reasons = {TrainingError: "trainer_failed", InputError: "bad_input"}
-        reason = next((r for kind, r in reasons.items() if isinstance(error, kind)), "defect")
+        reason = "defect"
+        if isinstance(error, TrainingError):
+            reason = error.reason
+        elif isinstance(error, InputError):
+            reason = "bad_input"
         message = f"{type(error).__name__}: {error}" if reason == "defect" else str(error)
         stages = list(previous["stages"]) if previous else []
         failure = Failure(reason=reason, message=f"Stage {self.stage}: {message}")

@@ -113,7 +113,7 @@ class TrainMaker(Maker):
                 stages.append({"stage": stage, **result.summary(), "validated_on": validated_on})
         except AqvoltError as error:
             logger.warning("%s failed: %s", self.name, error)
-            failure = Failure(reason="trainer_failed", message=str(error))
+            failure = Failure(reason=getattr(error, "reason", "trainer_failed"), message=str(error))
             return TrainDocument(status="failed", failure=failure, stages=stages, **said)
         assert result is not None
         kept = Path.cwd() / f"model-{identity[:12]}.pt"

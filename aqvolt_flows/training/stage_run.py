@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from aqvolt_flows.errors import InputError, ResourceError
-from aqvolt_flows.schemas.parameters import TrainingParameters
+from aqvolt_flows.errors import InputError
+from aqvolt_flows.identity import content_hash as content_hash_of
+from aqvolt_flows.identity import file_sha256
+from aqvolt_flows.schemas.parameters import StageParameters, TrainingParameters
 from aqvolt_flows.training.data import Split, name_of, open_split
-from aqvolt_flows.training.esen import Device, References, StageName, check_sizes, stage_config, stage_parameters
+from aqvolt_flows.training.esen import (
+    Device,
+    References,
+    StageName,
+    backbone_sizes,
+    check_sizes,
+    stage_config,
+    stage_parameters,
+)
+from aqvolt_flows.training.layout import Layout, allocated_nodes, layout_for
+from aqvolt_flows.training.lmdb_file import check_whole
 from aqvolt_flows.training.stages import StageResult, run_stage, strip_direct_head
+
+logger = logging.getLogger(__name__)
 
 
 def splits_of(release: Path, parameters: TrainingParameters, whose: str) -> tuple[Split, Split, str]:
@@ -27,6 +42,9 @@ def splits_of(release: Path, parameters: TrainingParameters, whose: str) -> tupl
     if not len(train):
         raise InputError(f"{whose} has an empty training split; make a release with more labels.")
     splits = {"train": train, "val": val}
+    for split in splits.values():
+        for file in split.files:
+            check_whole(file)
     sizes = {name: split.natoms for name, split in splits.items()}
     check_sizes(parameters, sizes, lambda split, index: name_of(splits[split], index))
     return (train, val, "val") if len(val) else (train, train, "train")
@@ -42,6 +60,8 @@ def train_stage(
     device: Device,
     environment: Mapping[str, str],
     start: Path | None = None,
+    content_hash: str = "",
+    ends_at: float | None = None,
 ) -> StageResult:
     """Run, resume or recognize one stage below ``workdir``.
 
@@ -57,35 +77,110 @@ def train_stage(
         From :func:`device_for`.
     start
         Stage 1's inference checkpoint, for stage 2; its direct force head is taken off.
+    content_hash
+        Of the release; where it is not known the files are hashed.
+    ends_at
+        When the trainer must have ended, as ``time.time()`` counts; None: never.
+
+    Raises
+    ------
+    InputError
+        If ``start`` has another architecture than the parameters.
+    ResourceError
+        If there is no device, or a checkpoint cannot be written.
+    StageStoppedError, TrainingError, ResumeError
+        See :func:`~aqvolt_flows.training.stages.run_stage`.
     """
+    chosen = stage_parameters(parameters, stage)
+    layout = layout_here(
+        chosen, device, "CUDA_VISIBLE_DEVICES" in environment, batches_at_least(train, chosen.max_atoms)
+    )
+    val_atoms = val_limit(val, chosen.max_atoms, layout.ranks)
     stripped = None
     if start is not None:
         stripped = workdir / "stripped.pt"
-        strip_direct_head(start, stripped)
-    config = stage_config(stage, parameters, train.folder, val.folder, references, workdir, stage, device, stripped)
-    return run_stage(config, workdir, stage, environment)
+        strip_direct_head(start, stripped, backbone_sizes(parameters))
+    config = stage_config(
+        stage, parameters, train.folder, val.folder, references, workdir, stage, device, stripped, layout
+    )
+    config["runner"]["eval_dataloader"]["batch_sampler_fn"]["max_atoms"] = val_atoms
+    data = {"release": content_hash} if content_hash else {"train": _hash_of(train), "val": _hash_of(val)}
+    return run_stage(config, workdir, stage, environment, data, parameters.resume, ends_at)
+
+
+def _hash_of(split: Split) -> str:
+    """Return a hash of a split's files, which are hashed once each."""
+    names = [*split.files, *split.folder.glob("metadata.npz")]
+    return content_hash_of([[file.name, file_sha256(file)] for file in names])
 
 
 def device_for(parameters: TrainingParameters, stage: StageName, device: str) -> tuple[Device, dict[str, str]]:
     """Return the kind of device, and which GPUs the trainer sees.
 
-    Raises
-    ------
-    ResourceError
-        If a stage wants more ranks than there are GPUs or cores.
+    Parameters
+    ----------
+    parameters, stage
+        What is asked for.
+    device
+        ``cpu``, ``cuda`` (all GPUs that this process sees) or ``cuda:1`` (one of them).
     """
     kind, _, index = device.partition(":")
-    if kind == "cuda":
+    if kind != "cuda":
+        return "cpu", {}
+    wanted = stage_parameters(parameters, stage).ranks
+    if index and wanted > 1:
+        logger.info("Stage %s wants %d ranks and is given GPU %s: gradients are accumulated.", stage, wanted, index)
+    return "cuda", ({"CUDA_VISIBLE_DEVICES": index} if index else {})
+
+
+def batches_at_least(split: Split, max_atoms: int) -> int:
+    """Return the batches that a split has at the least; fairchem refuses to give a rank none."""
+    return -(-int(split.natoms.sum()) // max_atoms)
+
+
+def val_limit(split: Split, max_atoms: int, ranks: int) -> int:
+    """Return the most atoms of a validation batch such that every rank has one.
+
+    Raises
+    ------
+    InputError
+        If the split is too small for so many ranks.
+    """
+    limit = min(max_atoms, max(int(split.natoms.max()), int(split.natoms.sum()) // ranks))
+    if batches_at_least(split, limit) < ranks:
+        raise InputError(
+            f"{split.folder} has {len(split)} structures with {int(split.natoms.sum())} atoms, too few to give each of "
+            f"{ranks} ranks a validation batch; set ranks to {batches_at_least(split, limit)} (gradients are "
+            "accumulated) or make a larger validation split."
+        )
+    return limit
+
+
+def layout_here(stage: StageParameters, device: Device, one: bool = False, at_most: int = 2**31) -> Layout:
+    """Return the layout of a stage on this machine, or on all nodes of the Slurm allocation it is part of.
+
+    Parameters
+    ----------
+    stage
+        Wants a number of ranks and a batch.
+    device
+        ``cuda``: a rank a GPU; ``cpu``: a rank a core.
+    one
+        One GPU only.
+    at_most
+        Ranks, e.g. because there are no more batches.
+    """
+    if device == "cuda":
         import torch
 
-        there = 1 if index else torch.cuda.device_count()
+        devices = 1 if one else torch.cuda.device_count()
     else:
-        there = os.cpu_count() or 1
-    wanted = stage_parameters(parameters, stage).ranks
-    if wanted > there:
-        units = "GPUs" if kind == "cuda" else "cores"
-        raise ResourceError(
-            f"Stage {stage} wants {wanted} ranks and there are {there} {units} here; run it on a bigger machine, or "
-            f"set training.{stage}.ranks and max_atoms for this one (their product is the batch)."
-        )
-    return ("cuda" if kind == "cuda" else "cpu"), ({"CUDA_VISIBLE_DEVICES": index} if index else {})
+        devices = os.cpu_count() or 1
+    layout = layout_for(stage, devices, 1 if one else allocated_nodes(), at_most)
+    if layout.ranks < stage.ranks:
+        logger.warning(
+            "The stage wants %d ranks and has %d: each accumulates %d micro-batches, so that a step still has up to %d "
+            "atoms.",
+            stage.ranks, layout.ranks, layout.accumulation, layout.atoms_per_step_limit,
+        )  # fmt: skip
+    return layout

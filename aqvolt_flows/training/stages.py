@@ -13,8 +13,6 @@ import logging
 import math
 import os
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,8 +23,11 @@ from typing import Any
 import yaml
 
 from aqvolt_flows.aside import written_aside
-from aqvolt_flows.errors import AqvoltError, InputError
+from aqvolt_flows.errors import AqvoltError, InputError, ResourceError
 from aqvolt_flows.training.esen import ENERGY_HEAD
+from aqvolt_flows.training.layout import Layout, command
+from aqvolt_flows.training.resume import STARTED, check_same, identity
+from aqvolt_flows.training.trainer_process import STOP_AT, run_trainer
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,10 @@ FINAL = Path("checkpoints/final/inference_ckpt.pt")
 TAIL_LINES = 15
 #: Losses kept in a model's document, for the training curve.
 MAX_LOSSES = 200
+#: Skipped steps told in a model's document.
+MAX_SKIPPED = 20
+#: A file system with less room than this is full.
+FULL_BYTES = 1 << 22
 #: Seconds between looks at a stage that another process still runs.
 POLL_S = 1.0
 #: The trainer must not reach out: no experiment tracker, no model hub.
@@ -42,7 +47,27 @@ OFFLINE = {"WANDB_MODE": "disabled", "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE
 
 
 class TrainingError(AqvoltError):
-    """fairchem's trainer failed, or what it reached is not a model."""
+    """fairchem's trainer failed, or what it reached is not a model.
+
+    Attributes
+    ----------
+    reason
+        For the model's document.
+    """
+
+    reason = "trainer_failed"
+
+
+class DivergedError(TrainingError):
+    """The training diverged; its last good checkpoints are kept."""
+
+    reason = "diverged"
+
+
+class StageStoppedError(AqvoltError):
+    """The stage was told to stop before its end; its checkpoint is complete and it goes on from there."""
+
+    reason = "stopped"
 
 
 @dataclass(frozen=True)
@@ -61,6 +86,12 @@ class Progress:
         (step, training loss) pairs, in order of steps.
     evaluations
         (step, metrics) pairs; energies in eV and eV/atom, forces in eV/Å, stress in eV/Å³.
+    skipped
+        Records of steps that were not taken, with their reason and frame ids.
+    batch
+        Of the last launch: ranks, accumulation, the most atoms of a step, and their mean over the recorded steps.
+    last
+        The last record, whatever it says.
     """
 
     steps: int = 0
@@ -70,6 +101,9 @@ class Progress:
     attempts: int = 0
     losses: list[tuple[int, float]] = field(default_factory=list)
     evaluations: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    skipped: list[dict[str, Any]] = field(default_factory=list)
+    batch: dict[str, Any] = field(default_factory=dict)
+    last: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -91,7 +125,25 @@ class StageResult:
             "losses": [[step, loss] for step, loss in _thinned(reached.losses)],
             "metrics_first": reached.evaluations[0][1] if reached.evaluations else {},
             "metrics": reached.evaluations[-1][1] if reached.evaluations else {},
+            "batch": reached.batch,
+            "best": self.best(),
+            "n_skipped": len(reached.skipped),
+            "skipped": reached.skipped[:MAX_SKIPPED],
         }
+
+    @property
+    def best_checkpoint(self) -> Path:
+        """Where the inference checkpoint of the best validation is, if there was one."""
+        return self.checkpoint.parent.parent / "best" / self.checkpoint.name
+
+    def best(self) -> dict[str, Any]:
+        """Return step, metric and value of the best checkpoint by validation; empty where there is none."""
+        record = self.best_checkpoint.with_name("best.json")
+        try:
+            found: dict[str, Any] = json.loads(record.read_text())
+        except (OSError, ValueError):
+            return {}
+        return found
 
 
 def _thinned(losses: list[tuple[int, float]]) -> list[tuple[int, float]]:
@@ -112,7 +164,10 @@ def read_progress(path: Path) -> Progress:
             records.append(record)
     losses: dict[int, float] = {}
     evaluations: dict[int, dict[str, float]] = {}
+    skipped: dict[int, dict[str, Any]] = {}
     seconds, attempts, finished, n_parameters, previous = 0.0, 0, False, None, None
+    batch: dict[str, Any] = {}
+    atoms: dict[int, int] = {}
     for record in records:
         if record["event"] == "launch":
             attempts, finished = attempts + 1, False
@@ -121,12 +176,18 @@ def read_progress(path: Path) -> Progress:
         previous = record["time"]
         if record["event"] == "start":
             n_parameters = record["n_parameters"]
+            batch = {k: record[k] for k in ("ranks", "accumulation", "atoms_per_step_limit") if k in record}
         elif record["event"] == "end":
             finished = True
         elif record["event"] == "train":
             losses[record["step"]] = record["loss"]
+            atoms[record["step"]] = record.get("atoms", 0)
+        elif record["event"] == "skipped":
+            skipped[record["step"]] = {k: record.get(k) for k in ("step", "reason", "gradient_norm", "frame_ids")}
         elif record["event"] == "eval":
-            evaluations[record["step"]] = record["metrics"]
+            evaluations[record["step"]] = {k: math.nan if v is None else v for k, v in record["metrics"].items()}
+    if any(atoms.values()):
+        batch["atoms_per_step_mean"] = round(sum(atoms.values()) / len(atoms), 1)
     return Progress(
         steps=max((r["step"] for r in records), default=0),
         finished=finished,
@@ -135,6 +196,9 @@ def read_progress(path: Path) -> Progress:
         attempts=attempts,
         losses=sorted(losses.items()),
         evaluations=sorted(evaluations.items(), key=lambda pair: pair[0]),
+        skipped=[skipped[step] for step in sorted(skipped)],
+        batch=batch,
+        last=records[-1] if records else {},
     )
 
 
@@ -167,19 +231,16 @@ def only_one(folder: Path) -> Iterator[int]:
         yield handle.fileno()
 
 
-def _command(config: Mapping[str, Any], config_file: Path) -> list[str]:
-    """Return how to start fairchem's trainer: its own entry point, or torchrun for several ranks."""
-    ranks = int(config["job"]["scheduler"]["ranks_per_node"])
-    if ranks == 1:
-        return [sys.executable, "-c", "from fairchem.core._cli import main; main()", "-c", str(config_file)]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
-    return [*torchrun, "-m", "aqvolt_flows.training.torchrun", str(config_file)]
-
-
 def run_stage(
-    config: Mapping[str, Any], workdir: Path, timestamp_id: str, environment: Mapping[str, str] | None = None
+    config: Mapping[str, Any],
+    workdir: Path,
+    timestamp_id: str,
+    environment: Mapping[str, str] | None = None,
+    data: Mapping[str, str] | None = None,
+    resume: str = "strict",
+    ends_at: float | None = None,
 ) -> StageResult:
-    """Run, resume or recognise one stage, and return its inference checkpoint and what it reached.
+    """Run, resume or recognize one stage, and return its inference checkpoint and what it reached.
 
     Parameters
     ----------
@@ -187,11 +248,23 @@ def run_stage(
         From :func:`aqvolt_flows.training.esen.stage_config`, with the same ``workdir`` and ``timestamp_id``.
     environment
         Variables to set for the trainer, e.g. which GPUs it may see.
+    data
+        Names and hashes of what is trained on; a run that is continued must have the same.
+    resume
+        ``strict`` or ``any``, see :func:`aqvolt_flows.training.resume.check_same`.
+    ends_at
+        When the trainer must have ended, as ``time.time()`` counts; None: never.
 
     Raises
     ------
     TrainingError
         If the trainer fails (with the tail of its log), stops early, or diverges.
+    StageStoppedError
+        If it stopped in time because it was told to; run the stage again to go on.
+    ResumeError
+        If the folder holds a run of something else.
+    ResourceError
+        If a checkpoint could not be written.
     InputError
         If the configuration is for another folder.
     """
@@ -208,32 +281,53 @@ def run_stage(
             # A final checkpoint without its "end" record was cut short while it was written.
             shutil.rmtree(folder / FINAL.parent, ignore_errors=True)
             if not any(folder.glob("checkpoints/step_*/.metadata")):
-                (folder / PROGRESS).unlink(missing_ok=True)  # starts at step 0: what was computed before is gone
-            _train(config, folder, lock, {**os.environ, **OFFLINE, **(environment or {})})
+                for stale in (PROGRESS, STARTED):  # starts at step 0: what was computed before is gone
+                    (folder / stale).unlink(missing_ok=True)
+                shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+            check_same(folder, identity(config, data or {}), resume)
+            _train(config, folder, lock, {**os.environ, **OFFLINE, **(environment or {})}, ends_at)
             reached = read_progress(folder / PROGRESS)
     return _checked(StageResult(folder / FINAL, reached), config, folder)
 
 
-def _train(config: Mapping[str, Any], folder: Path, lock: int, environment: Mapping[str, str]) -> None:
+def _train(
+    config: Mapping[str, Any], folder: Path, lock: int, environment: Mapping[str, str], ends_at: float | None
+) -> None:
     config_file = folder / CONFIG
     config_file.write_text(yaml.safe_dump(json.loads(json.dumps(config)), sort_keys=False))
     _append(folder / PROGRESS, {"event": "launch", "time": time.time(), "step": 0})
+    stop = {} if ends_at is None else {STOP_AT: repr(ends_at)}
     with (folder / LOG).open("ab") as log:
-        done = subprocess.run(
-            _command(config, config_file),
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            cwd=folder,
-            env=environment,
-            pass_fds=(lock,),
-            check=False,
+        code = run_trainer(_command(config, config_file), folder, log, {**environment, **stop}, lock)
+    reached = read_progress(folder / PROGRESS)
+    said = reached.last
+    where = f"The training in {folder}"
+    if said.get("event") == "stopped":
+        raise StageStoppedError(
+            f"{where} stopped after {reached.steps} steps ({said.get('reason')}); run it again to go on."
         )
-    if done.returncode != 0:
+    if said.get("event") == "failed" and said.get("reason") == "diverged":
+        kept = sorted(p.parent.name for p in folder.glob("checkpoints/step_*/.metadata"))
+        raise DivergedError(
+            f"{where} diverged: {said['message']} Its good checkpoints are kept ({', '.join(kept) or 'none'}); lower "
+            "learning_rate or clip_grad_norm, or filter the release by force."
+        )
+    if said.get("event") == "failed":
+        raise ResourceError(str(said["message"]))
+    if code != 0 and shutil.disk_usage(folder).free < FULL_BYTES:
+        raise ResourceError(
+            f"The trainer in {folder} ended with code {code} on a full file system; free space and run it again."
+        )
+    if code != 0:
         raise TrainingError(
-            f"The trainer in {folder} ended with code {done.returncode} after {read_progress(folder / PROGRESS).steps} "
-            f"steps; expected 0; the end of {LOG} says why:\n{log_tail(folder / LOG)}"
+            f"The trainer in {folder} ended with code {code} after {reached.steps} steps; expected 0; the end of {LOG} "
+            f"says why:\n{log_tail(folder / LOG)}"
         )
+
+
+def _command(config: Mapping[str, Any], config_file: Path) -> list[str]:
+    scheduler = config["job"]["scheduler"]
+    return command(Layout(int(scheduler.get("num_nodes", 1)), int(scheduler["ranks_per_node"])), config_file)
 
 
 def _checked(result: StageResult, config: Mapping[str, Any], folder: Path) -> StageResult:
@@ -246,7 +340,7 @@ def _checked(result: StageResult, config: Mapping[str, Any], folder: Path) -> St
         )
     numbers = [loss for _, loss in reached.losses[-1:]] + [v for _, m in reached.evaluations[-1:] for v in m.values()]
     if not all(math.isfinite(number) for number in numbers):
-        raise TrainingError(
+        raise DivergedError(
             f"The training in {folder} diverged: its last losses or metrics are not finite ({numbers}); "
             "lower learning_rate or clip_grad_norm, or filter the release by force."
         )
@@ -258,16 +352,23 @@ def log_tail(path: Path, lines: int = TAIL_LINES) -> str:
     return "\n".join(path.read_text(errors="replace").splitlines()[-lines:]) if path.exists() else "(no log)"
 
 
-def strip_direct_head(source: Path, target: Path) -> None:
+def strip_direct_head(source: Path, target: Path, sizes: Mapping[str, Any] | None = None) -> None:
     """Write the start of stage 2: a stage-1 inference checkpoint without its direct force head.
 
     Backbone and energy head keep their weights bit for bit; forces and stress become gradients of the
     energy. The weights that fairchem fine-tunes are the last ones, not the averaged ones.
 
+    Parameters
+    ----------
+    source, target
+        Files.
+    sizes
+        What the backbone must be, from :func:`aqvolt_flows.training.esen.backbone_sizes`; None: anything.
+
     Raises
     ------
     InputError
-        If the source is no inference checkpoint with an energy and a force head.
+        If the source is no inference checkpoint with an energy and a force head, or has another architecture.
     """
     import torch
     from omegaconf import OmegaConf
@@ -278,6 +379,13 @@ def strip_direct_head(source: Path, target: Path) -> None:
         raise InputError(
             f"{source} has the heads {sorted(model.get('heads') or {})}; expected energy and forces of a direct stage, "
             "give stage 1's inference_ckpt.pt."
+        )
+    other = {k: v for k, v in (sizes or {}).items() if model["backbone"].get(k) != v}
+    if other:
+        said = ", ".join(f"{k} {model['backbone'].get(k)} instead of {v}" for k, v in other.items())
+        raise InputError(
+            f"{source} is of another architecture ({said}); give a checkpoint of the architecture that the parameters "
+            "describe, or describe the checkpoint's."
         )
     model["heads"] = {"energy": {"module": ENERGY_HEAD}}
     model["pass_through_head_outputs"] = True

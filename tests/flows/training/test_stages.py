@@ -1,16 +1,20 @@
 from __future__ import annotations
 
+import concurrent.futures
 import json
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from aqvolt_flows.errors import InputError
+from aqvolt_flows.errors import InputError, ResourceError
 from aqvolt_flows.training import stages
-from aqvolt_flows.training.stages import TrainingError, read_progress, run_stage
+from aqvolt_flows.training.resume import ResumeError
+from aqvolt_flows.training.stages import DivergedError, StageStoppedError, TrainingError, read_progress, run_stage
 
 
 def write_lines(path: Path, *records: dict | str) -> None:
@@ -135,3 +139,113 @@ def test_a_second_process_waits_for_a_trainer_that_outlived_its_worker(tmp_path:
 def test_a_configuration_for_another_folder_is_refused(tmp_path: Path):
     with pytest.raises(InputError, match="make it for this folder"):
         run_stage(fake_config(tmp_path), tmp_path, "conservative")
+
+
+CHECKPOINT = (
+    "import pathlib; d = pathlib.Path('checkpoints/step_2'); d.mkdir(parents=True); (d / '.metadata').touch()\n"
+)
+
+
+def records(*events: dict) -> str:
+    """Return code that appends records to progress.jsonl."""
+    lines = "".join(json.dumps(record) + "\n" for record in events)
+    return f"with open('progress.jsonl', 'a') as f:\n    f.write({lines!r})\n"
+
+
+def test_a_trainer_that_stopped_in_time_goes_on_next_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    stopped = event("stopped", time.time(), 2, reason="the allocation ends")
+    trainer(monkeypatch, CHECKPOINT + records(event("train", time.time(), 2, loss=1.0), stopped))
+    with pytest.raises(StageStoppedError, match=r"after 2 steps \(the allocation ends\); run it again"):
+        run_stage(fake_config(tmp_path), tmp_path, "direct")
+    trainer(monkeypatch, FINISH.replace("LOSS", "1.0"))
+    assert run_stage(fake_config(tmp_path), tmp_path, "direct").progress.attempts == 2
+
+
+def test_a_stop_counts_though_the_launcher_says_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """torchrun and srun end with codes of their own when their ranks are told to stop."""
+    stopped = event("stopped", time.time(), 2, reason="SIGTERM")
+    trainer(monkeypatch, records(stopped) + "raise SystemExit(1)")
+    with pytest.raises(StageStoppedError, match="SIGTERM"):
+        run_stage(fake_config(tmp_path), tmp_path, "direct")
+
+
+def test_a_diverged_training_names_its_good_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    skipped = event("skipped", time.time(), 3, reason="the loss is not finite", gradient_norm=None, frame_ids=["f1"])
+    failed = event("failed", time.time(), 3, reason="diverged", message="At step 3 the loss is not finite.")
+    trainer(monkeypatch, CHECKPOINT + records(skipped, failed) + "raise SystemExit(1)")
+    with pytest.raises(DivergedError, match=r"At step 3 the loss is not finite\. .*kept \(step_2\)") as caught:
+        run_stage(fake_config(tmp_path), tmp_path, "direct")
+    assert caught.value.reason == "diverged"
+    assert (tmp_path / "direct/checkpoints/step_2/.metadata").is_file()
+    assert read_progress(tmp_path / "direct/progress.jsonl").skipped[0]["frame_ids"] == ["f1"]
+
+
+def test_a_full_disk_is_a_lack_of_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    said = "The checkpoint x could not be written (No space left on device); free space and run it again."
+    trainer(monkeypatch, records(event("failed", time.time(), 3, reason="cannot_write", message=said)) + "exit(74)")
+    with pytest.raises(ResourceError, match="free space and run it again"):
+        run_stage(fake_config(tmp_path), tmp_path, "direct")
+
+
+def test_a_trainer_that_dies_on_a_full_disk_says_nothing_about_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Not the checkpoint but a line of its records found no room."""
+    trainer(monkeypatch, "raise SystemExit(1)")
+    monkeypatch.setattr("aqvolt_flows.training.stages.shutil.disk_usage", lambda _: SimpleNamespace(free=4096))
+    with pytest.raises(ResourceError, match="full file system"):
+        run_stage(fake_config(tmp_path), tmp_path, "direct")
+
+
+def test_a_run_of_something_else_is_not_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = tmp_path / "direct/checkpoints/step_1"
+    trainer(monkeypatch, f"import os; os.makedirs('{folder}'); open('{folder}/.metadata', 'w'); exit('killed')")
+    with pytest.raises(TrainingError, match="killed"):
+        run_stage(fake_config(tmp_path), tmp_path, "direct", data={"release": "a"})
+    trainer(monkeypatch, FINISH.replace("LOSS", "1.0"))
+    with pytest.raises(ResumeError, match=r'data\.release was "a" and is "b"'):
+        run_stage(fake_config(tmp_path), tmp_path, "direct", data={"release": "b"})
+    assert folder.exists()
+    assert run_stage(fake_config(tmp_path), tmp_path, "direct", data={"release": "b"}, resume="any").progress.finished
+
+
+def test_a_second_worker_finds_what_the_first_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(stages, "POLL_S", 0.05)
+    trainer(monkeypatch, "import time; time.sleep(0.5)\n" + FINISH.replace("LOSS", "1.0"))
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: run_stage(fake_config(tmp_path), tmp_path, "direct"), range(2))
+    assert first == second
+    assert first.progress.attempts == 1
+
+
+WORKER = """
+import pathlib, sys
+from aqvolt_flows.training import stages
+stages._command = lambda config, file: [sys.executable, "-c", pathlib.Path(sys.argv[2]).read_text()]
+job = {"run_dir": sys.argv[1], "timestamp_id": "direct", "scheduler": {"ranks_per_node": 1}}
+stages.run_stage({"job": job, "runner": {"max_steps": 3}}, pathlib.Path(sys.argv[1]), "direct")
+"""
+WAITING = """
+import json, pathlib, signal, sys, time
+def stop(*_):
+    time.sleep(0.3)  # the checkpoint takes its time
+    with open("progress.jsonl", "a") as f:
+        f.write(json.dumps(dict(event="stopped", time=time.time(), step=1, reason="SIGTERM")) + "\\n")
+    sys.exit(0)
+signal.signal(signal.SIGTERM, stop)
+pathlib.Path("ready").touch()
+time.sleep(60)
+"""
+
+
+def test_sigterm_reaches_the_trainer_and_the_worker_waits_for_its_checkpoint(tmp_path: Path):
+    (tmp_path / "trainer.py").write_text(WAITING)
+    worker = subprocess.Popen([sys.executable, "-c", WORKER, str(tmp_path), str(tmp_path / "trainer.py")])
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "direct/ready").exists():
+        assert worker.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(30) == -signal.SIGTERM  # as a worker that is killed at once: its Firework is run again
+    assert read_progress(tmp_path / "direct/progress.jsonl").last["event"] == "stopped"

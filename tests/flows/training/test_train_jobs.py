@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from ase import Atoms
-from jobflow import Flow, JobStore, run_locally
+from jobflow import Flow, JobStore, Response, run_locally
 from maggma.stores import MemoryStore
 
 from aqvolt_flows.errors import InputError, ResourceError
@@ -25,7 +25,8 @@ from aqvolt_flows.schemas.provenance import ArtifactRef
 from aqvolt_flows.schemas.release import ReleaseDocument
 from aqvolt_flows.stores import Database
 from aqvolt_flows.training.jobs import TrainStageMaker, TwoStageTrainMaker, model_id_of, train_key
-from aqvolt_flows.training.stages import load_checkpoint, strip_direct_head
+from aqvolt_flows.training.resume import ResumeError
+from aqvolt_flows.training.stages import DivergedError, StageStoppedError, load_checkpoint, strip_direct_head
 
 HASH = "ab" * 32
 TOY: dict[str, Any] = {
@@ -129,11 +130,79 @@ def test_what_a_machine_lacks_is_no_document(released: Database, release: Path):
     assert released["models"].count_documents({}) == 0
 
 
-def test_more_ranks_than_there_are_is_refused(released: Database):
-    ranks = (os.cpu_count() or 1) + 1
-    parameters = TOY | {"direct": TOY["direct"] | {"ranks": ranks}}
-    with pytest.raises(ResourceError, match=f"wants {ranks} ranks"):
-        TrainStageMaker.make.original(TrainStageMaker(parameters=parameters), "toy@1", HASH, "k")
+def test_the_key_of_earlier_trainings_is_kept():
+    """Seen before these fields came; how a run is continued, watched or fits into memory is not part of it."""
+    assert train_key(TOY, HASH) == "271b148aba64908a882d16f0"
+    direct = TOY["direct"] | {"activation_checkpointing": True}
+    assert train_key(TOY | {"resume": "any", "best_by": "stress_mae", "direct": direct}, HASH) == train_key(TOY, HASH)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"on_divergence": "stop"},
+        {"max_skips": 3},
+        {"max_loss_ratio": 10.0},
+        {"direct": TOY["direct"] | {"batch_atoms": 48}},
+    ],
+)
+def test_what_changes_the_result_changes_the_key(change: dict):
+    assert train_key(TOY | change, HASH) != train_key(TOY, HASH)
+
+
+def made_of(monkeypatch: pytest.MonkeyPatch, outcome: Callable[..., Any]) -> Any:
+    """Run stage 1's job with another function in the place of the trainer."""
+    monkeypatch.setattr("aqvolt_flows.training.jobs.train_stage", outcome)
+    return TrainStageMaker.make.original(TrainStageMaker(parameters=TOY), "toy@1", HASH, train_key(TOY, HASH))
+
+
+def raising(error: Exception) -> Callable[..., Any]:
+    def outcome(*_: Any, **__: Any) -> Any:
+        raise error
+
+    return outcome
+
+
+def test_a_stage_that_stopped_in_time_is_replaced_by_itself(released: Database, monkeypatch: pytest.MonkeyPatch):
+    response = made_of(monkeypatch, raising(StageStoppedError("stopped after 2 steps")))
+    assert isinstance(response, Response)
+    (job,) = response.replace.jobs if isinstance(response.replace, Flow) else [response.replace]
+    assert job.maker == TrainStageMaker(parameters=TOY)
+    assert job.function_args == ("toy@1", HASH, train_key(TOY, HASH), None)
+    assert released["models"].count_documents({}) == 0
+
+
+def test_a_job_after_its_time_waits_and_does_not_spin(released: Database, monkeypatch: pytest.MonkeyPatch):
+    slept: list[float] = []
+    monkeypatch.setattr("aqvolt_flows.training.jobs.time.sleep", slept.append)
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + 60))  # the allocation ends within stop_before_s
+    made_of(monkeypatch, raising(StageStoppedError("stopped")))
+    assert slept == [30.0]
+
+
+def test_divergence_is_the_models_failure(released: Database, monkeypatch: pytest.MonkeyPatch):
+    output = made_of(monkeypatch, raising(DivergedError("The training diverged: at step 3.")))
+    stored = released["models"].find_one({"key": output["key"]})
+    assert stored["failure"]["reason"] == output["failure"]["reason"] == "diverged"
+    assert "at step 3" in stored["failure"]["message"]
+
+
+@pytest.mark.parametrize("error", [ResumeError("was 1 and is 2"), ResourceError("the disk is full")])
+def test_what_says_nothing_about_the_training_is_no_document(
+    released: Database, monkeypatch: pytest.MonkeyPatch, error: Exception
+):
+    with pytest.raises(type(error), match=str(error)):
+        made_of(monkeypatch, raising(error))
+    assert released["models"].count_documents({}) == 0
+
+
+def test_a_truncated_file_is_a_failed_model(released: Database, release: Path, tmp_path: Path):
+    (file,) = (release / "exports/aselmdb/train").glob("*.aselmdb")
+    with file.open("r+b") as handle:
+        handle.truncate(file.stat().st_size - 1)
+    output = run(flow_of(TOY), tmp_path)
+    assert output["failure"]["reason"] == "bad_input"
+    assert "was cut short" in output["failure"]["message"]
 
 
 @pytest.mark.slow  # imports fairchem
@@ -148,43 +217,47 @@ def test_a_file_that_is_no_checkpoint_is_one_sentence(tmp_path: Path):
 
 
 WORKER = """
-import sys
+import json, sys
 from jobflow import JobStore, run_locally
 from maggma.stores import MemoryStore
-from aqvolt_flows.training.jobs import TrainStageMaker
-import json
-arguments = json.loads(sys.argv[1])
-maker = TrainStageMaker(stage="direct", parameters=arguments["parameters"])
-job = maker.make("toy@1", arguments["hash"], arguments["key"])
-run_locally(job, store=JobStore(MemoryStore()), root_dir=arguments["root"])
+from aqvolt_flows.training.jobs import TwoStageTrainMaker
+given = json.loads(sys.argv[1])
+flow = TwoStageTrainMaker(parameters=given["parameters"]).make("toy@1", given["hash"], given["key"])
+run_locally(flow, store=JobStore(MemoryStore()), root_dir=given["root"])
 """
 
 
-def killed_in_the_middle(database: Database, key: str, tmp_path: Path) -> None:
-    """Run stage 1 in a process group of its own and SIGKILL all of it once a checkpoint stands."""
-    folder = database.settings.path(f".aqvolt/training/{key}/direct")
-    root = tmp_path / "killed"
+def killed_when(there: Path, tmp_path: Path, key: str) -> None:
+    """Run the training in a process group of its own and SIGKILL all of it once a file is there."""
+    root = tmp_path / f"killed-{there.parent.name}"
     root.mkdir()
     arguments = json.dumps({"parameters": TOY, "hash": HASH, "key": key, "root": str(root)})
     worker = subprocess.Popen([sys.executable, "-c", WORKER, arguments], start_new_session=True)
     try:
         deadline = time.monotonic() + 150
-        while not (folder / "checkpoints/step_10/.metadata").exists():
+        while not there.exists():
             assert worker.poll() is None, "the worker ended before it could be killed"
             assert time.monotonic() < deadline, "no checkpoint in time"
             time.sleep(0.01)
     finally:
         os.killpg(worker.pid, signal.SIGKILL)
         worker.wait()
-    assert not (folder / "checkpoints/final/.metadata").exists()
 
 
 @pytest.mark.slow
-def test_two_stages_from_a_kill_to_a_potential(
+@pytest.mark.timeout(600)
+def test_two_stages_from_three_kills_to_a_potential(
     released: Database, tmp_path: Path, labelled_atoms: Callable[..., Atoms]
 ):
+    """Killed in stage 1, between the stages, and in stage 2."""
     key = train_key(TOY, HASH)
-    killed_in_the_middle(released, key, tmp_path)
+    folder = released.settings.path(f".aqvolt/training/{key}")
+    killed_when(folder / "direct/checkpoints/step_10/.metadata", tmp_path, key)
+    assert not (folder / "direct/checkpoints/final/.metadata").exists()
+    killed_when(folder / "stripped.pt", tmp_path, key)
+    assert (folder / "direct/checkpoints/final/.metadata").exists()
+    assert not any(folder.glob("conservative/checkpoints/step_*"))
+    killed_when(folder / "conservative/checkpoints/step_20/.metadata", tmp_path, key)
     output = run(flow_of(TOY), tmp_path)
 
     document = released["models"].find_one({}, {"_id": 0})
@@ -192,15 +265,20 @@ def test_two_stages_from_a_kill_to_a_potential(
     assert document["model_id"] == model_id_of(key)
     direct, conservative = document["stages"]
     assert (direct["steps"], conservative["steps"]) == (30, 60)
-    assert (direct["attempts"], conservative["attempts"]) == (2, 1)  # resumed, not started again
+    assert direct["attempts"] == 2  # resumed once, and not started again by the two later workers
+    assert conservative["attempts"] in (2, 3)  # the second worker was killed while or before it started
     for stage in (direct, conservative):
         assert stage["metrics"]["forces_mae"] < 0.5 * stage["metrics_first"]["forces_mae"]
         assert stage["metrics"]["forces_cosine_similarity"] > 0.8
+        assert stage["batch"]["atoms_per_step_limit"] == 24
+        assert stage["best"]["metric"] == "forces_mae"
+        assert stage["n_skipped"] == 0
+    best = ArtifactRef(**conservative["best"]["checkpoint"])
+    assert load_checkpoint(released.artifacts.local_path(best)).model_state_dict
     assert set(conservative["metrics"]) >= {"energy_per_atom_mae", "forces_mae", "stress_mae"}
 
     weights_are_kept_but_for_the_force_head(released, output, tmp_path)
     it_predicts_derivatives_of_its_energy(released, document, labelled_atoms)
-    print(json.dumps(document["stages"], indent=1))
     again = run(flow_of(TOY), tmp_path)
     assert again["checkpoint"] == document["checkpoint"]
     assert list(released["models"].find({}, {"_id": 0})) == [document]
@@ -210,8 +288,8 @@ def weights_are_kept_but_for_the_force_head(database: Database, output: dict[str
     """Stage 1's checkpoint is stored, is no potential, and stripped keeps all other weights bit for bit."""
     import torch
 
-    final = output["checkpoint"]["sha256"]
-    (source,) = [p for p in Path(database.artifacts.root).rglob("*.pt") if final not in p.name]
+    others = (output["checkpoint"]["sha256"], output["stages"][1]["best"]["checkpoint"]["sha256"])
+    (source,) = [p for p in Path(database.artifacts.root).rglob("*.pt") if not p.name.startswith(others)]
     with pytest.raises(InputError, match="predicts energy, forces; expected energy, forces and stress"):
         load_potential(f"fairchem:{source}").torchsim_model()
     strip_direct_head(source, tmp_path / "stripped.pt")
@@ -221,6 +299,8 @@ def weights_are_kept_but_for_the_force_head(database: Database, output: dict[str
     assert all("output_heads.forces." in name for name in lost)
     assert any("output_heads.energy." in name for name in after.model_state_dict)
     assert all(torch.equal(before.model_state_dict[name], value) for name, value in after.model_state_dict.items())
+    with pytest.raises(InputError, match=r"another architecture \(sphere_channels 16 instead of 128\)"):
+        strip_direct_head(source, tmp_path / "other.pt", {"sphere_channels": 128, "num_layers": 2})
     with pytest.raises(InputError, match="expected energy and forces of a direct stage"):
         strip_direct_head(tmp_path / "stripped.pt", tmp_path / "twice.pt")
 
