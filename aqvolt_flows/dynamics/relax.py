@@ -104,7 +104,8 @@ def relax_batch(
         nan = float("nan")
         return [Relaxed(structures[0], nan, nan, nan, Failure(reason="relaxation_error", message=message))]
     half = len(structures) // 2
-    return [r for part in (structures[:half], structures[half:]) for r in relax_batch(model, part, parameters, fixed_cell)]
+    halves = structures[:half], structures[half:]
+    return [r for part in halves for r in relax_batch(model, part, parameters, fixed_cell)]
 
 
 @contextmanager
