@@ -45,11 +45,11 @@ def test_a_batch_that_cannot_be_evaluated_is_halved_until_the_culprit_is_alone(m
     sizes = []
     optimize = relax._optimize
 
-    def counted(model, structures, parameters):
+    def counted(model, structures, parameters, fixed_cell):
         sizes.append(len(structures))
         if any(s.lattice.a < 3.1 for s in structures):
             raise RuntimeError("CUDA error: an illegal memory access")
-        return optimize(model, structures, parameters)
+        return optimize(model, structures, parameters, fixed_cell)
 
     monkeypatch.setattr(relax, "_optimize", counted)
     crystals = [Structure(Lattice.cubic(a), ["Ar"], [[0, 0, 0]]) for a in (3.8, 3.9, 3.0, 3.7, 3.8, 3.9, 3.85, 3.75)]
