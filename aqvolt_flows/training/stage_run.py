@@ -6,38 +6,18 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from aqvolt_flows.errors import InputError, ResourceError
+from aqvolt_flows.errors import ResourceError
 from aqvolt_flows.schemas.parameters import TrainingParameters
-from aqvolt_flows.training.data import Split, name_of, open_split
-from aqvolt_flows.training.esen import Device, References, StageName, check_sizes, stage_config, stage_parameters
+from aqvolt_flows.training.esen import Device, StageName, stage_config, stage_parameters
+from aqvolt_flows.training.mixture import selection
+from aqvolt_flows.training.preflight import Checked
 from aqvolt_flows.training.stages import StageResult, run_stage, strip_direct_head
-
-
-def splits_of(release: Path, parameters: TrainingParameters, whose: str) -> tuple[Split, Split, str]:
-    """Return training and validation split; without the latter training is validated on the former.
-
-    Raises
-    ------
-    InputError
-        If there is nothing to train on, or a structure does not fit into a batch.
-    ResourceError
-        If there is no ASE-LMDB.
-    """
-    train, val = open_split(release, "train"), open_split(release, "val")
-    if not len(train):
-        raise InputError(f"{whose} has an empty training split; make a release with more labels.")
-    splits = {"train": train, "val": val}
-    sizes = {name: split.natoms for name, split in splits.items()}
-    check_sizes(parameters, sizes, lambda split, index: name_of(splits[split], index))
-    return (train, val, "val") if len(val) else (train, train, "train")
 
 
 def train_stage(
     stage: StageName,
     parameters: TrainingParameters,
-    train: Split,
-    val: Split,
-    references: References,
+    checked: Checked,
     workdir: Path,
     device: Device,
     environment: Mapping[str, str],
@@ -49,8 +29,8 @@ def train_stage(
     ----------
     stage, parameters
         Which stage, and the parameters of both.
-    train, val, references
-        Data and what is taken off energies.
+    checked
+        Data that were looked at, and what is taken off energies.
     workdir
         Where the run folders of this training are.
     device, environment
@@ -62,7 +42,19 @@ def train_stage(
     if start is not None:
         stripped = workdir / "stripped.pt"
         strip_direct_head(start, stripped)
-    config = stage_config(stage, parameters, train.folder, val.folder, references, workdir, stage, device, stripped)
+    first = checked.sources[0]
+    config = stage_config(
+        stage,
+        parameters,
+        first.splits["train"].folder,
+        first.splits[checked.validated_on].folder,
+        checked.references,
+        workdir,
+        stage,
+        device,
+        stripped,
+        mixture=selection(checked, workdir),
+    )
     return run_stage(config, workdir, stage, environment)
 
 

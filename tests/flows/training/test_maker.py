@@ -76,7 +76,7 @@ def test_labels_become_a_model_that_loads_by_its_string(nowhere: Path) -> None:
 def test_labels_without_stress_are_a_failed_document_before_anything_is_trained(nowhere: Path) -> None:
     found = run(TrainMaker(parameters=TOY, device="cpu").make(labels(2, stress=False)))
     assert (found.status, found.failure.reason) == ("failed", "bad_input")
-    assert "2 labels have no stress, first 0" in found.failure.message
+    assert "2 of 2 train labels have no stress, which the conservative stage learns: 0, 1." in found.failure.message
     assert not list(nowhere.glob("training-*"))
 
 
