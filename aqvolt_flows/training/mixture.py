@@ -81,13 +81,19 @@ class MixedDataset:
         names: Sequence[str],
         kept: Sequence[NDArray[np.int64]],
         weights: Sequence[float],
+        recipe: tuple[Any, ...] | None = None,
     ) -> None:
+        self._recipe = recipe
         self.datasets = list(datasets)
         self.dataset_names = list(names)
         self.kept = [np.asarray(k, dtype=np.int64) for k in kept]
         self.weights = [float(w) for w in weights]
         self.sizes = [len(k) for k in self.kept]
         self._ends = np.cumsum(self.sizes).tolist()
+
+    def __reduce__(self) -> Any:
+        """Return how a loader's worker opens the files anew: open LMDB files cannot be sent to another process."""
+        return object.__reduce__(self) if self._recipe is None else (mixed_dataset, self._recipe)
 
     def __len__(self) -> int:
         """Return the number of kept frames."""
@@ -146,11 +152,15 @@ def mixed_dataset(
     from fairchem.core.datasets.ase_datasets import AseDBDataset
     from omegaconf import OmegaConf
 
-    reading: Any = OmegaConf.to_object(OmegaConf.create({"a2g_args": a2g_args, "transforms": transforms}))
+    given = {"sources": list(sources), "a2g_args": a2g_args, "transforms": transforms}
+    plain: Any = OmegaConf.to_object(OmegaConf.create(given))
+    sources = plain["sources"]
+    reading = {"a2g_args": plain["a2g_args"], "transforms": plain["transforms"]}
     datasets = [AseDBDataset({"src": [str(s["folder"])], **reading}) for s in sources]
     kept = [np.load(str(s["kept"])) for s in sources]
     names = [f"{task_name}.{s['name']}" for s in sources]
-    return MixedDataset(datasets, names, kept, [float(s["weight"]) for s in sources])
+    recipe = (sources, reading["a2g_args"], reading["transforms"], task_name)
+    return MixedDataset(datasets, names, kept, [float(s["weight"]) for s in sources], recipe)
 
 
 class EpochBatchSampler:
