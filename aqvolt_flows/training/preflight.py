@@ -163,7 +163,7 @@ def preflight(
     for source in sources:
         for split in source.splits:
             looks[source.name, split] = _look(source.splits[split], parameters)
-    _find_unknown_elements(sources, looks)
+    _find_unknown_elements(sources, looks, parameters)
     shared = _find_shared(sources, looks) if len(sources) > 1 else Shared()
     findings = list(_findings(sources, looks, parameters))
     refused = [f for f in findings if f.fate == "refused"]
@@ -173,9 +173,8 @@ def preflight(
         key: np.setdiff1d(np.arange(len(look.names)), sorted(look.lost())).astype(np.int64)
         for key, look in looks.items()
     }
+    _refuse_empty(sources, kept, findings)
     compositions = _compositions(sources, looks, kept)
-    if not len(compositions):
-        raise InputError(f"{whose} has no training label left after what was dropped; see on_bad_labels and the like.")
     references = _references(compositions, parameters, isolated_atoms)
     validated_on = "val" if any(len(kept[s.name, "val"]) for s in sources) else "train"
     report = {
@@ -210,11 +209,15 @@ def _look(split: Split, parameters: TrainingParameters) -> _SplitLook:
     return look
 
 
-def _find_unknown_elements(sources: Sequence[Source], looks: Mapping[tuple[str, str], _SplitLook]) -> None:
+def _find_unknown_elements(
+    sources: Sequence[Source], looks: Mapping[tuple[str, str], _SplitLook], parameters: TrainingParameters
+) -> None:
     known: set[int] = set()
     for source in sources:
         look = looks[source.name, "train"]
-        lost = look.lost()
+        # what is refused is mended rather than left out: its elements count
+        dropped = (f for kind, f in look.bad.items() if getattr(parameters, SAID[kind][1]) == "drop")
+        lost = {index for found in dropped for index, _ in found}
         known = known.union(*(found for i, found in enumerate(look.elements) if i not in lost))
     for (_, split), look in looks.items():
         if split == "train":
@@ -273,6 +276,18 @@ def _refusal(refused: Sequence[Finding]) -> str:
     if any(f.kind == "oversize" for f in refused):
         todo += " or a larger max_atoms"
     return f"{what}. Nothing was trained: {todo}."
+
+
+def _refuse_empty(
+    sources: Sequence[Source], kept: Mapping[tuple[str, str], NDArray[np.int64]], findings: Sequence[Finding]
+) -> None:
+    for source in sources:
+        if not len(kept[source.name, "train"]):
+            why = "; ".join(f.sentence() for f in findings if (f.source, f.split) == (source.name, "train"))
+            raise InputError(
+                f"No training label of {source.name} is left ({why or 'its training split is empty'}); mend its "
+                "labels, or train without it."
+            )
 
 
 def _compositions(

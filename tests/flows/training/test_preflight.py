@@ -84,7 +84,9 @@ def test_a_bad_label_is_refused_by_name_or_dropped_and_counted(
 
 def test_all_labels_without_stress_are_refused_whatever_the_option(tmp_path: Path):
     spoiled = [without(salt(i), "stress") for i in range(3)]
-    with pytest.raises(InputError, match="no training label left"):
+    with pytest.raises(
+        InputError, match=r"No training label of training set is left \(3 of 3 train labels have no stress"
+    ):
         look(tmp_path, spoiled, [], on_bad_labels="drop")
 
 
@@ -102,6 +104,14 @@ def test_an_element_is_not_known_from_a_training_label_that_is_dropped(tmp_path:
     train = [salt(0), salt(1), without(salt(2, "LiF"), energy=np.nan)]
     with pytest.raises(InputError, match=r"1 of 1 val labels have elements .* \(F\)"):
         look(tmp_path, train, [salt(3, "LiF")], on_bad_labels="drop")
+
+
+def test_a_refused_training_label_makes_no_element_unknown(tmp_path: Path):
+    """All faults are told at once, and none that goes away with another."""
+    with pytest.raises(InputError) as refused:
+        look(tmp_path, [salt(0), without(salt(2, "LiF"), "stress")], [salt(3, "LiF")])
+    assert "have no stress" in str(refused.value)
+    assert "elements" not in str(refused.value)
 
 
 def test_what_is_wrong_in_the_test_split_is_said_and_refuses_nothing(tmp_path: Path):
