@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,7 +28,7 @@ from aqvolt_flows.training.data import Source, source_of
 from aqvolt_flows.training.esen import StageName
 from aqvolt_flows.training.lengths import refuse_short
 from aqvolt_flows.training.preflight import Checked, preflight
-from aqvolt_flows.training.references import symbols_of
+from aqvolt_flows.training.references import references_of, symbols_of
 from aqvolt_flows.training.releases import check_protocols, isolated_atoms
 from aqvolt_flows.training.stage_run import device_for, train_stage
 from aqvolt_flows.training.stages import StageResult, TrainingError
@@ -239,6 +239,8 @@ class _Run:
         check_protocols(documents, self.parameters.allow_mixed_protocols)
         atoms = isolated_atoms(documents) if self.parameters.references == "isolated_atoms" else None
         checked = preflight(sources, self.parameters, atoms, f"Release {self.release_id}")
+        if previous is not None:  # those that stage 1 learned with, to the last digit
+            checked = replace(checked, references=references_of(previous["references"], previous["force_rms"]))
         self.preflight = checked.report
         refuse_short(self.parameters, checked)
         result = self._run(checked, previous)
