@@ -66,7 +66,7 @@ def candidates(tiny: bool) -> tuple[list[Atoms], list[Atoms], Any]:
         atoms = AseAtomsAdaptor.get_atoms(structure, msonable=False)
         atoms.info["candidate"] = prototype.name
         (unseen if structure.chemical_system in held else seen).append(atoms)
-    return (seen[:2], unseen[5:7], campaign) if tiny else (seen, unseen, campaign)
+    return (seen[1:3], unseen[7:8], campaign) if tiny else (seen, unseen, campaign)
 
 
 def relaxed(potential: Any, cells: Sequence[Atoms]) -> list[Atoms]:
