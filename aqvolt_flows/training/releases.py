@@ -64,14 +64,16 @@ def sources_of(documents: Iterable[Mapping[str, Any]], parameters: TrainingParam
     return sources
 
 
-def check_protocols(documents: Iterable[Mapping[str, Any]], allow_mixed: bool) -> None:
-    """Refuse labels of several theory levels, as a release does.
+def check_protocols(documents: Sequence[Mapping[str, Any]], allow_mixed: bool) -> None:
+    """Refuse releases of several theory levels together; what one release mixes was decided when it was made.
 
     Raises
     ------
     InputError
         Naming the theory levels and the releases that hold them.
     """
+    if len(documents) < 2:
+        return
     held: dict[str, list[str]] = {}
     for document in documents:
         for protocol in document.get("protocols") or {}:

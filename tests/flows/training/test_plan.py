@@ -111,6 +111,13 @@ def test_theory_levels_are_not_mixed_unless_told(database: Database):
     assert "theory" not in " ".join(told.missing)
 
 
+def test_what_one_release_mixes_was_decided_when_it_was_made(database: Database):
+    document = released(database, "a", COUNTS)
+    mixed = document.model_copy(update={"protocols": {"vasp:r2SCAN@1": 5, "surrogate:x@2": 7}})
+    database.upsert("releases", [mixed])
+    assert "theory" not in " ".join(plan_train(toy("a"), database).missing)
+
+
 def test_the_key_of_a_mixture_knows_contents_and_weights(database: Database):
     for number in (0, 1):
         released(database, "a", COUNTS, number=number)
