@@ -12,7 +12,8 @@ from typing import Any
 
 from aqvolt_flows.schemas.parameters import TrainingParameters
 from aqvolt_flows.training.data import labelled, open_split
-from aqvolt_flows.training.esen import reference_energies, stage_config
+from aqvolt_flows.training.esen import stage_config
+from aqvolt_flows.training.references import reference_energies
 
 STAGE = {"steps": 12, "max_atoms": 24, "max_neighbors": 60, "bf16": False, "learning_rate": 1e-3}
 COEFFICIENTS = {"energy_coefficient": 10, "force_coefficient": 30}

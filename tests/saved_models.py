@@ -30,7 +30,8 @@ def save_esen(path: Path) -> str:
     from fairchem.core.units.mlip_unit.api.inference import MLIPInferenceCheckpoint
 
     from aqvolt_flows.schemas.parameters import TrainingParameters
-    from aqvolt_flows.training.esen import MAX_ELEMENTS, References, _direct_model, tasks
+    from aqvolt_flows.training.esen import _direct_model, tasks
+    from aqvolt_flows.training.references import MAX_ELEMENTS, References
 
     small = {"n_layers": 1, "sphere_channels": 8, "hidden_channels": 8, "n_distance_basis": 8, "cutoff_a": 5.0}
     parameters = TrainingParameters(**small)

@@ -23,5 +23,12 @@ class ModelDocument(Document):
     checkpoint: ArtifactRef | None = Field(default=None, description="Inference checkpoint of the last stage.")
     model: str | None = Field(default=None, description="Model string that loads it, fairchem:PATH.")
     stages: list[dict[str, Any]] = Field(default_factory=list, description="Per stage: steps, seconds, metrics.")
+    sources: list[dict[str, Any]] = Field(
+        default_factory=list, description="Releases of a mixture: release_id, content_hash, name, weight; else empty."
+    )
+    preflight: dict[str, Any] = Field(
+        default_factory=dict, description="What was found in the labels before training, and what was done about it."
+    )
+    validated_on: str = Field(default="", description="val, or train where there is no validation frame.")
     parameters: dict[str, Any] = Field(default_factory=dict)
     seconds: float | None = None

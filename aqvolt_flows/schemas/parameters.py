@@ -378,7 +378,9 @@ class StageParameters(Parameters):
     """One stage of training (Table S1)."""
 
     steps: PositiveInt | None = Field(default=None, description="Optimizer steps; exactly one of steps and epochs.")
-    epochs: PositiveInt | None = None
+    epochs: PositiveInt | None = Field(
+        default=None, description="The paper does not say; 70 + 30 are those of Meta's public eSEN-30M-MP."
+    )
     max_atoms: PositiveInt = Field(description="Most atoms in memory at once on one rank (a micro-batch).")
     ranks: PositiveInt = Field(
         default=1, description="GPUs wanted; with fewer, gradients of several micro-batches are accumulated."
@@ -396,12 +398,43 @@ class StageParameters(Parameters):
     energy_coefficient: PositiveFloat
     force_coefficient: PositiveFloat
     stress_coefficient: float = Field(default=0.0, ge=0)
+    warmup_epochs: float = Field(
+        default=0.01,
+        ge=0,
+        exclude_if=lambda value: value == 0.01,  # trainings from before this field keep their keys
+        description=f"Linear warm-up from a fifth of the peak rate, at least one step. {OURS} 0.01: fairchem's UMA "
+        "release, whose epochs are far longer.",
+    )
+    gpu_atoms_per_s: PositiveFloat | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="Atoms that one of your GPUs trains on in a second, for the hours of 'aqvolt plan train'; no part "
+        "of a training's identity.",
+    )
 
     @model_validator(mode="after")
     def _one_length(self) -> StageParameters:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give exactly one of steps and epochs")
         return self
+
+
+def _unless(default: object) -> Any:
+    """Return Field's ``exclude_if`` for a field that trainings from before it did not have: they keep their keys."""
+    return lambda value: value == default
+
+
+Fate = Literal["refuse", "drop"]
+
+
+class MixturePart(Parameters):
+    """One release of a mixture."""
+
+    release: str = Field(min_length=1, description="Name (its newest release), NAME@HASH, or a folder for scripts.")
+    weight: Strictly = Field(
+        default=1.0,
+        description="Times a frame is seen per epoch on average: 2 repeats all, 0.1 draws a tenth anew each epoch.",
+    )
 
 
 class TrainingParameters(Parameters):
@@ -419,7 +452,13 @@ class TrainingParameters(Parameters):
     clip_grad_norm: Strictly = Field(
         default=100.0, description="fairchem's UMA release; the paper clips and does not say at what norm."
     )
-    ema_decay: float = Field(default=0.999, gt=0, lt=1, description=f"fairchem's UMA release. {OURS}")
+    ema_decay: float = Field(
+        default=0.999,
+        gt=0,
+        lt=1,
+        description=f"Of the averaged weights, which are exported: a memory of 1/(1 - decay) steps. fairchem's UMA "
+        f"release. {OURS}",
+    )
     seed: int = Field(default=0, ge=0)
     on_divergence: Literal["skip", "stop"] = Field(
         default="skip", description=f"What to do with a step whose loss or gradient cannot be right. {OURS}"
@@ -435,8 +474,46 @@ class TrainingParameters(Parameters):
     resume: Literal["strict", "any"] = Field(
         default="strict", description="any: continue a run although data, configuration, versions or ranks differ."
     )
+    mixture: list[MixturePart] = Field(
+        default_factory=list,
+        exclude_if=_unless([]),
+        description="Releases to train on together; none: the newest of release.name.",
+    )
+    allow_mixed_protocols: bool = Field(
+        default=False, exclude_if=_unless(False), description="Train on releases of several theory levels."
+    )
+    references: Literal["least_squares", "isolated_atoms"] = Field(
+        default="least_squares",
+        exclude_if=_unless("least_squares"),
+        description=f"What is taken off energies per element: a fit to the training set, or energies of isolated "
+        f"atoms. {OURS}",
+    )
+    isolated_atom_energies: dict[str, float] = Field(
+        default_factory=dict,
+        exclude_if=_unless({}),
+        description="Element → eV, for references: isolated_atoms; by default those of the labels' protocol.",
+    )
+    on_bad_labels: Fate = Field(
+        default="refuse",
+        exclude_if=_unless("refuse"),
+        description="Training and validation labels without energy, forces or stress, or that are not finite.",
+    )
+    on_unknown_elements: Fate = Field(
+        default="refuse",
+        exclude_if=_unless("refuse"),
+        description="Validation labels with elements that the training set does not have.",
+    )
+    on_oversize: Fate = Field(
+        default="refuse", exclude_if=_unless("refuse"), description="Structures with more atoms than a batch."
+    )
+    on_shared_frames: Fate = Field(
+        default="refuse",
+        exclude_if=_unless("refuse"),
+        description="Training frames of one release of a mixture that are in the validation or test set of another.",
+    )
     direct: StageParameters = StageParameters(
-        epochs=1,
+        epochs=70,
+        warmup_epochs=1.0,
         max_atoms=10_000,
         ranks=8,
         max_neighbors=30,
@@ -446,7 +523,8 @@ class TrainingParameters(Parameters):
         force_coefficient=30,
     )
     conservative: StageParameters = StageParameters(
-        epochs=1,
+        epochs=30,
+        warmup_epochs=1.0,
         max_atoms=1_500,
         ranks=32,
         max_neighbors=300,

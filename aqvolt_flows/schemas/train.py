@@ -20,6 +20,9 @@ class TrainDocument(BaseModel):
     n_train: int = 0
     n_val: int = 0
     validated_on: str = Field(default="", description="val, or train where there is no validation set.")
+    preflight: dict[str, Any] = Field(
+        default_factory=dict, description="What was found in the labels before training, and what was done about it."
+    )
     stages: list[dict[str, Any]] = Field(default_factory=list, description="Steps, losses, metrics of each stage.")
     n_parameters: int | None = None
     references: dict[str, float] = Field(default_factory=dict, description="Element → energy taken off, eV.")

@@ -10,28 +10,22 @@ constants, taken from fairchem's UMA release configurations (facebookresearch/fa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
-
-import numpy as np
-from ase.data import chemical_symbols
-from numpy.typing import ArrayLike, NDArray
 
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.schemas.parameters import StageParameters, TrainingParameters
 from aqvolt_flows.training.layout import Layout, layout_for
+from aqvolt_flows.training.references import MAX_ELEMENTS, References
 
 StageName = Literal["direct", "conservative"]
 Device = Literal["cpu", "cuda"]
 
 #: The dataset's name inside fairchem; inference through UMA's interfaces accepts only UMA's task names.
 TASK_NAME = "omat"
-#: Length of the element embedding and of the list of element references, indexed by Z.
-MAX_ELEMENTS = 100
-#: Cosine schedule: starts at this fraction of the peak, reaches it in this fraction of an epoch, ends at this fraction.
-WARMUP_FACTOR, WARMUP_EPOCHS, LR_MIN_FACTOR = 0.2, 0.01, 0.01
+#: Cosine schedule: starts at this fraction of the peak, ends at this fraction.
+WARMUP_FACTOR, LR_MIN_FACTOR = 0.2, 0.01
 #: Maximum number of steps between two checkpoints; a killed run resumes from the last one.
 MAX_CHECKPOINT_INTERVAL = 1000
 #: Energy head of both stages; its parameters are the same with and without gradients.
@@ -40,118 +34,6 @@ FORCE_HEAD = "fairchem.core.models.uma.escn_md.Linear_Force_Head"
 
 _UNIT = "fairchem.core.units.mlip_unit.mlip_unit"
 _NORMALIZER = "fairchem.core.modules.normalization"
-
-
-@dataclass(frozen=True, eq=False)
-class Labelled:
-    """What the references need of one labeled configuration.
-
-    Attributes
-    ----------
-    atomic_numbers
-        (n_atoms,).
-    energy
-        Total energy, eV.
-    forces
-        (n_atoms, 3), eV/Å.
-    """
-
-    atomic_numbers: NDArray[np.int64]
-    energy: float
-    forces: NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class References:
-    """What targets are shifted and scaled by.
-
-    Attributes
-    ----------
-    element_energies
-        ``MAX_ELEMENTS`` numbers, eV, indexed by Z; 0 for elements that the data do not have.
-    force_rms
-        Root mean square of all force components, eV/Å; it scales energies, forces and stresses alike, so
-        that predicted forces stay the gradient of the predicted energy.
-    """
-
-    element_energies: tuple[float, ...]
-    force_rms: float
-
-
-def reference_energies(frames: Iterable[Labelled]) -> References:
-    """Return least-squares linear element references and the RMS force of labeled frames.
-
-    The energies solve ``min Σ (E_i - Σ_Z n_iZ e_Z)²``. Where compositions do not determine every element
-    (LiF and LiCl alone cannot tell Li from its anions) it is the solution of least norm.
-
-    Parameters
-    ----------
-    frames
-        Training configurations, at least one; read once.
-
-    Raises
-    ------
-    InputError
-        If there are none, an energy or force is not finite, an element is beyond Z = 99, or all forces
-        are zero.
-    """
-    counts: list[NDArray[np.int64]] = []
-    energies: list[float] = []
-    squares, components = 0.0, 0
-    for index, frame in enumerate(frames):
-        forces = np.asarray(frame.forces, dtype=float)
-        if not (np.isfinite(frame.energy) and np.isfinite(forces).all()):
-            raise InputError(f"Training frame {index} has an energy or force that is not finite; verify the release.")
-        if max(frame.atomic_numbers) >= MAX_ELEMENTS:
-            raise InputError(f"Training frame {index} has Z = {max(frame.atomic_numbers)}; the model knows Z up to 99.")
-        counts.append(np.bincount(frame.atomic_numbers, minlength=MAX_ELEMENTS))
-        energies.append(frame.energy)
-        squares += float(np.square(forces).sum())
-        components += forces.size
-    if not energies:
-        raise InputError("The training split holds no frame; expected at least one, make a release with more labels.")
-    if squares == 0.0:
-        raise InputError("All forces of the training split are zero; expected off-equilibrium frames to scale by.")
-    matrix = np.asarray(counts, dtype=float)
-    present = matrix.any(axis=0)
-    solution = np.zeros(MAX_ELEMENTS)
-    solution[present] = np.linalg.lstsq(matrix[:, present], np.asarray(energies), rcond=None)[0]
-    return References(tuple(float(e) for e in solution), float(np.sqrt(squares / components)))
-
-
-def check_sizes(
-    parameters: TrainingParameters, splits: Mapping[str, ArrayLike], name_of: Callable[[str, int], str] | None = None
-) -> None:
-    """Refuse structures that fairchem's batch sampler would drop in silence, in training and validation alike.
-
-    Parameters
-    ----------
-    parameters
-        Both stages' ``max_atoms`` are checked.
-    splits
-        Split name → number of atoms of each structure.
-    name_of
-        Called with split and index for the name of the biggest structure; by default its number.
-
-    Raises
-    ------
-    InputError
-        Naming the biggest structure and the stage whose batch it does not fit.
-    """
-    for split, sizes in splits.items():
-        natoms = np.asarray(sizes, dtype=int)
-        if not natoms.size:
-            continue
-        biggest = int(natoms.argmax())
-        for stage in ("direct", "conservative"):
-            limit = stage_parameters(parameters, stage).max_atoms
-            if natoms[biggest] > limit:
-                name = name_of(split, biggest) if name_of else f"number {biggest}"
-                raise InputError(
-                    f"Structure {name} of the {split} split has {natoms[biggest]} atoms, above "
-                    f"training.{stage}.max_atoms = {limit}: fairchem would drop {int((natoms > limit).sum())} "
-                    f"structures in silence; raise max_atoms to at least {natoms[biggest]} or release without them."
-                )
 
 
 def stage_parameters(parameters: TrainingParameters, stage: str) -> StageParameters:
@@ -177,6 +59,7 @@ def stage_config(
     device: Device = "cpu",
     starting_checkpoint: Path | None = None,
     layout: Layout | None = None,
+    mixture: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
 ) -> dict[str, Any]:
     """Return the complete fairchem configuration of one stage, ready to be written as YAML.
 
@@ -187,13 +70,15 @@ def stage_config(
     train, val
         Folders with ``*.aselmdb`` and ``metadata.npz``.
     references
-        From :func:`reference_energies` of the training split; the same for both stages.
+        From :mod:`~aqvolt_flows.training.references` of the training split; the same for both stages.
     workdir, timestamp_id
         fairchem writes to ``workdir/timestamp_id``, and resumes from what it finds there.
     starting_checkpoint
         The stage-1 checkpoint without its force head; stage 2 needs it, stage 1 must not have it.
     layout
         Ranks and accumulation; by default as many ranks as the stage wants, on one node.
+    mixture
+        From :func:`aqvolt_flows.training.mixture.selection`, read instead of ``train`` and ``val``.
 
     Raises
     ------
@@ -223,6 +108,9 @@ def stage_config(
     }
     runner = _runner(stage, parameters, train, val, references, model, job, device)
     runner["train_eval_unit"]["accumulation"] = layout.accumulation
+    if mixture is not None:
+        for split, loader in (("train", "train_dataloader"), ("val", "eval_dataloader")):
+            runner[loader] |= _mixed(stage, parameters, mixture[split], split)
     return {"job": job, "runner": runner}
 
 
@@ -289,7 +177,7 @@ def _train_unit(
             "_target_": f"{_UNIT}._get_consine_lr_scheduler",
             "_partial_": True,
             "warmup_factor": WARMUP_FACTOR,
-            "warmup_epochs": WARMUP_EPOCHS,
+            "warmup_epochs": chosen.warmup_epochs,
             "lr_min_factor": LR_MIN_FACTOR,
             "epochs": chosen.epochs,
             "steps": chosen.steps,
@@ -404,18 +292,43 @@ def tasks(stage: StageName, parameters: TrainingParameters, references: Referenc
     return [energy, forces, stress]
 
 
-def _dataloader(
-    stage: StageName, parameters: TrainingParameters, references: References, folder: Path, split: str, device: Device
-) -> dict[str, Any]:
-    dataset = {
-        "splits": {split: {"src": [str(folder)]}},
-        "format": "ase_db",
+def _reading(stage: StageName) -> dict[str, Any]:
+    """Return what of each row is read, and as which dataset the model sees it."""
+    return {
         "a2g_args": {"r_energy": True, "r_forces": True, "r_stress": stage == "conservative"},
         "transforms": {
             "common_transform": {"dataset_name": TASK_NAME},
             "stress_reshape_transform": {"dataset_name": TASK_NAME},
         },
     }
+
+
+def _mixed(
+    stage: StageName, parameters: TrainingParameters, sources: Sequence[Mapping[str, Any]], split: str
+) -> dict[str, Any]:
+    """Return what a data loader of several releases, or of some frames, has instead of fairchem's data set."""
+    loader: dict[str, Any] = {
+        "dataset": {
+            "_target_": "aqvolt_flows.training.mixture.mixed_dataset",
+            "sources": [dict(s) for s in sources],
+            "task_name": TASK_NAME,
+            **_reading(stage),
+        }
+    }
+    if split == "train":
+        loader["batch_sampler_fn"] = {
+            "_target_": "aqvolt_flows.training.mixture.EpochBatchSampler",
+            "_partial_": True,
+            "max_atoms": stage_parameters(parameters, stage).max_atoms,
+            "seed": parameters.seed,
+        }
+    return loader
+
+
+def _dataloader(
+    stage: StageName, parameters: TrainingParameters, references: References, folder: Path, split: str, device: Device
+) -> dict[str, Any]:
+    dataset = {"splits": {split: {"src": [str(folder)]}}, "format": "ase_db", **_reading(stage)}
     return {
         "_target_": "fairchem.core.components.common.dataloader_builder.get_dataloader",
         "dataset": {
@@ -433,16 +346,3 @@ def _dataloader(
         "num_workers": 0 if device == "cpu" else 4,
         "collate_fn": {"_target_": f"{_UNIT}.mt_collater_adapter", "tasks": tasks(stage, parameters, references)},
     }
-
-
-def symbols_of(references: References) -> dict[str, float]:
-    """Return the non-zero element references by symbol, eV: a form for documents."""
-    return {chemical_symbols[z]: e for z, e in enumerate(references.element_energies) if e}
-
-
-def references_of(symbols: dict[str, float], force_rms: float) -> References:
-    """Return the references that :func:`symbols_of` and ``force_rms`` describe."""
-    energies = [0.0] * MAX_ELEMENTS
-    for symbol, energy in symbols.items():
-        energies[chemical_symbols.index(symbol)] = float(energy)
-    return References(tuple(energies), force_rms)

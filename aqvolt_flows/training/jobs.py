@@ -10,8 +10,8 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,17 +25,15 @@ from aqvolt_flows.schemas.model import ModelDocument
 from aqvolt_flows.schemas.parameters import TrainingParameters
 from aqvolt_flows.schemas.provenance import ArtifactRef, Failure
 from aqvolt_flows.stores import Database
-from aqvolt_flows.training.data import Split, labelled, open_split
-from aqvolt_flows.training.esen import (
-    References,
-    StageName,
-    reference_energies,
-    references_of,
-    symbols_of,
-)
+from aqvolt_flows.training.data import Source, source_of
+from aqvolt_flows.training.esen import StageName
 from aqvolt_flows.training.layout import ends_at
+from aqvolt_flows.training.lengths import too_short, training_lengths
+from aqvolt_flows.training.preflight import Checked, preflight
+from aqvolt_flows.training.references import references_of, symbols_of
+from aqvolt_flows.training.releases import check_protocols, isolated_atoms
 from aqvolt_flows.training.resume import ResumeError
-from aqvolt_flows.training.stage_run import device_for, splits_of, train_stage
+from aqvolt_flows.training.stage_run import device_for, train_stage
 from aqvolt_flows.training.stages import StageResult, StageStoppedError, TrainingError
 
 logger = logging.getLogger(__name__)
@@ -47,10 +45,32 @@ CHECKPOINT_FORMAT = "pt"
 LATE_S = 30.0
 
 
-def train_key(parameters: TrainingParameters | Mapping[str, Any], content_hash: str) -> str:
-    """Return the content key of a training: its parameters, defaults filled in, and the release's content hash."""
+#: Parameters that say nothing of what is computed; the releases of a mixture are named by their contents.
+_NOT_IN_KEY: dict[str, Any] = {"mixture": True, "direct": {"gpu_atoms_per_s"}, "conservative": {"gpu_atoms_per_s"}}
+
+
+def train_key(
+    parameters: TrainingParameters | Mapping[str, Any],
+    content_hash: str,
+    sources: Sequence[Mapping[str, Any]] | None = None,
+) -> str:
+    """Return the content key of a training: its parameters, defaults filled in, and the contents of what it reads.
+
+    Parameters
+    ----------
+    parameters
+        Of both stages.
+    content_hash
+        Of the release.
+    sources
+        The releases of a mixture with ``content_hash`` and ``weight``, in order.
+    """
     values = parameters if isinstance(parameters, TrainingParameters) else TrainingParameters(**parameters)
-    return content_key(PROTOCOL, parameters=_identifying(values), content_hash=content_hash)
+    dumped = _identifying(values)
+    if not sources:
+        return content_key(PROTOCOL, parameters=dumped, content_hash=content_hash)
+    mixed = [[s["content_hash"], s["weight"]] for s in sources]
+    return content_key(PROTOCOL, parameters=dumped, mixture=mixed)
 
 
 def _identifying(parameters: TrainingParameters) -> dict[str, Any]:
@@ -59,7 +79,7 @@ def _identifying(parameters: TrainingParameters) -> dict[str, Any]:
     How a run is continued, watched, or fits into memory does not. What came after the first version is left out where
     it has its default, so that trainings of before keep their key.
     """
-    values = parameters.model_dump(mode="json")
+    values = parameters.model_dump(mode="json", exclude=_NOT_IN_KEY)
     for name in ("resume", "best_by"):
         values.pop(name)
     for name in ("on_divergence", "max_consecutive_skips", "max_skips", "max_loss_ratio"):
@@ -106,6 +126,7 @@ class TrainStageMaker(Maker):
         content_hash: str,
         key: str,
         previous: dict[str, Any] | None = None,
+        sources: list[dict[str, Any]] | None = None,
     ) -> Any:
         """Return what the stage reached and a pointer to its checkpoint, or why it failed.
 
@@ -121,6 +142,9 @@ class TrainStageMaker(Maker):
             :func:`train_key`.
         previous
             Output of stage ``direct``, for stage ``conservative``.
+        sources
+            The releases of a mixture: ``release_id``, ``content_hash``, ``name``, ``weight``; ``release_id`` above is
+            the one of them that the model is listed under.
 
         Raises
         ------
@@ -131,19 +155,20 @@ class TrainStageMaker(Maker):
             If what was begun was begun with something else.
         """
         started = time.time()
-        run = _Run(cast(StageName, self.stage), self.parameters, database, release_id, content_hash, key)
+        run = _Run(cast(StageName, self.stage), self.parameters, database, release_id, content_hash, key, sources or [])
         stored = run.stored()
         if stored is not None:
             return stored
         if previous is not None and previous["status"] == "failed":
             return previous
-        release = run.release_folder()
+        read = run.read()
         try:
-            return run.train(release, previous, self._ends_at(database, started))
+            return run.train(read, previous, self._ends_at(database, started))
         except StageStoppedError as stopped:
             logger.warning("%s", stopped)
+            more = {"sources": sources} if sources else {}
             following = TrainStageMaker(self.name, self.stage, self.parameters)
-            return Response(replace=following.make(release_id, content_hash, key, previous))
+            return Response(replace=following.make(release_id, content_hash, key, previous, **more))
         except (ResourceError, ResumeError):
             raise
         except Exception as error:  # whatever stopped the training becomes the model's document
@@ -178,7 +203,7 @@ class TwoStageTrainMaker(Maker):
     def __post_init__(self) -> None:
         self.parameters = typed(self.parameters, TrainingParameters)
 
-    def make(self, release_id: str, content_hash: str, key: str) -> Flow:
+    def make(self, release_id: str, content_hash: str, key: str, sources: list[dict[str, Any]] | None = None) -> Flow:
         """Return the flow of both stages; its output is the second's, and the model's document is written by then.
 
         Parameters
@@ -187,11 +212,14 @@ class TwoStageTrainMaker(Maker):
             The release to train on.
         key
             :func:`train_key` of the parameters and the content hash.
+        sources
+            The releases of a mixture, as :meth:`TrainStageMaker.make` takes them.
         """
         first = TrainStageMaker(f"{self.name}: direct forces", "direct", self.parameters)
         second = TrainStageMaker(f"{self.name}: conservative forces", "conservative", self.parameters)
-        direct = first.make(release_id, content_hash, key)
-        conservative = second.make(release_id, content_hash, key, direct.output)
+        more = {"sources": sources} if sources else {}
+        direct = first.make(release_id, content_hash, key, **more)
+        conservative = second.make(release_id, content_hash, key, direct.output, **more)
         return Flow([direct, conservative], output=conservative.output, name=self.name)
 
 
@@ -205,6 +233,8 @@ class _Run:
     release_id: str
     content_hash: str
     key: str
+    sources: list[dict[str, Any]]
+    preflight: dict[str, Any] = field(default_factory=dict)
 
     @property
     def workdir(self) -> Path:
@@ -221,37 +251,50 @@ class _Run:
     def _output(self, status: str, **values: Any) -> dict[str, Any]:
         return {"key": self.key, "model_id": model_id_of(self.key), "status": status, **values}
 
-    def release_folder(self) -> Path:
-        """Return the release's folder.
+    def read(self) -> list[tuple[dict[str, Any], Source]]:
+        """Return the documents of the releases, and what is read of them on this machine.
 
         Raises
         ------
         ResourceError
-            If it, or its ASE-LMDB export, is not on this machine.
+            If a release, or its ASE-LMDB export, is not on this machine.
         InputError
-            If the release is unknown or another than the training was planned for.
+            If a release is unknown or another than the training was planned for.
         """
-        document = self.database.find_by_ids("releases", [self.release_id])[0]
-        if document["content_hash"] != self.content_hash:
-            raise InputError(
-                f"Release {self.release_id} has content hash {document['content_hash'][:12]}…, the training was "
-                f"planned for {self.content_hash[:12]}…; plan it again."
-            )
-        folder = release_folder(self.database, document)
-        open_split(folder, "train")
-        return folder
+        one = {"release_id": self.release_id, "content_hash": self.content_hash, "name": "training set", "weight": 1.0}
+        found = []
+        for wanted in self.sources or [one]:
+            document = self.database.find_by_ids("releases", [wanted["release_id"]])[0]
+            if document["content_hash"] != wanted["content_hash"]:
+                raise InputError(
+                    f"Release {wanted['release_id']} has content hash {document['content_hash'][:12]}…, the training "
+                    f"was planned for {wanted['content_hash'][:12]}…; plan it again."
+                )
+            folder = release_folder(self.database, document)
+            found.append((document, source_of(folder, wanted["name"], wanted["weight"])))
+        return found
 
-    def train(self, release: Path, previous: Mapping[str, Any] | None, ends: float | None = None) -> dict[str, Any]:
-        """Run the stage and return its output; the second stage writes the model's document."""
-        train, val, validated_on = splits_of(release, self.parameters, f"Release {self.release_id}")
-        if previous is None:
-            references = reference_energies(labelled(train))
-        else:
-            references = references_of(previous["references"], previous["force_rms"])
-        result = self._run(train, val, references, previous, ends)
+    def train(
+        self,
+        read: Sequence[tuple[dict[str, Any], Source]],
+        previous: Mapping[str, Any] | None,
+        ends: float | None = None,
+    ) -> dict[str, Any]:
+        """Look at the labels, run the stage and return its output; the second stage writes the model's document."""
+        documents, sources = [d for d, _ in read], [s for _, s in read]
+        check_protocols(documents, self.parameters.allow_mixed_protocols)
+        atoms = isolated_atoms(documents) if self.parameters.references == "isolated_atoms" else None
+        checked = preflight(sources, self.parameters, atoms, f"Release {self.release_id}")
+        if previous is not None:  # those that stage 1 learned with, to the last digit
+            checked = replace(checked, references=references_of(previous["references"], previous["force_rms"]))
+        short = too_short(self.parameters, training_lengths(self.parameters, checked.natoms("train")))
+        for sentence in short:  # planning refuses these; a job that was planned before there was a check runs
+            logger.warning("Training %s: %s.", self.key, sentence)
+        self.preflight = checked.report | {"too_short": short}
+        result = self._run(checked, previous, ends)
         checkpoint = self.database.artifacts.put_file(result.checkpoint, CHECKPOINT_FORMAT)
         stages = list(previous["stages"]) if previous else []
-        stages.append({"stage": self.stage, **result.summary(), "validated_on": validated_on})
+        stages.append({"stage": self.stage, **result.summary(), "validated_on": checked.validated_on})
         if self.stage == "conservative" and result.best_checkpoint.is_file():
             best = self.database.artifacts.put_file(result.best_checkpoint, CHECKPOINT_FORMAT)
             stages[-1]["best"]["checkpoint"] = best.model_dump(mode="json")
@@ -259,8 +302,8 @@ class _Run:
             "trained",
             checkpoint=checkpoint.model_dump(mode="json"),
             stages=stages,
-            references=symbols_of(references),
-            force_rms=references.force_rms,
+            references=symbols_of(checked.references),
+            force_rms=checked.references.force_rms,
         )
         if self.stage == "conservative":
             self._store(result, checkpoint, stages)
@@ -268,31 +311,23 @@ class _Run:
                 shutil.rmtree(folder, ignore_errors=True)
         return output
 
-    def _run(
-        self,
-        train: Split,
-        val: Split,
-        references: References,
-        previous: Mapping[str, Any] | None,
-        ends: float | None,
-    ) -> StageResult:
+    def _run(self, checked: Checked, previous: Mapping[str, Any] | None, ends: float | None) -> StageResult:
         device, environment = device_for(self.parameters, self.stage, self.database.settings.resolve_device())
         start = None
         if previous is not None:
             reference = ArtifactRef(**previous["checkpoint"])
             self.database.artifacts.verify(reference)
             start = self.database.artifacts.local_path(reference)
+        hashes = [s["content_hash"] for s in self.sources] or [self.content_hash]
         return train_stage(
             self.stage,
             self.parameters,
-            train,
-            val,
-            references,
+            checked,
             self.workdir,
             device,
             environment,
             start,
-            self.content_hash,
+            "+".join(hashes),
             ends,
         )
 
@@ -304,6 +339,9 @@ class _Run:
             content_hash=self.content_hash,
             architecture=self.parameters.architecture,
             parameters=self.parameters.model_dump(mode="json"),
+            sources=self.sources,
+            preflight=self.preflight,
+            validated_on=str(self.preflight.get("validated_on", "")),
             **values,
         )
 

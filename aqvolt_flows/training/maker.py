@@ -21,6 +21,7 @@ from aqvolt_flows.schemas.provenance import Failure
 from aqvolt_flows.schemas.train import TrainDocument
 
 if TYPE_CHECKING:
+    from aqvolt_flows.training.data import Source
     from aqvolt_flows.training.esen import StageName
     from aqvolt_flows.training.stages import StageResult
 
@@ -28,7 +29,11 @@ logger = logging.getLogger(__name__)
 _STAGES: tuple[StageName, ...] = ("direct", "conservative")
 
 
-def _check(_maker: TrainMaker, release: Any, validation: Any = None) -> None:
+def _check(maker: TrainMaker, release: Any = None, validation: Any = None) -> None:
+    if maker.parameters.mixture:
+        if release is not None or validation is not None:
+            raise InputError("A release was given beside parameters.mixture; give one of them.")
+        return
     if release is not LATER and release_path(release) is None:
         to_labeled(release, sample=True)
     if validation is not None and validation is not LATER:
@@ -64,14 +69,15 @@ class TrainMaker(Maker):
     def __post_init__(self) -> None:
         self.parameters = typed(self.parameters, TrainingParameters)
 
-    def make(self, release: Any, validation: Any = None) -> Job:
+    def make(self, release: Any = None, validation: Any = None) -> Job:
         """Return the job that trains.
 
         Parameters
         ----------
         release
             Path of a release folder with its ASE-LMDB export, or training labels: ASE Atoms with energy, forces and
-            stress, or documents of statics (or references to such outputs).
+            stress, or documents of statics (or references to such outputs). Left out with ``parameters.mixture``, whose
+            releases are paths of folders then.
         validation
             Labels to validate on; without them, and without a release, training labels are validated on.
         """
@@ -79,7 +85,7 @@ class TrainMaker(Maker):
         return job
 
     @science_job(TrainDocument, check=_check, failed=_failed)
-    def train(self, release: Any, validation: Any = None) -> TrainDocument:
+    def train(self, release: Any = None, validation: Any = None) -> TrainDocument:
         """Train; see :meth:`make`. Run folders are below ``training-…`` in the job's folder and resume there.
 
         Returns
@@ -87,30 +93,39 @@ class TrainMaker(Maker):
         TrainDocument
             The checkpoint is a file in the job's folder; ``model`` is the string that loads it.
         """
-        from aqvolt_flows.training.data import labelled
-        from aqvolt_flows.training.esen import reference_energies, symbols_of
-        from aqvolt_flows.training.stage_run import device_for, splits_of, train_stage
+        from aqvolt_flows.training.lengths import refuse_short
+        from aqvolt_flows.training.preflight import preflight
+        from aqvolt_flows.training.references import symbols_of
+        from aqvolt_flows.training.stage_run import device_for, train_stage
 
         started = time.perf_counter()
-        data = _folder_of(release, validation)
-        identity = content_hash({"parameters": self.parameters.model_dump(mode="json"), "data": str(data)})
+        sources = _sources(self.parameters, release, validation)
+        data = [str(source.folder) for source in sources]
+        identity = content_hash(
+            {
+                "parameters": self.parameters.model_dump(mode="json"),
+                "data": data[0] if len(data) == 1 else data,
+            }
+        )
         workdir = Path.cwd() / f"training-{identity[:12]}"
-        train, val, validated_on = splits_of(data, self.parameters, "The training set")
-        references = reference_energies(labelled(train))
+        checked = preflight(sources, self.parameters)
+        refuse_short(self.parameters, checked)
+        references = checked.references
         device = resolve_device(self.device)
         stages: list[dict[str, Any]] = []
         result: StageResult | None = None
         said: dict[str, Any] = {
             "architecture": self.parameters.architecture,
-            "n_train": len(train),
-            "validated_on": validated_on,
+            "n_train": sum(map(len, checked.natoms("train"))),
+            "validated_on": checked.validated_on,
+            "preflight": checked.report,
         }
         try:
             for stage in _STAGES:
                 kind, environment = device_for(self.parameters, stage, device)
                 start = None if result is None else result.checkpoint
-                result = train_stage(stage, self.parameters, train, val, references, workdir, kind, environment, start)
-                stages.append({"stage": stage, **result.summary(), "validated_on": validated_on})
+                result = train_stage(stage, self.parameters, checked, workdir, kind, environment, start)
+                stages.append({"stage": stage, **result.summary(), "validated_on": checked.validated_on})
         except AqvoltError as error:
             logger.warning("%s failed: %s", self.name, error)
             failure = Failure(reason=getattr(error, "reason", "trainer_failed"), message=str(error))
@@ -121,7 +136,7 @@ class TrainMaker(Maker):
         return TrainDocument(
             status="trained",
             **said,
-            n_val=len(val) if validated_on == "val" else 0,
+            n_val=sum(map(len, checked.natoms("val"))),
             stages=stages,
             n_parameters=result.progress.n_parameters,
             references=symbols_of(references),
@@ -133,18 +148,26 @@ class TrainMaker(Maker):
         )
 
 
+def _sources(parameters: TrainingParameters, release: Any, validation: Any) -> list[Source]:
+    """Return what is trained on: the releases of a mixture, which are folders here, or the release or labels given."""
+    from aqvolt_flows.training.data import source_of
+
+    if not parameters.mixture:
+        return [source_of(_folder_of(release, validation))]
+    sources = []
+    for part in parameters.mixture:
+        folder = release_path(part.release)
+        assert folder is not None  # a string that is no folder is refused
+        sources.append(source_of(folder, folder.name, part.weight))
+    return sources
+
+
 def _folder_of(release: Any, validation: Any) -> Path:
     """Return a folder with ``exports/aselmdb``: the release's, or one written here from labels."""
     folder = release_path(release)
     if folder is not None:
         return folder
     labels = {"train": to_labeled(release), "val": [] if validation is None else to_labeled(validation)}
-    without = [x.name for split in labels.values() for x in split if x.stress is None]
-    if without:
-        raise InputError(
-            f"{len(without)} labels have no stress, first {without[0]}; the conservative stage learns stress: leave "
-            "them out or compute it."
-        )
     numbers = {
         split: [[x.structure.as_dict()["lattice"]["matrix"], x.energy, x.forces.tolist()] for x in found]
         for split, found in labels.items()
@@ -174,5 +197,5 @@ def _write(folder: Path, labels: list[Labeled]) -> None:
         for label in labels:
             atoms: Any = to_atoms(label.structure)
             atoms.calc = SinglePointCalculator(atoms, energy=label.energy, forces=label.forces, stress=label.stress)
-            database.write(atoms)
+            database.write(atoms, data={"sid": label.name})
     np.savez_compressed(folder / "metadata.npz", natoms=np.array([len(x.structure) for x in labels], dtype=np.int64))

@@ -7,55 +7,27 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.identity import content_hash as content_hash_of
 from aqvolt_flows.identity import file_sha256
 from aqvolt_flows.schemas.parameters import StageParameters, TrainingParameters
-from aqvolt_flows.training.data import Split, name_of, open_split
-from aqvolt_flows.training.esen import (
-    Device,
-    References,
-    StageName,
-    backbone_sizes,
-    check_sizes,
-    stage_config,
-    stage_parameters,
-)
+from aqvolt_flows.training.data import Split
+from aqvolt_flows.training.esen import Device, StageName, backbone_sizes, stage_config, stage_parameters
 from aqvolt_flows.training.layout import Layout, allocated_nodes, layout_for
-from aqvolt_flows.training.lmdb_file import check_whole
+from aqvolt_flows.training.mixture import selection
+from aqvolt_flows.training.packing import drawn
+from aqvolt_flows.training.preflight import Checked
 from aqvolt_flows.training.stages import StageResult, run_stage, strip_direct_head
 
 logger = logging.getLogger(__name__)
 
 
-def splits_of(release: Path, parameters: TrainingParameters, whose: str) -> tuple[Split, Split, str]:
-    """Return training and validation split; without the latter training is validated on the former.
-
-    Raises
-    ------
-    InputError
-        If there is nothing to train on, or a structure does not fit into a batch.
-    ResourceError
-        If there is no ASE-LMDB.
-    """
-    train, val = open_split(release, "train"), open_split(release, "val")
-    if not len(train):
-        raise InputError(f"{whose} has an empty training split; make a release with more labels.")
-    splits = {"train": train, "val": val}
-    for split in splits.values():
-        for file in split.files:
-            check_whole(file)
-    sizes = {name: split.natoms for name, split in splits.items()}
-    check_sizes(parameters, sizes, lambda split, index: name_of(splits[split], index))
-    return (train, val, "val") if len(val) else (train, train, "train")
-
-
 def train_stage(
     stage: StageName,
     parameters: TrainingParameters,
-    train: Split,
-    val: Split,
-    references: References,
+    checked: Checked,
     workdir: Path,
     device: Device,
     environment: Mapping[str, str],
@@ -69,8 +41,8 @@ def train_stage(
     ----------
     stage, parameters
         Which stage, and the parameters of both.
-    train, val, references
-        Data and what is taken off energies.
+    checked
+        Data that were looked at, and what is taken off energies.
     workdir
         Where the run folders of this training are.
     device, environment
@@ -92,6 +64,7 @@ def train_stage(
         See :func:`~aqvolt_flows.training.stages.run_stage`.
     """
     chosen = stage_parameters(parameters, stage)
+    train, val = epoch_of(checked, parameters.seed), validation_of(checked)
     layout = layout_here(
         chosen, device, "CUDA_VISIBLE_DEVICES" in environment, batches_at_least(train, chosen.max_atoms)
     )
@@ -101,17 +74,46 @@ def train_stage(
         stripped = workdir / "stripped.pt"
         strip_direct_head(start, stripped, backbone_sizes(parameters))
     config = stage_config(
-        stage, parameters, train.folder, val.folder, references, workdir, stage, device, stripped, layout
+        stage,
+        parameters,
+        train.folder,
+        val.folder,
+        checked.references,
+        workdir,
+        stage,
+        device,
+        stripped,
+        layout,
+        selection(checked, workdir),
     )
     config["runner"]["eval_dataloader"]["batch_sampler_fn"]["max_atoms"] = val_atoms
-    data = {"release": content_hash} if content_hash else {"train": _hash_of(train), "val": _hash_of(val)}
+    data = {"release": content_hash} if content_hash else _hashes_of(checked)
     return run_stage(config, workdir, stage, environment, data, parameters.resume, ends_at)
 
 
-def _hash_of(split: Split) -> str:
-    """Return a hash of a split's files, which are hashed once each."""
-    names = [*split.files, *split.folder.glob("metadata.npz")]
-    return content_hash_of([[file.name, file_sha256(file)] for file in names])
+def epoch_of(checked: Checked, seed: int) -> Split:
+    """Return the sizes of what an epoch sees of all sources, under the folder of the first."""
+    natoms = checked.natoms("train")
+    indices = drawn([len(n) for n in natoms], [s.weight for s in checked.sources], seed, 0)
+    return Split(checked.sources[0].splits["train"].folder, np.concatenate(natoms)[indices])
+
+
+def validation_of(checked: Checked) -> Split:
+    """Return the sizes of what is validated on of all sources, under the folder of the first."""
+    folder = checked.sources[0].splits[checked.validated_on].folder
+    return Split(folder, np.concatenate(checked.natoms(checked.validated_on)))
+
+
+def _hashes_of(checked: Checked) -> dict[str, str]:
+    """Return hashes of the files of each split, for data without a content hash."""
+    found = {}
+    for source in checked.sources:
+        for name in ("train", "val"):
+            split = source.splits[name]
+            names = [*split.files, *split.folder.glob("metadata.npz")]
+            key = name if len(checked.sources) == 1 else f"{source.name} {name}"
+            found[key] = content_hash_of([[file.name, file_sha256(file)] for file in names])
+    return found
 
 
 def device_for(parameters: TrainingParameters, stage: StageName, device: str) -> tuple[Device, dict[str, str]]:

@@ -86,6 +86,8 @@ class Progress:
         (step, training loss) pairs, in order of steps.
     evaluations
         (step, metrics) pairs; energies in eV and eV/atom, forces in eV/Å, stress in eV/Å³.
+    sources
+        The last metrics of each release of a mixture; empty where there is one.
     skipped
         Records of steps that were not taken, with their reason and frame ids.
     batch
@@ -101,6 +103,7 @@ class Progress:
     attempts: int = 0
     losses: list[tuple[int, float]] = field(default_factory=list)
     evaluations: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    sources: dict[str, dict[str, float]] = field(default_factory=dict)
     skipped: list[dict[str, Any]] = field(default_factory=list)
     batch: dict[str, Any] = field(default_factory=dict)
     last: dict[str, Any] = field(default_factory=dict)
@@ -125,6 +128,7 @@ class StageResult:
             "losses": [[step, loss] for step, loss in _thinned(reached.losses)],
             "metrics_first": reached.evaluations[0][1] if reached.evaluations else {},
             "metrics": reached.evaluations[-1][1] if reached.evaluations else {},
+            "sources": reached.sources,
             "batch": reached.batch,
             "best": self.best(),
             "n_skipped": len(reached.skipped),
@@ -196,6 +200,7 @@ def read_progress(path: Path) -> Progress:
         attempts=attempts,
         losses=sorted(losses.items()),
         evaluations=sorted(evaluations.items(), key=lambda pair: pair[0]),
+        sources=next((r["sources"] for r in reversed(records) if r["event"] == "eval" and r.get("sources")), {}),
         skipped=[skipped[step] for step in sorted(skipped)],
         batch=batch,
         last=records[-1] if records else {},

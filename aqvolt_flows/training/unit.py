@@ -273,7 +273,8 @@ class AccumulatingUnit(MLIPTrainEvalUnit):
                         whole = sums.setdefault(f"{task}_{name}", [0.0, 0.0])
                         whole[0] += total
                         whole[1] += number
-                        sources.setdefault(source, {})[f"{task}_{name}"] = total / number
+                        release = source.partition(".")[2]  # fairchem's name of a source is TASK.RELEASE
+                        sources.setdefault(release, {})[f"{task}_{name}"] = total / number
         self.metrics = {name: total / number for name, (total, number) in sums.items()}
         self.sources = sources if len(sources) > 1 else {}
         logger.info("Validation at step %d: %s", self.train_progress.num_steps_completed, self.metrics)

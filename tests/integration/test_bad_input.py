@@ -61,7 +61,9 @@ def test_a_broken_campaign(tmp_path, old, new, said):
 
 
 def test_a_campaign_that_is_not_there(tmp_path):
-    refused(demo(tmp_path, "--campaign", "nothing.yaml"), tmp_path, "no campaign file nothing.yaml", "aqvolt26, demo")
+    refused(
+        demo(tmp_path, "--campaign", "nothing.yaml"), tmp_path, "no campaign file nothing.yaml", "aqvolt26, aqvolt26-m"
+    )
 
 
 def test_an_unreachable_database(tmp_path):

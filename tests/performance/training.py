@@ -35,6 +35,7 @@ from training_runs import CPU, real_runs, two_stage
 from aqvolt_flows.schemas.parameters import TrainingParameters
 from aqvolt_flows.training import esen
 from aqvolt_flows.training.data import labelled, open_split
+from aqvolt_flows.training.references import reference_energies
 
 SIZES = {"direct": [10_000, 1_000, 2_000, 5_000], "conservative": [1_500, 1_000, 2_000, 5_000, 10_000]}
 TABLE_S1 = {"direct": 10_000, "conservative": 1_500}
@@ -78,7 +79,7 @@ def configuration(arguments: argparse.Namespace, stage: str, folder: Path, max_a
     )  # fmt: skip
     parameters = parameters.model_copy(update={stage: chosen})
     train, val = open_split(folder, "train"), open_split(folder, "val")
-    references = esen.reference_energies(labelled(val))
+    references = reference_energies(labelled(val))
     start = Path("none") if stage == "conservative" else None
     out = arguments.out / "runs"
     config = esen.stage_config(

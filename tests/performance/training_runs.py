@@ -16,7 +16,6 @@ from training_data import release
 
 from aqvolt_flows.schemas.parameters import TrainingParameters
 from aqvolt_flows.training import esen
-from aqvolt_flows.training.data import labelled
 
 STAGES = ("direct", "conservative")
 #: A network for trying the script on a CPU.
@@ -25,7 +24,9 @@ CPU = {"n_layers": 1, "sphere_channels": 16, "hidden_channels": 16, "n_distance_
 
 def real_runs(arguments: argparse.Namespace) -> None:
     """Run both stages as jobs do, on ``--gpus`` ranks, and print the rates that they recorded."""
-    from aqvolt_flows.training.stage_run import splits_of, train_stage
+    from aqvolt_flows.training.data import source_of
+    from aqvolt_flows.training.preflight import preflight
+    from aqvolt_flows.training.stage_run import train_stage
 
     folder = release(arguments.out, ["LiCl", "LiF"], arguments.frames, 8)
     stages = {
@@ -37,11 +38,10 @@ def real_runs(arguments: argparse.Namespace) -> None:
     if arguments.sizes:
         stages = {s: values | {"max_atoms": arguments.sizes[0]} for s, values in stages.items()}
         parameters = TrainingParameters(**(CPU if arguments.device == "cpu" else {}), **stages)
-    train, val, _ = splits_of(folder, parameters, "The release")
-    references = esen.reference_energies(labelled(val))
+    checked = preflight([source_of(folder)], parameters)
     work, start = arguments.out / f"gpus-{arguments.gpus}", None
     for stage in STAGES:
-        done = train_stage(stage, parameters, train, val, references, work, arguments.device, {}, start)
+        done = train_stage(stage, parameters, checked, work, arguments.device, {}, start)
         start = done.checkpoint
         records = [json.loads(x) for x in (work / stage / "progress.jsonl").read_text().splitlines()]
         rates = [r["atoms_per_s"] for r in records if r["event"] == "train" and r["atoms_per_s"]]

@@ -21,6 +21,7 @@ MODULES = (
     "labels",
     "release",
     "benchmark",
+    "sweep",
     "report",
     "demo",
 )

@@ -62,9 +62,14 @@ def plan(
     if as_json:
         output.emit(rows)
         return
+    lengths = rows.pop("lengths", {})
     output.table(
         [{"what": k.replace("_", " "), "value": v} for k, v in rows.items() if k != "missing"], title=f"Plan: {stage}"
     )
+    if lengths:
+        names = list(dict.fromkeys(name for stage_ in lengths.values() for name in stage_))
+        told = [{"what": n.replace("_", " "), **{s: str(v.get(n, "")) for s, v in lengths.items()}} for n in names]
+        output.table(told, title="Length of the training")
     for sentence in missing:
         output.say(f"Missing: {sentence}")
 

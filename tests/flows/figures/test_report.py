@@ -295,6 +295,37 @@ def test_a_campaign_is_told_whole(database: Database) -> None:
     assert html.count("<svg ") == 11
 
 
+def test_a_model_says_what_it_was_trained_and_validated_on(database: Database) -> None:
+    fill(database)
+    model = ModelDocument(
+        key="km2",
+        model_id="model-00bb",
+        status="trained",
+        release_id="a@1",
+        content_hash="01",
+        architecture="eSEN-L1",
+        sources=[
+            {"release_id": "a@1", "content_hash": "01", "name": "a", "weight": 1.0},
+            {"release_id": "b@2", "content_hash": "02", "name": "b", "weight": 0.25},
+        ],
+        validated_on="train",
+        preflight={
+            "findings": [{"fate": "dropped", "sentence": "3 of 9 train labels of b have no stress: x, y, z"}],
+            "references": {"undetermined": ["Li - F - Cl"]},
+        },
+    )
+    database.upsert("models", [model])
+    html, page = build(database)
+    check_self_contained(html, page)
+    for text in (
+        "a@1 + b@2 × 0.25",
+        "training frames: there was no validation frame",
+        "3 of 9 train labels of b have no stress: x, y, z",
+        "Li - F - Cl is left open by the compositions",
+    ):
+        assert text in page.text, text
+
+
 def test_the_same_documents_give_the_same_page_which_is_kept(database: Database) -> None:
     fill(database)
     path = database.settings.path("report.html")

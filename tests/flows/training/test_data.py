@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.build import bulk
+from labelled_splits import write_split
 
 from aqvolt_flows.errors import InputError, ResourceError
-from aqvolt_flows.training.data import labelled, name_of, open_split
-from aqvolt_flows.training.esen import reference_energies
+from aqvolt_flows.training.data import frames, labelled, open_split, some_frames
+from aqvolt_flows.training.references import reference_energies
 
 
 def test_labels_come_back_as_written(release: Path, labelled_atoms: Callable[..., Atoms]):
@@ -53,5 +55,19 @@ def test_unreadable_metadata_is_refused(release: Path):
         open_split(release, "train")
 
 
-def test_names_give_formula_and_row(release: Path):
-    assert name_of(open_split(release, "train"), 4) == "Li4Cl4 (row 4)"
+def test_rows_lack_what_was_not_written(release: Path):
+    """A row without labels comes back with None for each, and with the name that it was given."""
+    write_split(release, "test", [bulk("LiF", "rocksalt", a=4.03)])
+    (frame,) = frames(open_split(release, "test"))
+    assert (frame.frame_id, frame.energy, frame.forces, frame.stress) == ("test-0", None, None, None)
+    np.testing.assert_allclose(frame.atoms().get_volume(), 4.03**3 / 4)
+    with pytest.raises(InputError, match=r"Frame test-0 .* has no energy or no forces"):
+        list(labelled(open_split(release, "test")))
+
+
+def test_some_rows_are_those_of_all_rows(release: Path):
+    split = open_split(release, "train")
+    everything = list(frames(split))
+    some = list(some_frames(split, [0, 7, 23]))
+    assert [f.frame_id for f in some] == ["train-0", "train-7", "train-23"]
+    np.testing.assert_array_equal(some[1].positions, everything[7].positions)

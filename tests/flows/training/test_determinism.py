@@ -12,7 +12,8 @@ from saved_models import save_esen
 
 from aqvolt_flows.schemas.parameters import TrainingParameters
 from aqvolt_flows.training.data import labelled, open_split
-from aqvolt_flows.training.esen import reference_energies, stage_config
+from aqvolt_flows.training.esen import stage_config
+from aqvolt_flows.training.references import reference_energies
 from aqvolt_flows.training.stages import load_checkpoint, run_stage
 
 #: Edges × (l_max + 1)² × channels is above torch's 32,768, from which several threads add up a gradient.

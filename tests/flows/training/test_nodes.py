@@ -14,10 +14,10 @@ from fairchem_runner import TOY, runner
 
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.schemas.parameters import TrainingParameters
-from aqvolt_flows.training.data import labelled, open_split
-from aqvolt_flows.training.esen import reference_energies
+from aqvolt_flows.training.data import open_split, source_of
 from aqvolt_flows.training.layout import Layout, allocated_nodes, layout_for
-from aqvolt_flows.training.stage_run import batches_at_least, splits_of, train_stage, val_limit
+from aqvolt_flows.training.preflight import preflight
+from aqvolt_flows.training.stage_run import batches_at_least, train_stage, val_limit
 from aqvolt_flows.training.stages import load_checkpoint, read_progress
 
 #: Starts the command once per node, as srun does: each with its place in the step; ends when all have.
@@ -60,9 +60,8 @@ def test_two_nodes_train_as_one_rank_that_accumulates(release: Path, tmp_path: P
     monkeypatch.setenv("SLURMD_NODENAME", "localhost")
     assert layout_for(parameters.direct, 1, allocated_nodes()) == Layout(2, 1, 1, 24)
     monkeypatch.setattr("aqvolt_flows.training.stage_run.os.cpu_count", lambda: 1)
-    train, val, _ = splits_of(release, parameters, "The release")
-    references = reference_energies(labelled(train))
-    done = train_stage("direct", parameters, train, val, references, tmp_path / "two", "cpu", {"OMP_NUM_THREADS": "1"})
+    checked = preflight([source_of(release)], parameters)
+    done = train_stage("direct", parameters, checked, tmp_path / "two", "cpu", {"OMP_NUM_THREADS": "1"})
     two = done.progress
 
     assert "--rdzv-id=77" in (tmp_path / "two/direct/srun.log").read_text()

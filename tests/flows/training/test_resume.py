@@ -7,12 +7,13 @@ import pytest
 
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.schemas.parameters import TrainingParameters
-from aqvolt_flows.training.data import labelled, open_split
-from aqvolt_flows.training.esen import reference_energies, stage_config
+from aqvolt_flows.training.data import labelled, open_split, source_of
+from aqvolt_flows.training.esen import stage_config
 from aqvolt_flows.training.layout import layout_for
 from aqvolt_flows.training.lmdb_file import check_whole
+from aqvolt_flows.training.preflight import preflight
+from aqvolt_flows.training.references import reference_energies
 from aqvolt_flows.training.resume import CODE, ResumeError, check_same, identity
-from aqvolt_flows.training.stage_run import splits_of
 
 HASH = {"release": "ab" * 32}
 
@@ -91,4 +92,4 @@ def test_a_truncated_lmdb_is_one_sentence_and_no_bus_error(release: Path, left: 
     with file.open("r+b") as handle:
         handle.truncate(left if left >= 0 else file.stat().st_size + left)
     with pytest.raises(InputError, match=r"cut short|not a whole LMDB file"):
-        splits_of(release, TrainingParameters(), "The release")
+        preflight([source_of(release)], TrainingParameters())

@@ -111,7 +111,10 @@ def test_an_oversize_structure_is_a_failed_model(released: Database, tmp_path: P
     assert len(stored) == 1
     assert stored[0]["status"] == output["status"] == "failed"
     assert stored[0]["failure"]["reason"] == "bad_input"
-    assert "Li4Cl4 (row 0)" in stored[0]["failure"]["message"]
+    message = stored[0]["failure"]["message"]
+    assert "6 of 24 train labels have more atoms than a batch (up to 8, training.conservative.max_atoms = 7)" in message
+    assert "train-0, train-4, train-8" in message
+    assert "set training.on_oversize: drop or a larger max_atoms" in message
     assert stored[0]["model_id"] == output["model_id"] == model_id_of(train_key(parameters, HASH))
 
 

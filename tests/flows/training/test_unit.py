@@ -16,7 +16,8 @@ from saved_models import save_esen
 
 from aqvolt_flows.schemas.parameters import TrainingParameters
 from aqvolt_flows.training.data import labelled, open_split
-from aqvolt_flows.training.esen import StageName, reference_energies, stage_config
+from aqvolt_flows.training.esen import StageName, stage_config
+from aqvolt_flows.training.references import reference_energies
 
 STAGES: tuple[StageName, ...] = ("direct", "conservative")
 STAGE = {"steps": 3, "max_atoms": 24, "max_neighbors": 60, "bf16": False, "learning_rate": 1e-3}
