@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import PurePath
@@ -80,6 +81,12 @@ def to_atoms(given: Any, name: str = "structure") -> Atoms:
 
     structure = to_structure(given, name)
     return AseAtomsAdaptor.get_atoms(structure.copy(site_properties={}), msonable=False)
+
+
+def supercell_factors(structure: Structure, min_length_a: float) -> tuple[int, int, int]:
+    """Return how often each vector is repeated so that every one is at least ``min_length_a`` Å long."""
+    a, b, c = (max(1, math.ceil(min_length_a / length - 1e-9)) for length in structure.lattice.abc)
+    return a, b, c
 
 
 def _formula(given: Any) -> str:
