@@ -6,12 +6,12 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from aqvolt_flows.aside import written_aside
 from aqvolt_flows.dynamics.checkpoints import BatchFolder, PartFrames
+from aqvolt_flows.dynamics.kept_status import KeptRun
 from aqvolt_flows.dynamics.npt import NpTRun
 from aqvolt_flows.dynamics.segments import Ended, deadline
 from aqvolt_flows.dynamics.systems import Outcome, System
@@ -25,53 +25,26 @@ OF_THE_MACHINE = frozenset({"out_of_memory"})
 _CHECKPOINTS = "checkpoints"
 
 
-@dataclass(frozen=True)
-class Kept:
-    """How a system's run ended.
-
-    Attributes
-    ----------
-    status
-        ``completed``; ``failed``: it left physics (:mod:`aqvolt_flows.dynamics.stability`); ``interrupted``: the
-        machine or the time ended it; ``refused``: it was not started.
-    steps_done
-        Steps made.
-    failure
-        Why it is not ``completed``.
-    path
-        Parquet file of its frames; None where there are none.
-    seconds
-        Its share of the wall time.
-    """
-
-    trajectory_id: str
-    status: Literal["completed", "failed", "interrupted", "refused"]
-    steps_done: int
-    failure: Failure | None
-    path: Path | None
-    seconds: float = 0.0
-
-
 class _Keeper:
     """A writer that copies frames into the folder, with a line beside them that says how the run ended."""
 
     def __init__(self, folder: Path, on_progress: Callable[[int], None] | None) -> None:
         self.folder, self._on_progress = folder, on_progress
-        self.found: dict[str, Kept] = {}
+        self.found: dict[str, KeptRun] = {}
 
-    def earlier(self, trajectory_id: str) -> Kept | None:
+    def earlier(self, trajectory_id: str) -> KeptRun | None:
         """Return how a run ended that an earlier call finished, or None."""
         try:
             values = json.loads((self.folder / f"{trajectory_id}.json").read_text())
             failure = Failure(**values["failure"]) if values["failure"] else None
             path = self.folder / f"{trajectory_id}.parquet"
-            return Kept(trajectory_id, values["status"], values["steps_done"], failure, path, values["seconds"])
+            return KeptRun(trajectory_id, values["status"], values["steps_done"], failure, path, values["seconds"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def refused(self, system: System, why: Failure) -> None:
         """Take a system that is not run."""
-        self.found[system.trajectory_id] = Kept(system.trajectory_id, "refused", 0, why, None)
+        self.found[system.trajectory_id] = KeptRun(system.trajectory_id, "refused", 0, why, None)
 
     def started(self, outcomes: Mapping[str, Outcome], segment: int) -> None:
         """Nothing is written at the start."""
@@ -96,7 +69,7 @@ class _Keeper:
         }
         with written_aside(self.folder / f"{name}.json") as aside:
             aside.write_text(json.dumps(said))
-        self.found[name] = Kept(name, status, outcome.steps_done, outcome.failure, path, said["seconds"])
+        self.found[name] = KeptRun(name, status, outcome.steps_done, outcome.failure, path, said["seconds"])
 
 
 def run_kept(
@@ -106,7 +79,7 @@ def run_kept(
     folder: Path,
     max_seconds: float | None = None,
     on_progress: Callable[[int], None] | None = None,
-) -> dict[str, Kept]:
+) -> dict[str, KeptRun]:
     """Run systems in batches and return how each ended, in the order given.
 
     Called again with the same folder after a kill, it continues from the last checkpoint and repeats nothing that had
@@ -163,7 +136,7 @@ def _interrupt(systems: Sequence[System], keeper: _Keeper, parameters: Explorati
             known = frames.join(name, path).n_frames > 0
             message = f"the time ended after {made} of {parameters.n_steps} steps"
             why = Failure(reason="out_of_time", message=message)
-            keeper.found[name] = Kept(name, "interrupted", made, why, path if known else None)
+            keeper.found[name] = KeptRun(name, "interrupted", made, why, path if known else None)
         frames.close()
 
 
