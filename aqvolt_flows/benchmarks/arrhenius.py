@@ -111,7 +111,9 @@ def _extrapolated(
     for t, d in known:
         if not d.resolved and float(get_extrapolated_diffusivity(temperatures, ds, t)) > d.upper_cm2_s:
             notes.append(f"at {t:g} K the fit lies above what was seen there")
-    return Conductivity("resolved", value, interval, float(energy), _finite(error), tuple(temperatures), "; ".join(notes))
+    return Conductivity(
+        "resolved", value, interval, float(energy), _finite(error), tuple(temperatures), "; ".join(notes)
+    )
 
 
 def _finite(value: float | None) -> float | None:
@@ -128,5 +130,3 @@ def _extrapolated_draws(
     slope = ((inverse - inverse.mean())[:, None] * logs).sum(axis=0) / ((inverse - inverse.mean()) ** 2).sum()
     at: NDArray[np.float64] = np.exp(logs.mean(axis=0) + slope * (1 / target_k - inverse.mean()))
     return at
-
-

@@ -1,4 +1,4 @@
-"""The conductivity of lithium by molecular dynamics (section 2.4, Tables S3 and S4), with what could not be resolved."""
+"""The conductivity of lithium by molecular dynamics (2.4, Tables S3 and S4), with what could not be resolved."""
 
 from __future__ import annotations
 

@@ -76,8 +76,8 @@ def compare(pairs: Sequence[Pair]) -> dict[str, Any]:
     """Return errors, over-estimates and rank correlation, each with its denominator.
 
     Bounds stay bounds. An error is the least that is compatible with what is known: that of a prediction below an
-    experimental bound is zero, whatever it is. Pairs whose order is not known are in no count of over-estimates and in no
-    rank correlation.
+    experimental bound is zero, whatever it is. Pairs whose order is not known are in no count of over-estimates and in
+    no rank correlation.
 
     Parameters
     ----------
@@ -134,8 +134,8 @@ def overestimate(pair: Pair) -> bool | None:
 def kendall_tau(predicted: Sequence[Known], measured: Sequence[Known]) -> tuple[float | None, int]:
     """Return Kendall's τ over the pairs of materials whose order is known on both sides, and how many these are.
 
-    (concordant − discordant) / (concordant + discordant), Oakes, Biometrics 38, 451 (1982), DOI 10.2307/2530458; without
-    bounds and ties it is Kendall's. None where no pair is ordered.
+    (concordant − discordant) / (concordant + discordant), Oakes, Biometrics 38, 451 (1982), DOI 10.2307/2530458;
+    without bounds and ties it is Kendall's. None where no pair is ordered.
     """
     score = n = 0
     for i in range(len(predicted)):

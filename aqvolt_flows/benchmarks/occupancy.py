@@ -168,18 +168,17 @@ def _repeated(structure: Structure, factors: tuple[int, int, int]) -> Structure:
 
 def _factors(structure: Structure, smallest: tuple[int, int, int], max_atoms: int) -> tuple[int, int, int]:
     """Return the smallest supercell that holds whole numbers of every element, or that comes nearest to it."""
-    best, least = smallest, math.inf
+    best: tuple[int, int, int] = smallest
+    least = math.inf
     limit = max(1, math.floor(max_atoms / _size(structure)))
-    tried = [
-        f
-        for f in itertools.product(*(range(n, max(n, limit) + 1) for n in smallest))
-        if math.prod(f) <= max(limit, math.prod(smallest))
-    ]
+    la, lb, lc = (range(n, max(n, limit) + 1) for n in smallest)
+    most = max(limit, math.prod(smallest))
+    tried = [(a, b, c) for a, b, c in itertools.product(la, lb, lc) if a * b * c <= most]
     abc = np.array(structure.lattice.abc)
     for factors in sorted(tried, key=lambda f: (math.prod(f), float((abc * f).max()))):
         copies = math.prod(factors)
-        error = max(abs(n * copies - round(n * copies)) for n in structure.composition.values())
-        if error < _WHOLE:
+        off = max(abs(n * copies - round(n * copies)) for n in structure.composition.values())
+        if off < _WHOLE:
             return factors
         relative = max(abs(n * copies - round(n * copies)) / (n * copies) for n in structure.composition.values())
         if relative < least - 1e-9:
@@ -213,8 +212,8 @@ def _draw(
             break
     if not found:
         raise InputError(
-            f"No ordering of {_formula(sites)} keeps its atoms {CLOSE[-1]:g} times their covalent radii apart; check its "
-            "occupancies and sites."
+            f"No ordering of {_formula(sites)} keeps its atoms {CLOSE[-1]:g} times their covalent radii apart; check "
+            "its occupancies and sites."
         )
     structures = list(found.values())
     charges = _charges(structures[0])
@@ -305,5 +304,3 @@ def _coulomb(structure: Structure, charges: Mapping[str, float]) -> float:
     charged.add_oxidation_state_by_element(dict(charges))
     energy: float = EwaldSummation(charged, acc_factor=6.0).total_energy
     return energy
-
-

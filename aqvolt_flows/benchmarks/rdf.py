@@ -70,8 +70,8 @@ def around_lithium(
         i, j, d = primitive_neighbor_list("ijd", (True, True, True), cells[frame], positions[frame], R_MAX_A)
         from_lithium = lithium[i]
         kinds, distances = numbers[j[from_lithium]], d[from_lithium]
-        for z, count in counts.items():
-            count += np.histogram(distances[kinds == z], edges)[0]
+        for z in counts:
+            counts[z] += np.histogram(distances[kinds == z], edges)[0]
         volumes.append(abs(np.linalg.det(cells[frame])))
     shells = 4 / 3 * np.pi * np.diff(edges**3)
     found = {}

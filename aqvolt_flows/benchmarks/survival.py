@@ -70,7 +70,7 @@ def kaplan_meier(ends: NDArray[np.float64], failed: NDArray[np.bool_]) -> Surviv
         raise InputError("A run ended at a temperature that is not a number; expected kelvin for every run.")
     temperatures, counts = np.unique(ends[failed], return_counts=True)
     at_risk = len(ends) - np.searchsorted(np.sort(ends), temperatures, side="left")
-    return Survival(temperatures, np.cumprod(1 - counts / at_risk))
+    return Survival(temperatures.astype(np.float64), np.cumprod(1 - counts / at_risk))
 
 
 @dataclass(frozen=True, eq=False)

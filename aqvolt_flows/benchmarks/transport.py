@@ -1,8 +1,8 @@
 """How fast lithium diffuses in a trajectory, and what the trajectory is too short to tell.
 
 The mean squared displacement and its slope are those of pymatgen-analysis-diffusion's ``DiffusionAnalyzer`` (the
-paper's, section 2.4), the interval is that of kinisi's Bayesian regression (McCluskey et al., J. Chem. Theory Comput. 21,
-79 (2025), DOI 10.1021/acs.jctc.4c01249). What neither says is when there is nothing to measure: ions that only vibrate
+paper's, section 2.4), the interval is that of kinisi's Bayesian regression (McCluskey et al., J. Chem. Theory Comput.
+21, 79 (2025), DOI 10.1021/acs.jctc.4c01249). What neither says is when there is nothing to measure: ions that only vibrate
 have a slope, too. One effective hop of length a by one of N ions in a time t is D = a²/(6 N t), the detection limit.
 """
 

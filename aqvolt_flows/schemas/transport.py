@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from aqvolt_flows.schemas.base import Parameters
-from aqvolt_flows.schemas.parameters import ExplorationParameters, PositiveInt, Strictly, Temperature
+from aqvolt_flows.schemas.parameters import ExplorationParameters, Strictly, Temperature
 
 _OURS = "The paper does not say; this value is our choice."
 
@@ -32,7 +32,9 @@ class MDParameters(Parameters):
         default=None, gt=0, description="What has not ended by then is interrupted; none: no limit."
     )
 
-    def dynamics(self, temperatures_k: list[float], n_steps: int, stride: int, **limits: object) -> ExplorationParameters:
+    def dynamics(
+        self, temperatures_k: list[float], n_steps: int, stride: int, **limits: object
+    ) -> ExplorationParameters:
         """Return the parameters of the shared dynamics."""
         return ExplorationParameters(
             temperatures_k=temperatures_k,
@@ -121,8 +123,8 @@ class ConductivityParameters(MDParameters):
         frames = (self.duration_ps - self.dropped_ps) / self.frame_ps
         if frames < 20:
             raise ValueError(
-                f"{self.duration_ps - self.dropped_ps:g} ps at a frame per {self.frame_ps:g} ps are {frames:.0f} frames; "
-                "expected at least 20"
+                f"{self.duration_ps - self.dropped_ps:g} ps at a frame per {self.frame_ps:g} ps are {frames:.0f} "
+                "frames; expected at least 20"
             )
         if len(set(self.temperatures_k)) < len(self.temperatures_k):
             raise ValueError(f"temperatures_k = {self.temperatures_k} names one twice; use replicas instead")
