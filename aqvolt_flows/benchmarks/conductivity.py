@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from aqvolt_flows.benchmarks.base import Progress, Row
-from aqvolt_flows.benchmarks.conductivity_rows import ROW_COLUMNS, Runs, materials_of, row_of_temperature
+from aqvolt_flows.benchmarks.conductivity_rows import ROW_COLUMNS, Runs, about, materials_of, row_of_temperature
 from aqvolt_flows.benchmarks.conductivity_scores import Known, Pair, compare
 from aqvolt_flows.benchmarks.items import CandidateItems, Item, ItemSet
 from aqvolt_flows.benchmarks.occupancy import Ordered, ordered_supercells
@@ -94,7 +94,7 @@ class LiConductivity(PartedBenchmark):
         for index, item in enumerate(items):
             planned = _planned(index, item, p)
             if isinstance(planned, Failure):
-                rows.append(failed_row(item, planned))
+                rows.append(failed_row(item, planned) | about(item))
                 continue
             plan, own = planned
             plans.append(plan)

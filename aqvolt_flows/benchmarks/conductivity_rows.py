@@ -120,16 +120,16 @@ def row_of_temperature(runs: Runs, parameters: ConductivityParameters) -> Row:
     there is no number: the temperature is beyond the material.
     """
     p = parameters
-    about = _about(runs)
+    known = _about(runs)
     tracks, analyzers, whys = _analyzed(runs, p)
     if not tracks:
-        return failed_row(runs.item, whys[0]) | about | {"state": "not_run"}
+        return failed_row(runs.item, whys[0]) | known | {"state": "not_run"}
     frameworks = [
         framework_of(t, a, p.molten_rms_a, p.broken_rms_a, p.hop_length_a, p.least_hops)
         for t, a in zip(tracks, analyzers, strict=True)
     ]
     worst = max(frameworks, key=lambda f: (("solid", "broken", "molten").index(f.state), max(f.rms_a.values())))
-    about |= {
+    known |= {
         "n_runs_used": len(tracks),
         "state": worst.state,
         "framework": [{"element": x, "rms_a": r, "hops": worst.hops[x]} for x, r in worst.rms_a.items()],
@@ -138,16 +138,25 @@ def row_of_temperature(runs: Runs, parameters: ConductivityParameters) -> Row:
         "n_li": int(tracks[0].mobile.sum()),
     }
     if worst.state != "solid":
-        return failed_row(runs.item, _no_framework(worst)) | about
+        return failed_row(runs.item, _no_framework(worst)) | known
     found = diffusion_of(tracks, runs.temperature_k, p.hop_length_a, p.least_hops, p.seed, analyzers)
-    return row_of(runs.item, **(about | _numbers(found, runs.temperature_k)), failure=None)
+    return row_of(runs.item, **(known | _numbers(found, runs.temperature_k)), failure=None)
+
+
+def about(item: Item) -> dict[str, Any]:
+    """Return the columns that every row of a material has, whatever became of it."""
+    experiment = getattr(item.reference, "experiment", None)
+    elements = item.structure.composition.elements if item.structure is not None else []
+    return {
+        "elements": sorted({e.symbol for e in elements}),
+        "experiment_ms_cm": experiment.ms_cm if experiment else None,
+        "experiment_is_bound": experiment.bound if experiment else None,
+    }
 
 
 def _about(runs: Runs) -> dict[str, Any]:
-    reference = runs.item.reference
-    experiment = getattr(reference, "experiment", None)
     atoms = len(runs.ordered.structures[0])
-    return {
+    return about(runs.item) | {
         "temperature_k": runs.temperature_k,
         "n_runs": len(runs.kept),
         "n_runs_used": 0,
@@ -156,9 +165,6 @@ def _about(runs: Runs) -> dict[str, Any]:
         "n_cell_atoms": atoms,
         "atom_steps": atoms * sum(k.steps_done for k in runs.kept),
         "seconds": sum(k.seconds for k in runs.kept),
-        "elements": sorted(e.symbol for e in runs.ordered.structures[0].composition.elements),
-        "experiment_ms_cm": experiment.ms_cm if experiment else None,
-        "experiment_is_bound": experiment.bound if experiment else None,
     }
 
 

@@ -2,8 +2,9 @@
 
 The mean squared displacement and its slope are those of pymatgen-analysis-diffusion's ``DiffusionAnalyzer`` (the
 paper's, section 2.4), the interval is that of kinisi's Bayesian regression (McCluskey et al., J. Chem. Theory Comput.
-21, 79 (2025), DOI 10.1021/acs.jctc.4c01249). What neither says is when there is nothing to measure: ions that only vibrate
-have a slope, too. One effective hop of length a by one of N ions in a time t is D = a²/(6 N t), the detection limit.
+21, 79 (2025), DOI 10.1021/acs.jctc.4c01249). What neither says is when there is nothing to measure: ions that only
+vibrate have a slope, too. One effective hop of length a by one of N ions in a time t is D = a²/(6 N t), the detection
+limit.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ class Diffusion:
     limit_cm2_s
         D of one effective hop.
     upper_cm2_s
-        D that so few hops exclude with 97.5 % (:func:`upper_hops`).
+        D that so few hops exclude with 97.5 % (:func:`upper_hops`), or the upper end of the interval if it is higher.
     resolved
         Whether D is a measurement.
     volume_a3, n_li
@@ -251,7 +252,7 @@ def diffusion_of(
         floored=floored,
         hops=hops,
         limit_cm2_s=limit,
-        upper_cm2_s=limit * upper_hops(hops),
+        upper_cm2_s=max(limit * upper_hops(hops), interval[1] if interval else 0.0),
         resolved=hops >= least_hops and floored < len(each),
         volume_a3=float(np.mean([np.abs(np.linalg.det(t.cells)).mean() for t in tracks])),
         n_li=round(float(np.mean(n_li))),
