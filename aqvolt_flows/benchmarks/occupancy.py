@@ -12,7 +12,7 @@ import itertools
 import math
 import random
 import warnings
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -148,7 +148,7 @@ def _elements_only(structure: Structure) -> Structure:
     """Return the structure without charges; occupancies that exceed one by rounding are scaled to one."""
     species = []
     for site in structure:
-        amounts: Counter[str] = Counter()
+        amounts: dict[str, float] = defaultdict(float)
         for kind, amount in site.species.items():
             if not isinstance(getattr(kind, "symbol", None), str) or kind.symbol not in Element.__members__:
                 raise InputError(f"{kind} is no chemical element; expected elements on every site.")

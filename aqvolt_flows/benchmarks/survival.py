@@ -70,7 +70,8 @@ def kaplan_meier(ends: NDArray[np.float64], failed: NDArray[np.bool_]) -> Surviv
         raise InputError("A run ended at a temperature that is not a number; expected kelvin for every run.")
     temperatures, counts = np.unique(ends[failed], return_counts=True)
     at_risk = len(ends) - np.searchsorted(np.sort(ends), temperatures, side="left")
-    return Survival(temperatures.astype(np.float64), np.cumprod(1 - counts / at_risk))
+    share: NDArray[np.float64] = np.cumprod(1.0 - counts / at_risk).astype(np.float64)
+    return Survival(temperatures.astype(np.float64), share)
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,7 +29,7 @@ _A2_FS = 10.0
 #: Lags of kinisi's regression, and the first of them as a share of the trajectory.
 _LAGS, _FIRST_LAG = 50, 0.05
 #: Monte Carlo samples and burn-in of each of its 32 walkers.
-_SAMPLES, _BURN = 500, 250
+_SAMPLES, _BURN = 300, 150
 _TAILS = (2.5, 97.5)
 
 
@@ -93,7 +93,7 @@ class Diffusion:
     d_cm2_s
         Mean of the runs' diffusion coefficients.
     interval_cm2_s
-        Of 95 %, kinisi's, of all runs together; None where it cannot be had.
+        Of 95 %, kinisi's, of all runs together; None where nothing is resolved: its model is that of ions that move.
     draws_cm2_s
         Draws from kinisi's posterior.
     each_cm2_s
@@ -105,7 +105,7 @@ class Diffusion:
     limit_cm2_s
         D of one effective hop.
     upper_cm2_s
-        D that so few hops exclude with 97.5 % (:func:`upper_hops`), or the upper end of the interval if it is higher.
+        D that so few hops exclude with 97.5 % (:func:`upper_hops`).
     resolved
         Whether D is a measurement.
     volume_a3, n_li
@@ -242,7 +242,8 @@ def diffusion_of(
     d = float(np.average(each, weights=weights))
     limit = detection_limit(1, ion_ps, hop_length_a)
     hops = d / limit
-    draws = posterior(tracks, seed)
+    resolved = hops >= least_hops and floored < len(each)
+    draws = posterior(tracks, seed) if resolved else np.empty(0)
     interval = tuple(float(v) for v in np.percentile(draws, _TAILS)) if len(draws) else None
     return Diffusion(
         d_cm2_s=d,
@@ -252,8 +253,8 @@ def diffusion_of(
         floored=floored,
         hops=hops,
         limit_cm2_s=limit,
-        upper_cm2_s=max(limit * upper_hops(hops), interval[1] if interval else 0.0),
-        resolved=hops >= least_hops and floored < len(each),
+        upper_cm2_s=limit * upper_hops(hops),
+        resolved=resolved,
         volume_a3=float(np.mean([np.abs(np.linalg.det(t.cells)).mean() for t in tracks])),
         n_li=round(float(np.mean(n_li))),
         time_ps=sum(t.duration_fs for t in tracks) / 1000,
