@@ -123,9 +123,13 @@ def _finite(value: float | None) -> float | None:
 def _extrapolated_draws(
     temperatures: Sequence[float], draws: Sequence[NDArray[np.float64]], target_k: float
 ) -> NDArray[np.float64]:
-    """Return D at the target for draws of D at every temperature, by least squares of ln D against 1/T."""
+    """Return D at the target for draws of D at every temperature, by least squares of ln D against 1/T.
+
+    Draws of different temperatures come from equal seeds; they are shuffled, so that they are independent.
+    """
     n = min(len(d) for d in draws)
-    logs = np.log(np.maximum(np.stack([d[:n] for d in draws]), 1e-300))
+    rng = np.random.default_rng(0)
+    logs = np.log(np.maximum(np.stack([rng.permutation(d)[:n] for d in draws]), 1e-300))
     inverse = 1 / np.asarray(temperatures)
     slope = ((inverse - inverse.mean())[:, None] * logs).sum(axis=0) / ((inverse - inverse.mean()) ** 2).sum()
     at: NDArray[np.float64] = np.exp(logs.mean(axis=0) + slope * (1 / target_k - inverse.mean()))

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from aqvolt_flows.benchmarks.base import Progress, Row
 from aqvolt_flows.benchmarks.items import Item
+from aqvolt_flows.benchmarks.paired import column
 from aqvolt_flows.benchmarks.parts import PartedBenchmark, failed_row, row_of
 from aqvolt_flows.benchmarks.survival import survival_table
 from aqvolt_flows.identity import content_hash, structure_hash
@@ -58,6 +59,9 @@ class Heating(PartedBenchmark):
             ("seconds", pa.float64()),
         ]
     )
+    headline = "restricted_mean_k"
+    headline_interval = "restricted_mean_interval_k"
+    compared = {"end of the ramp (K)": column("end_temperature_k")}  # noqa: RUF012 - a class variable of the base
     table = (
         "model",
         "dataset",

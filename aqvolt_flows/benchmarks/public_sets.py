@@ -21,7 +21,6 @@ import json
 import math
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,26 +43,12 @@ _FORMATION = (
 )
 
 
-@dataclass(frozen=True, eq=False)
-class EquilibriumReference:
-    """What a relaxed structure is compared with.
-
-    Attributes
-    ----------
-    structure
-        Relaxed by DFT; None where the set has none.
-    formation_energy_per_atom
-        eV/atom; None where the set has none.
-    """
-
-    structure: Structure | None = None
-    formation_energy_per_atom: float | None = None
-
-
 def read_public(path: str | Path) -> list[Item] | None:
     """Return the items of a public set, or None if a path is none of the formats above.
 
-    An entry that cannot be read is an item with a reason and without a structure; the others are read.
+    An entry that cannot be read is an item with a reason and without a structure; the others are read. References are
+    what the relaxation benchmark compares with: ``structure``, relaxed by DFT, and ``formation_energy_per_atom`` (eV),
+    as far as the set has them; OBELiX's are its conductivities.
 
     Raises
     ------
@@ -180,7 +165,8 @@ def _item(name: str, structure: Structure, relaxed: Structure | None, about: Map
     energy = next((about[c] for c in _FORMATION if isinstance(about.get(c), int | float)), None)
     if energy is not None and not math.isfinite(energy):
         energy = None
-    reference = EquilibriumReference(relaxed, energy) if relaxed is not None or energy is not None else None
+    known = {"structure": relaxed, "formation_energy_per_atom": energy}
+    reference = {k: v for k, v in known.items() if v is not None} or None
     return Item(name, structure_hash(structure), structure, reference, source=source)
 
 
