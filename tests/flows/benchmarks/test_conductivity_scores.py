@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aqvolt_flows.benchmarks.conductivity_scores import (
@@ -94,6 +94,7 @@ def test_nothing_resolved_has_no_error():
     )
 
 
+@settings(deadline=None)  # the first call imports scipy.stats
 @given(
     st.lists(
         st.tuples(st.floats(1e-12, 1e3), st.floats(1e-12, 1e3)),
