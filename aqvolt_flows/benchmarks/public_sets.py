@@ -83,7 +83,8 @@ def _ase_rows(path: Path) -> Iterator[Item]:
     try:
         connect: Any = ase.db.connect
         database = connect(str(path), type="db")
-        ids = [int(i) for (i,) in database.managed_connection().execute("SELECT id FROM systems ORDER BY id")]
+        with database.managed_connection() as connection:
+            ids = [int(i) for (i,) in connection.execute("SELECT id FROM systems ORDER BY id")]
     except (sqlite3.Error, OSError, AttributeError) as error:
         raise InputError(f"{path} is an SQLite file but no ASE database ({error}); expected one of ase.db.") from None
     for number in ids:
