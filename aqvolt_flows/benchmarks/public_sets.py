@@ -21,6 +21,7 @@ import json
 import math
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -80,13 +81,13 @@ def _ase_rows(path: Path) -> Iterator[Item]:
     """Yield the rows of an ASE database; a damaged row is passed over by its number."""
     import ase.db
 
-    try:
-        connect: Any = ase.db.connect
-        database = connect(str(path), type="db")
-        with database.managed_connection() as connection:
+    try:  # by sqlite3, which changes nothing: ASE adds its tables to a database of something else
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
             ids = [int(i) for (i,) in connection.execute("SELECT id FROM systems ORDER BY id")]
-    except (sqlite3.Error, OSError, AttributeError) as error:
+    except sqlite3.Error as error:
         raise InputError(f"{path} is an SQLite file but no ASE database ({error}); expected one of ase.db.") from None
+    connect: Any = ase.db.connect
+    database = connect(str(path), type="db")
     for number in ids:
         name = f"{path.stem} {number}"
         try:

@@ -51,8 +51,10 @@ def test_a_database_of_something_else_is_said(tmp_path):
     path = tmp_path / "other.db"
     with sqlite3.connect(path) as raw:
         raw.execute("CREATE TABLE t (a)")
+    before = path.read_bytes()
     with pytest.raises(InputError, match="no ASE database"):
         read_public(path)
+    assert path.read_bytes() == before
 
 
 def test_matbench_discoverys_table_by_columns(tmp_path):
