@@ -18,6 +18,7 @@ from aqvolt_flows.benchmarks.items import CandidateItems, Item, ItemSet
 from aqvolt_flows.benchmarks.occupancy import Ordered, ordered_supercells
 from aqvolt_flows.benchmarks.parts import PartedBenchmark, failed_row
 from aqvolt_flows.benchmarks.rdf import Distribution
+from aqvolt_flows.benchmarks.transport_plots import parity_figure
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.identity import content_hash, structure_hash
 from aqvolt_flows.potentials import Potential
@@ -123,6 +124,10 @@ class LiConductivity(PartedBenchmark):
     def aggregate(self, rows: Sequence[Row], parameters: ConductivityParameters) -> dict[str, Any]:
         """Return every material's conductivity, and how they compare with experiment."""
         return conductivity_metrics(rows, parameters)
+
+    def figure(self, documents: Sequence[Mapping[str, Any]]) -> str:
+        """Return predicted against measured conductivities as an SVG."""
+        return parity_figure(documents)
 
 
 def conductivity_metrics(rows: Sequence[Row], parameters: ConductivityParameters) -> dict[str, Any]:

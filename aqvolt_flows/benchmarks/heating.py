@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from aqvolt_flows.benchmarks.items import Item
 from aqvolt_flows.benchmarks.paired import column
 from aqvolt_flows.benchmarks.parts import PartedBenchmark, failed_row, row_of
 from aqvolt_flows.benchmarks.survival import survival_table
+from aqvolt_flows.benchmarks.transport_plots import survival_figure
 from aqvolt_flows.identity import content_hash, structure_hash
 from aqvolt_flows.potentials import Potential
 from aqvolt_flows.schemas.transport import HeatingParameters
@@ -116,6 +117,10 @@ class Heating(PartedBenchmark):
     def aggregate(self, rows: Sequence[Row], parameters: HeatingParameters) -> dict[str, Any]:
         """Return survival against temperature with its intervals, and how runs ended."""
         return heating_metrics(rows, parameters)
+
+    def figure(self, documents: Sequence[Mapping[str, Any]]) -> str:
+        """Return the survival curves as an SVG."""
+        return survival_figure(documents)
 
 
 def _row(item: Item, run: int, system: Any, kept: Any, parameters: HeatingParameters) -> Row:
