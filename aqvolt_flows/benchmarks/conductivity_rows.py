@@ -68,7 +68,6 @@ ROW_COLUMNS = [
     ("experiment_ms_cm", pa.float64()),
     ("experiment_is_bound", pa.bool_()),
     ("elements", pa.list_(pa.string())),
-    ("seconds", pa.float64()),
 ]
 
 
@@ -164,7 +163,6 @@ def _about(runs: Runs) -> dict[str, Any]:
         "composition_error": runs.ordered.largest_error,
         "n_cell_atoms": atoms,
         "atom_steps": atoms * sum(k.steps_done for k in runs.kept),
-        "seconds": sum(k.seconds for k in runs.kept),
     }
 
 

@@ -57,7 +57,6 @@ class Heating(PartedBenchmark):
             ("end_ps", pa.float64()),
             ("last_volume_ratio", pa.float64()),
             ("volume_ratios", pa.list_(pa.float32())),
-            ("seconds", pa.float64()),
         ]
     )
     headline = "restricted_mean_k"
@@ -142,7 +141,6 @@ def _row(item: Item, run: int, system: Any, kept: Any, parameters: HeatingParame
         end_ps=kept.steps_done * parameters.timestep_fs / 1000,
         last_volume_ratio=float(ratios[-1]) if len(ratios) else None,
         volume_ratios=[round(float(r), 4) for r in thin],
-        seconds=kept.seconds,
         failure=None,
     )
 

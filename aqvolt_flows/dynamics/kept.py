@@ -16,6 +16,7 @@ from aqvolt_flows.dynamics.npt import NpTRun
 from aqvolt_flows.dynamics.segments import Ended, deadline
 from aqvolt_flows.dynamics.systems import Outcome, System
 from aqvolt_flows.dynamics.together import run_together
+from aqvolt_flows.errors import ResourceError
 from aqvolt_flows.potentials import Potential
 from aqvolt_flows.schemas.parameters import ExplorationParameters
 from aqvolt_flows.schemas.provenance import Failure
@@ -58,8 +59,6 @@ class _Keeper:
         """Keep a trajectory; the file that says how it ended is written last."""
         outcome, name = ended.outcome, ended.outcome.system.trajectory_id
         path = self.folder / f"{name}.parquet"
-        with written_aside(path) as aside:
-            shutil.copyfile(ended.path, aside)
         status = _status(outcome)
         said: dict[str, Any] = {
             "status": status,
@@ -67,8 +66,16 @@ class _Keeper:
             "failure": outcome.failure.model_dump(mode="json") if outcome.failure else None,
             "seconds": round(outcome.seconds, 3),
         }
-        with written_aside(self.folder / f"{name}.json") as aside:
-            aside.write_text(json.dumps(said))
+        try:
+            with written_aside(path) as aside:
+                shutil.copyfile(ended.path, aside)
+            with written_aside(self.folder / f"{name}.json") as aside:
+                aside.write_text(json.dumps(said))
+        except OSError as error:
+            raise ResourceError(
+                f"The frames of {name} cannot be kept in {self.folder} ({error}); free space or set checkpoint_dir, "
+                "and run it again: it continues from its last checkpoint."
+            ) from error
         self.found[name] = KeptRun(name, status, outcome.steps_done, outcome.failure, path, said["seconds"])
 
 

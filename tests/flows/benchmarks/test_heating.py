@@ -14,6 +14,7 @@ from pymatgen.io.ase import AseAtomsAdaptor  # noqa: E402
 from aqvolt_flows.benchmarks.heating import Heating, heating_metrics  # noqa: E402
 from aqvolt_flows.benchmarks.items import GivenItems, Item, items_of  # noqa: E402
 from aqvolt_flows.dynamics import kept as kept_runs  # noqa: E402
+from aqvolt_flows.errors import ResourceError  # noqa: E402
 from aqvolt_flows.models import ResolvedModel  # noqa: E402
 from aqvolt_flows.potentials.given import as_potential  # noqa: E402
 from aqvolt_flows.schemas.transport import HeatingParameters  # noqa: E402
@@ -118,13 +119,25 @@ def test_a_killed_part_resumes_with_the_same_rows(tmp_path, monkeypatch):
     monkeypatch.setattr(kept_runs._Keeper, "progressed", lambda self, run: seen.append(run.tick))
     _, again = measure(potential, [fcc("Ar"), fcc("Ar", 5.5)], p, tmp_path / "killed")
     assert seen[0] > 50  # it did not begin again
-    for row, other in zip(whole, again, strict=True):
-        row.pop("seconds")
-        other.pop("seconds")
-        assert row == other
+    assert again == whole
     seen.clear()
     measure(potential, [fcc("Ar"), fcc("Ar", 5.5)], p, tmp_path / "killed")
     assert seen == []  # nothing that had ended is repeated
+
+
+def test_a_full_disk_is_a_sentence_and_loses_nothing(tmp_path, monkeypatch):
+    potential = as_potential(lennard_jones.smooth_model())
+    p = ramp(first_temperature_k=20.0, last_temperature_k=60.0, duration_ps=0.1, timestep_fs=5.0)
+    with monkeypatch.context() as full:
+        full.setattr(kept_runs.shutil, "copyfile", _no_space)
+        with pytest.raises(ResourceError, match=r"cannot be kept.*No space left on device.*free space"):
+            measure(potential, [fcc("Ar")], p, tmp_path)
+    _, rows = measure(potential, [fcc("Ar")], p, tmp_path)
+    assert [r["outcome"] for r in rows] == ["survived"] * 2
+
+
+def _no_space(*_):
+    raise OSError(28, "No space left on device")
 
 
 def test_what_the_time_ends_is_censored_and_counted(tmp_path):
