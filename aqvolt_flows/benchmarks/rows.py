@@ -14,7 +14,7 @@ from aqvolt_flows.schemas.provenance import Failure
 #: Reason of a row whose structure has an element that the model does not know: coverage, not failure.
 NOT_COVERED = "not_covered"
 #: Reasons of rows that say nothing of the model: the entry is unreadable, no ordered crystal, or has no reference.
-REFUSED = frozenset({"unreadable", "bad_structure", "no_reference"})
+REFUSED = frozenset({"unreadable", "bad_structure", "no_reference", "no_experiment", "no_lithium", "lithium_only"})
 #: Columns of every row, before those of the benchmark and the failure's. ``atom_steps`` is the number of atoms times
 #: the number of evaluations, where the benchmark counts them.
 ITEM_COLUMNS = [

@@ -18,6 +18,7 @@ from typing import Any, cast
 from jobflow import Flow, Maker, Response
 
 from aqvolt_flows.errors import InputError, ResourceError
+from aqvolt_flows.holdout import refuse_held_out
 from aqvolt_flows.identity import content_key
 from aqvolt_flows.jobs import campaign_job, typed
 from aqvolt_flows.releases import release_folder
@@ -239,6 +240,8 @@ class _Run:
             )
         folder = release_folder(self.database, document)
         open_split(folder, "train")
+        if self.stage == "direct":
+            refuse_held_out(self.database, document, folder)
         return folder
 
     def train(self, release: Path, previous: Mapping[str, Any] | None, ends: float | None = None) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from aqvolt_flows.campaign import Campaign
+from aqvolt_flows.holdout import is_hold_out
 from aqvolt_flows.releases import latest_release
 from aqvolt_flows.stores import Database
 from aqvolt_flows.training.jobs import TwoStageTrainMaker, train_key
@@ -21,6 +22,8 @@ def plan_train(campaign: Campaign, database: Database, _claimed: frozenset[str] 
             [],
             [f"there is no release {campaign.release.name!r} yet; run 'aqvolt release create {campaign.release.name}'"],
         )
+    if is_hold_out(release):
+        return Plan("train", [], [f"the release {release['release_id']} is a hold-out, which nothing is trained on"])
     key = train_key(p, release["content_hash"])
     maker = TwoStageTrainMaker(parameters=p)
     item = WorkItem(
