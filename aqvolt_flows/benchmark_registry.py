@@ -66,6 +66,14 @@ BENCHMARKS: Registry[BenchmarkEntry] = Registry(
             "bulk moduli from equations of state",
             "aqvolt_flows.benchmarks.bulk_modulus_benchmark:BulkModulus",
         ),
+        BenchmarkEntry(
+            "heating", "survival of a heating ramp from 300 to 2,100 K", "aqvolt_flows.benchmarks.heating:Heating"
+        ),
+        BenchmarkEntry(
+            "conductivity",
+            "conductivity of lithium by molecular dynamics",
+            "aqvolt_flows.benchmarks.conductivity:LiConductivity",
+        ),
     ],
     group="aqvolt.benchmarks",
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import PurePath
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 _EXPECTED = "expected a pymatgen Structure or ASE Atoms"
 
 
-def to_structure(given: Any, name: str = "structure") -> Structure:
+def to_structure(given: Any, name: str = "structure", disordered: bool = False) -> Structure:
     """Return a structure, checked; the order of the sites is kept.
 
     Parameters
@@ -28,6 +29,8 @@ def to_structure(given: Any, name: str = "structure") -> Structure:
         element.
     name
         What it is called in messages.
+    disordered
+        Whether sites may be partly occupied.
 
     Raises
     ------
@@ -39,7 +42,7 @@ def to_structure(given: Any, name: str = "structure") -> Structure:
     formula = _formula(structure)
     if not len(structure):
         raise InputError(f"The {name} has no atom; {_EXPECTED} with at least one.")
-    if not structure.is_ordered:
+    if not structure.is_ordered and not disordered:
         site = next(s for s in structure if not s.is_ordered)
         raise InputError(
             f"The {name} {formula} has the partly occupied site {site.species_string}; expected one element a site: "
@@ -58,7 +61,7 @@ def to_structure(given: Any, name: str = "structure") -> Structure:
     return structure
 
 
-def to_structures(given: Any, name: str = "structures") -> list[Structure]:
+def to_structures(given: Any, name: str = "structures", disordered: bool = False) -> list[Structure]:
     """Return structures, checked, in order; one alone is a list of one.
 
     Raises
@@ -67,11 +70,11 @@ def to_structures(given: Any, name: str = "structures") -> list[Structure]:
         If there is none, or as :func:`to_structure`; the message counts from 0.
     """
     if isinstance(given, str | PurePath | bytes) or not isinstance(given, Iterable) or _is_one(given):
-        return [to_structure(given)]
+        return [to_structure(given, disordered=disordered)]
     found = list(given)
     if not found:
         raise InputError(f"The list of {name} is empty; {_EXPECTED}, or a list of them.")
-    return [to_structure(one, f"structure {index}") for index, one in enumerate(found)]
+    return [to_structure(one, f"structure {index}", disordered) for index, one in enumerate(found)]
 
 
 def to_atoms(given: Any, name: str = "structure") -> Atoms:
@@ -80,6 +83,12 @@ def to_atoms(given: Any, name: str = "structure") -> Atoms:
 
     structure = to_structure(given, name)
     return AseAtomsAdaptor.get_atoms(structure.copy(site_properties={}), msonable=False)
+
+
+def supercell_factors(structure: Structure, min_length_a: float) -> tuple[int, int, int]:
+    """Return how often each vector is repeated so that every one is at least ``min_length_a`` Å long."""
+    a, b, c = (max(1, math.ceil(min_length_a / length - 1e-9)) for length in structure.lattice.abc)
+    return a, b, c
 
 
 def _formula(given: Any) -> str:

@@ -32,12 +32,14 @@ from aqvolt_flows.benchmarks.base import (
     blank_document,
     finished,
     load_model,
-    reason_columns,
 )
 from aqvolt_flows.benchmarks.items import CandidateItems, Item, ItemSet
 from aqvolt_flows.benchmarks.paired import Value, failed_percent, paired
+from aqvolt_flows.benchmarks.rows import ITEM_COLUMNS, NOT_COVERED, REFUSED
+from aqvolt_flows.benchmarks.rows import failed_row as failed_row
+from aqvolt_flows.benchmarks.rows import row_of as row_of
 from aqvolt_flows.benchmarks.summary import wilson_percent
-from aqvolt_flows.chemistry import reduced_formula, symbols_of
+from aqvolt_flows.chemistry import symbols_of
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.identity import content_key
 from aqvolt_flows.models import ResolvedModel
@@ -46,23 +48,6 @@ from aqvolt_flows.schemas.benchmark import BenchmarkDocument, BenchmarkPartDocum
 from aqvolt_flows.schemas.provenance import ArtifactRef, Failure
 from aqvolt_flows.stores import Database
 from aqvolt_flows.structures import to_structure
-
-#: Reason of a row whose structure has an element that the model does not know: coverage, not failure.
-NOT_COVERED = "not_covered"
-#: Reasons of rows that say nothing of the model: the entry is unreadable, no ordered crystal, or has no reference.
-REFUSED = frozenset({"unreadable", "bad_structure", "no_reference"})
-#: Columns of every row, before those of the benchmark and the failure's. ``atom_steps`` is the number of atoms times
-#: the number of evaluations, where the benchmark counts them.
-ITEM_COLUMNS = [
-    ("item_id", pa.string()),
-    ("name", pa.string()),
-    ("formula", pa.string()),
-    ("n_atoms", pa.int64()),
-    ("source", pa.string()),
-    ("subset", pa.string()),
-    ("group", pa.string()),
-    ("atom_steps", pa.int64()),
-]
 
 
 class PartedBenchmark(Benchmark):
@@ -406,32 +391,6 @@ def all_parts(database: Database, key: str) -> list[BenchmarkPartDocument]:
     for part in (BenchmarkPartDocument(**d) for d in found):
         by_count.setdefault(part.n_parts, []).append(part)
     return next((parts for n, parts in sorted(by_count.items()) if len(parts) == n), [])
-
-
-def row_of(item: Item, **values: Any) -> Row:
-    """Return a row of an item: what names it, the benchmark's values, no failure.
-
-    Where ``failure`` (a :class:`~aqvolt_flows.schemas.provenance.Failure` or None) is given it fills the failure's
-    columns.
-    """
-    failure = values.pop("failure", None)
-    structure = item.structure
-    about = {
-        "item_id": item.identity,
-        "name": item.name,
-        "formula": reduced_formula(structure.composition) if structure is not None else None,
-        "n_atoms": len(structure) if structure is not None else None,
-        "source": item.source,
-        "subset": item.subset,
-        "group": item.group or item.identity,
-        "atom_steps": None,
-    }
-    return about | values | reason_columns(failure)
-
-
-def failed_row(item: Item, failure: Failure) -> Row:
-    """Return the row of an item without numbers."""
-    return row_of(item, failure=failure)
 
 
 def _after(progress: Progress, begun: int) -> Progress:

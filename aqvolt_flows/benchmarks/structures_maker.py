@@ -23,7 +23,7 @@ from aqvolt_flows.structures import to_structures
 
 def _check(maker: StructureBenchmarkMaker, structures: Any, model: Any = None) -> None:
     if structures is not LATER:
-        to_structures(structures)
+        to_structures(structures, disordered=benchmark_named(maker.benchmark).takes_disorder)
     if model is not LATER:
         maker.chosen(model)
 
@@ -90,7 +90,7 @@ class StructureBenchmarkMaker(ModelMaker):
             Rows, failures included, and the aggregates over all of them.
         """
         chosen = benchmark_named(self.benchmark)
-        given = to_structures(structures)
+        given = to_structures(structures, disordered=chosen.takes_disorder)
         potential, said = self.load(model)
         items = GivenItems(items_of((reduced_formula(s.composition), s) for s in given), f"{len(given)} structures")
         resolved = ResolvedModel(said["model"], said["model"], said["model_hash"] or "")

@@ -98,6 +98,8 @@ def _splits(manifest: Mapping[str, Any], stats: Mapping[str, Any]) -> str:
         text += f"\nThe set is so small that a split would be empty; borrowed for it: {moves}.\n"
     for name, rule in splits["hold_out"].items():
         text += f"\n`{name}` is held out, in none of the three: labels that match `{rule}`.\n"
+    if manifest.get("is_hold_out"):
+        text += "\nThis release is a hold-out: no training of its project may contain a structure of it.\n"
     return "## Splits\n\n" + _table(["split", "frames", "atoms", "groups", "share asked for"], rows) + "\n" + text
 
 

@@ -230,6 +230,7 @@ def _manifest(
         "published": parameters.published,
         "creator": parameters.creator,
         "url": parameters.url,
+        **({"is_hold_out": True} if parameters.is_hold_out else {}),
         "code_version": __version__,
         "plots": [],
     }

@@ -25,7 +25,7 @@ from aqvolt_flows.dynamics.noise import TrajectoryNoise
 from aqvolt_flows.dynamics.recording import Recorder
 from aqvolt_flows.dynamics.stability import LOST_ATOM_STEPS, Guard, guard_steps
 from aqvolt_flows.dynamics.steps import Forces
-from aqvolt_flows.dynamics.systems import Outcome, System, check_ids, initial_batch, model_state
+from aqvolt_flows.dynamics.systems import Outcome, System, check_ids, heated, initial_batch, model_state
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.frames import from_table
 from aqvolt_flows.schemas.parameters import ExplorationParameters
@@ -84,6 +84,7 @@ class NpTRun:
         self.model, self.parameters = model, parameters
         self.room = room or Room(parameters.max_batch_atoms)
         self.tick = 0
+        self._ramps = any(s.final_temperature_k is not None for s in systems)
         self._waiting = deque(self.outcomes)
         self._parked: list[Batch] = []
         self._batch: Batch | None = None
@@ -134,6 +135,8 @@ class NpTRun:
         batch = self._batch
         if batch is None:
             return
+        if self._ramps:
+            batch = heated(batch, self.parameters.n_steps)
         try:
             noise = self._noise.at(batch.steps, batch.systems["step"], self._integrator.noisy(batch.steps))
             stepped = self._integrator.step(batch, self._forces_of(batch), noise)
@@ -232,7 +235,8 @@ class NpTRun:
 
     def _start(self, ids: Sequence[str]) -> Batch:
         """Return systems at step 0 with their momenta and forces."""
-        batch = self._guard.start(initial_batch([self.outcomes[i].system for i in ids], self.model.device))
+        systems = [self.outcomes[i].system for i in ids]
+        batch = self._guard.start(initial_batch(systems, self.model.device, self._ramps))
         energy, forces, stress = self._forces_of(batch)(batch.atoms["positions"], batch.systems["cell"])
         batch = self._integrator.start(batch.updated({"forces": forces}, {"energy": energy, "stress": stress}))
         return self._guard.watch(batch)

@@ -33,12 +33,15 @@ class System:
         Periodic starting configuration.
     temperature_k, seed
         Target temperature and the seed of its initial momenta and noise.
+    final_temperature_k
+        The target goes there linearly from the first to the last step; None: it stays.
     """
 
     trajectory_id: str
     atoms: Atoms
     temperature_k: float
     seed: int
+    final_temperature_k: float | None = None
 
 
 @dataclass(eq=False)
@@ -132,8 +135,18 @@ def maxwell_boltzmann(atoms: Atoms, temperature_k: float, seed: int, dtype: torc
     return (momenta * (wanted / kinetic) ** 0.5).to(dtype)
 
 
-def initial_batch(systems: Sequence[System], device: torch.device) -> Batch:
-    """Return systems at step 0 with their momenta; energies, forces and stresses are zero until a model is asked."""
+def initial_batch(systems: Sequence[System], device: torch.device, ramps: bool = False) -> Batch:
+    """Return systems at step 0 with their momenta; energies, forces and stresses are zero until a model is asked.
+
+    Parameters
+    ----------
+    systems
+        At least one.
+    device
+        Where the tensors are.
+    ramps
+        Whether the target temperature of any system of the run changes; all then have both ends of it.
+    """
 
     def double(values: Any) -> torch.Tensor:
         return torch.as_tensor(np.asarray(values), dtype=DTYPE, device=device)
@@ -161,7 +174,22 @@ def initial_batch(systems: Sequence[System], device: torch.device) -> Batch:
             "step": torch.zeros(n, dtype=torch.long, device=device),
         },
     )
-    return batch.updated({}, {"kinetic": batch.kinetic_energy(momenta)})
+    found = {"kinetic": batch.kinetic_energy(momenta)}
+    if ramps:
+        last = [s.temperature_k if s.final_temperature_k is None else s.final_temperature_k for s in systems]
+        found |= {"kt_first": batch.systems["kt"].clone(), "kt_last": double([KB_EV_PER_K * t for t in last])}
+    return batch.updated({}, found)
+
+
+def heated(batch: Batch, n_steps: int) -> Batch:
+    """Return the batch with the target temperature that each system's next step has.
+
+    It is T₀ + (T₁ − T₀) s / ``n_steps`` after s steps: a function of the step alone, so that a run that is continued
+    from a checkpoint is not heated otherwise.
+    """
+    s = batch.systems
+    progress = (s["step"].to(DTYPE) / n_steps).clamp(max=1.0)
+    return batch.updated({}, {"kt": s["kt_first"] + (s["kt_last"] - s["kt_first"]) * progress})
 
 
 def model_state(batch: Batch, dtype: torch.dtype) -> Any:

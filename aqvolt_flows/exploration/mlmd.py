@@ -16,7 +16,7 @@ from pymatgen.core import Structure
 from aqvolt_flows.chemistry import describe
 from aqvolt_flows.dynamics.averages import small_cell_warning
 from aqvolt_flows.errors import InputError
-from aqvolt_flows.exploration.schedules import batch_key, supercell_factors
+from aqvolt_flows.exploration.schedules import batch_key
 from aqvolt_flows.jobs import campaign_job, typed
 from aqvolt_flows.potentials import check_physics, load_potential, model_hash
 from aqvolt_flows.schemas.base import utc_now
@@ -24,6 +24,7 @@ from aqvolt_flows.schemas.parameters import ExplorationParameters
 from aqvolt_flows.schemas.provenance import Failure
 from aqvolt_flows.schemas.trajectory import TrajectoryDocument
 from aqvolt_flows.stores import Database
+from aqvolt_flows.structures import supercell_factors
 
 #: How often the progress of a running batch is written to its documents, seconds.
 HEARTBEAT_S = 2.0

@@ -17,7 +17,7 @@ from aqvolt_flows.chemistry import reduced_formula
 from aqvolt_flows.dynamics.averages import small_cell_warning
 from aqvolt_flows.dynamics.potential_maker import PotentialMaker
 from aqvolt_flows.errors import InputError
-from aqvolt_flows.exploration.schedules import run_seed, supercell_factors
+from aqvolt_flows.exploration.schedules import run_seed
 from aqvolt_flows.identity import file_sha256, structure_hash
 from aqvolt_flows.jobs import LATER, science_job, typed
 from aqvolt_flows.potentials.given import (
@@ -36,7 +36,7 @@ from aqvolt_flows.schemas.dynamics import (
 )
 from aqvolt_flows.schemas.parameters import ExplorationParameters
 from aqvolt_flows.schemas.provenance import Failure
-from aqvolt_flows.structures import to_structures
+from aqvolt_flows.structures import supercell_factors, to_structures
 
 if TYPE_CHECKING:
     from aqvolt_flows.dynamics.npt import NpTRun

@@ -11,6 +11,7 @@ from pymatgen.core import Structure
 from aqvolt_flows.dynamics.averages import small_cell_warning
 from aqvolt_flows.identity import content_hash, content_key
 from aqvolt_flows.schemas.parameters import ExplorationParameters
+from aqvolt_flows.structures import supercell_factors
 
 
 @dataclass(frozen=True)
@@ -62,12 +63,6 @@ _ADDED = {"lost_atom_cutoff_a": 6.0, "max_volume_ratio": 0.0, "min_packing": 0.0
 def batch_key(trajectory_ids: Sequence[str]) -> str:
     """Return the identity of a batch, whoever launches it: what its checkpoints are filed under."""
     return content_key("explore-checkpoint/1", trajectories=sorted(trajectory_ids))
-
-
-def supercell_factors(structure: Structure, min_length_a: float) -> tuple[int, int, int]:
-    """Return how often each vector is repeated so that every one is at least ``min_length_a`` Å long."""
-    a, b, c = (max(1, math.ceil(min_length_a / length - 1e-9)) for length in structure.lattice.abc)
-    return a, b, c
 
 
 def run_seed(seed: int, candidate_id: str, temperature_k: float) -> int:

@@ -331,9 +331,9 @@ class ReleaseParameters(Parameters):
         default=1e-3, ge=0, le=1, description=f"Å; labels that agree within this are one; 0: keep all. {OURS}"
     )
     protocol: str | None = Field(default=None, description="Only labels of this protocol (name or protocol_id).")
-    train_fraction: float = Field(default=0.90, gt=0, le=1)
+    train_fraction: float = Field(default=0.90, ge=0, le=1, description="0 for hold-outs only.")
     val_fraction: float = Field(default=0.05, ge=0, lt=1)
-    test_fraction: float = Field(default=0.05, ge=0, lt=1)
+    test_fraction: float = Field(default=0.05, ge=0, le=1)
     group_by: Literal["frame", "trajectory", "candidate", "parent", "prototype", "formula", "chemsys"] = Field(
         default="frame", description="The paper's split is by frame; parent is the root of a candidate's lineage."
     )
@@ -342,6 +342,11 @@ class ReleaseParameters(Parameters):
         default_factory=dict,
         description="Name → query: these labels are in no split but a set of their own; a field 'candidate.…' asks "
         "the candidate that the label comes from.",
+    )
+    is_hold_out: bool = Field(
+        default=False,
+        exclude_if=lambda value: not value,  # releases that do not ask for it keep their keys
+        description="The whole release is one: no training may contain a structure of it. 'hold_out: true' says so.",
     )
     split_salt: str = Field(default="aqvolt26", description="Seeds the hash that assigns groups to splits.")
     exports: list[Literal["aselmdb", "extxyz", "matpes-json"]] = Field(default_factory=list)
@@ -364,11 +369,21 @@ class ReleaseParameters(Parameters):
     creator: str = Field(default="aqvolt-flows", min_length=1, description="Who publishes it, for croissant.json.")
     url: str | None = Field(default=None, description="Where it is published, for croissant.json.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _whole_hold_out(cls, values: Any) -> Any:
+        """Read ``hold_out: true``, which makes the whole release a hold-out."""
+        if isinstance(values, dict) and isinstance(values.get("hold_out"), bool):
+            return values | {"hold_out": {}, "is_hold_out": values["hold_out"]}
+        return values
+
     @model_validator(mode="after")
     def _fractions_add_up(self) -> ReleaseParameters:
         total = self.train_fraction + self.val_fraction + self.test_fraction
         if abs(total - 1) > 1e-9:
             raise ValueError(f"train, val and test fractions add up to {total:g}; they must add up to 1")
+        if not self.train_fraction and not self.is_hold_out:
+            raise ValueError("train_fraction is 0; it must be above, unless the release is a hold-out (hold_out: true)")
         if taken := {"train", "val", "test", "all"} & set(self.hold_out):
             raise ValueError(f"a hold-out cannot be called {min(taken)}; give it a name of its own")
         return self

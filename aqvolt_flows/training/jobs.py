@@ -18,6 +18,7 @@ from typing import Any, cast
 from jobflow import Flow, Maker, Response
 
 from aqvolt_flows.errors import InputError, ResourceError
+from aqvolt_flows.holdout import refuse_held_out
 from aqvolt_flows.identity import content_key
 from aqvolt_flows.jobs import campaign_job, typed
 from aqvolt_flows.releases import release_folder
@@ -271,6 +272,8 @@ class _Run:
                     f"was planned for {wanted['content_hash'][:12]}…; plan it again."
                 )
             folder = release_folder(self.database, document)
+            if self.stage == "direct":
+                refuse_held_out(self.database, document, folder)
             found.append((document, source_of(folder, wanted["name"], wanted["weight"])))
         return found
 

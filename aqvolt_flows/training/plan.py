@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from aqvolt_flows.campaign import Campaign
 from aqvolt_flows.errors import AqvoltError
+from aqvolt_flows.holdout import is_hold_out
 from aqvolt_flows.releases import latest_release, release_path
 from aqvolt_flows.schemas.parameters import TrainingParameters
 from aqvolt_flows.stores import Database
@@ -33,6 +34,10 @@ def plan_train(campaign: Campaign, database: Database, _claimed: frozenset[str] 
     documents, missing = _releases(campaign, database)
     if missing:
         return Plan("train", [], missing)
+    held = [d["release_id"] for d in documents if is_hold_out(d)]
+    if held:
+        said = [f"the release {release_id} is a hold-out, which nothing is trained on" for release_id in held]
+        return Plan("train", [], said)
     try:
         check_protocols(documents, p.allow_mixed_protocols)
         sources = sources_of(documents, p) if p.mixture else []

@@ -80,7 +80,7 @@ def samples_of(tasks: Sequence[Any], batch: Any) -> list[int]:
                 mask = mask & (batch.fixed == 0)
         if task.loss_fn.reduction == "per_structure":
             structures = torch.repeat_interleave(torch.arange(batch.natoms.numel()), batch.natoms)
-            counts.append(int(structures[mask].unique().numel()))
+            counts.append(int(torch.count_nonzero(torch.bincount(structures[mask]))))
         else:
             counts.append(int(mask.sum()))
     return counts

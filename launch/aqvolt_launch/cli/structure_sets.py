@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 COLLECTIONS = ("candidates", "labels")
 EXPECTED = (
     "expected a CIF, POSCAR, (ext)xyz, ASE trajectory or JSON file, a folder or zip of such files, a release folder, "
-    f"or a collection ({' or '.join(COLLECTIONS)})"
+    f"a public set (docs/transport.md), or a collection ({' or '.join(COLLECTIONS)})"
 )
 #: Bytes that a zip may unpack to.
 MAX_UNPACKED = 20 << 30
@@ -67,12 +67,16 @@ def from_path(path: Path, labeled: bool) -> ItemSet:
         If there is nothing there, or nothing that could be read at all.
     """
     from aqvolt_flows.benchmarks.items import GivenItems, ReleaseItems, numbered
+    from aqvolt_flows.benchmarks.public_sets import read_public
 
     if not path.exists():
         raise InputError(f"There is nothing at {path}; {EXPECTED}.")
     if (path / "manifest.json").is_file():
         return ReleaseItems(path, "all")
-    if zipfile.is_zipfile(path) and path.suffix.lower() == ".zip":
+    public = None if labeled else read_public(path)
+    if public is not None:
+        items = public
+    elif zipfile.is_zipfile(path) and path.suffix.lower() == ".zip":
         items = _of_zip(path, labeled)
     elif path.is_dir():
         items = _of_folder(path, labeled)

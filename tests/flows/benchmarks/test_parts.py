@@ -18,7 +18,8 @@ from aqvolt_flows.artifacts import ArtifactStore
 from aqvolt_flows.benchmark_registry import BENCHMARKS, BenchmarkEntry
 from aqvolt_flows.benchmarks import base, jobs
 from aqvolt_flows.benchmarks.items import GivenItems, Item, broken_item, items_of
-from aqvolt_flows.benchmarks.parts import NOT_COVERED, PartedBenchmark, failed_row, row_of
+from aqvolt_flows.benchmarks.parts import PartedBenchmark, failed_row, row_of
+from aqvolt_flows.benchmarks.rows import NOT_COVERED
 from aqvolt_flows.chemistry import describe_structure
 from aqvolt_flows.errors import InputError, ResourceError
 from aqvolt_flows.models import ResolvedModel

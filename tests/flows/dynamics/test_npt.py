@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from argon import crystal, parameters, system
 
-from aqvolt_flows.exploration.schedules import group_runs, plan_runs, run_seed, supercell_factors
+from aqvolt_flows.exploration.schedules import group_runs, plan_runs, run_seed
 from aqvolt_flows.schemas.parameters import ExplorationParameters
+from aqvolt_flows.structures import supercell_factors
 
 torch = pytest.importorskip("torch")
 

@@ -88,3 +88,27 @@ def test_valid_labels_of_the_project_are_references(database) -> None:
         assert item.group in {label["candidate_id"], label["trajectory_id"], label["frame_id"]}
     with pytest.raises(InputError, match="candidates has no usable document"):
         from_database(database.in_campaign("other"), "candidates")
+
+
+def test_public_sets_are_taken_before_other_readers(tmp_path):
+    """A JSON table with a structure to start from and a relaxed one; OBELiX's folder with its bound and occupancies."""
+    import json
+
+    from pymatgen.core import Lattice, Structure
+    from pymatgen.io.cif import CifWriter
+
+    def salt(li: object, a: float) -> Structure:
+        return Structure.from_spacegroup("Fm-3m", Lattice.cubic(a), [li, "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+
+    table = {"initial_structure": {"wbm-1-1": salt("Li", 5.1).as_dict()}, "opt": {"wbm-1-1": salt("Li", 5.2).as_dict()}}
+    (tmp_path / "wbm.json").write_text(json.dumps(table))
+    (item,) = from_path(tmp_path / "wbm.json", labeled=False).part(0, 9)
+    assert item.name == "wbm-1-1"
+    assert [s.lattice.a for s in (item.structure, item.reference["structure"])] == pytest.approx([5.1, 5.2])
+    folder = tmp_path / "obelix"
+    folder.mkdir()
+    (folder / "all.csv").write_text("ID,Reduced Composition,Ionic conductivity (S cm-1)\naaa,Li3Cl4,<1E-10\n")
+    (folder / "aaa.cif").write_text(str(CifWriter(salt({"Li": 0.75}, 5.13))))
+    (item,) = from_path(folder, labeled=False).part(0, 9)
+    assert item.reference.experiment.bound
+    assert not item.structure.is_ordered
