@@ -25,6 +25,7 @@ from aqvolt_flows.schemas.parameters import (
     SamplingParameters,
     TrainingParameters,
 )
+from aqvolt_flows.trainers import trainings_of
 
 
 class Campaign(Parameters):
@@ -41,6 +42,10 @@ class Campaign(Parameters):
     aimd: AIMDParameters = AIMDParameters()
     release: ReleaseParameters = ReleaseParameters()
     training: TrainingParameters = TrainingParameters()
+    trainings: dict[str, dict[str, Any]] = Field(
+        default={"esen": {"trainer": "esen"}},
+        description="Name → trainer and its parameters; for esen they replace single values of the group training.",
+    )
     benchmarks: BenchmarkParameters = BenchmarkParameters()
 
 
@@ -95,13 +100,15 @@ def parse_campaign(content: str, source: str = "campaign") -> Campaign:
 
 
 def _check_plugins(campaign: Campaign, source: str) -> None:
-    """Raise :class:`ConfigError` for a labeler or benchmark that nobody offers."""
+    """Raise :class:`ConfigError` for a labeler, benchmark or trainer that nobody offers."""
     where = "labeling.labeler"
     try:
         LABELERS[campaign.labeling.labeler]
         for name in campaign.benchmarks.model_extra or {}:
             where = f"benchmarks.{name}"
             parameters_of(BENCHMARKS[name].load(), campaign.benchmarks)
+        where = "trainings"
+        trainings_of(campaign.trainings, campaign.training)
     except InputError as error:
         raise ConfigError(f"{source}: {where}: {error}") from None
 

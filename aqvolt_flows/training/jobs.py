@@ -26,6 +26,7 @@ from aqvolt_flows.schemas.model import ModelDocument
 from aqvolt_flows.schemas.parameters import TrainingParameters
 from aqvolt_flows.schemas.provenance import ArtifactRef, Failure
 from aqvolt_flows.stores import Database
+from aqvolt_flows.training.curves import curve_table, put_curve, validation_of
 from aqvolt_flows.training.data import Split, labelled, open_split
 from aqvolt_flows.training.esen import (
     References,
@@ -34,10 +35,12 @@ from aqvolt_flows.training.esen import (
     references_of,
     symbols_of,
 )
+from aqvolt_flows.training.fine_tune import compare_held_out
 from aqvolt_flows.training.layout import ends_at
+from aqvolt_flows.training.records import versions_of
 from aqvolt_flows.training.resume import ResumeError
 from aqvolt_flows.training.stage_run import device_for, splits_of, train_stage
-from aqvolt_flows.training.stages import StageResult, StageStoppedError, TrainingError
+from aqvolt_flows.training.stages import PROGRESS, StageResult, StageStoppedError, TrainingError
 
 logger = logging.getLogger(__name__)
 
@@ -90,11 +93,14 @@ class TrainStageMaker(Maker):
         ``direct``, or ``conservative``, which writes the model's document.
     parameters
         :class:`~aqvolt_flows.schemas.parameters.TrainingParameters`; a dict is read.
+    model_name
+        What people will call the model.
     """
 
     name: str = "train eSEN stage"
     stage: str = "direct"
     parameters: TrainingParameters = field(default_factory=TrainingParameters)
+    model_name: str | None = None
 
     def __post_init__(self) -> None:
         self.parameters = typed(self.parameters, TrainingParameters)
@@ -132,7 +138,8 @@ class TrainStageMaker(Maker):
             If what was begun was begun with something else.
         """
         started = time.time()
-        run = _Run(cast(StageName, self.stage), self.parameters, database, release_id, content_hash, key)
+        stage = cast(StageName, self.stage)
+        run = _Run(stage, self.parameters, database, release_id, content_hash, key, self.model_name)
         stored = run.stored()
         if stored is not None:
             return stored
@@ -143,7 +150,7 @@ class TrainStageMaker(Maker):
             return run.train(release, previous, self._ends_at(database, started))
         except StageStoppedError as stopped:
             logger.warning("%s", stopped)
-            following = TrainStageMaker(self.name, self.stage, self.parameters)
+            following = TrainStageMaker(self.name, self.stage, self.parameters, self.model_name)
             return Response(replace=following.make(release_id, content_hash, key, previous))
         except (ResourceError, ResumeError):
             raise
@@ -171,10 +178,13 @@ class TwoStageTrainMaker(Maker):
         Name of the flow.
     parameters
         :class:`~aqvolt_flows.schemas.parameters.TrainingParameters`; a dict is read.
+    model_name
+        What people will call the model.
     """
 
     name: str = "train eSEN"
     parameters: TrainingParameters = field(default_factory=TrainingParameters)
+    model_name: str | None = None
 
     def __post_init__(self) -> None:
         self.parameters = typed(self.parameters, TrainingParameters)
@@ -189,8 +199,8 @@ class TwoStageTrainMaker(Maker):
         key
             :func:`train_key` of the parameters and the content hash.
         """
-        first = TrainStageMaker(f"{self.name}: direct forces", "direct", self.parameters)
-        second = TrainStageMaker(f"{self.name}: conservative forces", "conservative", self.parameters)
+        first = TrainStageMaker(f"{self.name}: direct forces", "direct", self.parameters, self.model_name)
+        second = TrainStageMaker(f"{self.name}: conservative forces", "conservative", self.parameters, self.model_name)
         direct = first.make(release_id, content_hash, key)
         conservative = second.make(release_id, content_hash, key, direct.output)
         return Flow([direct, conservative], output=conservative.output, name=self.name)
@@ -206,6 +216,7 @@ class _Run:
     release_id: str
     content_hash: str
     key: str
+    model_name: str | None = None
 
     @property
     def workdir(self) -> Path:
@@ -254,7 +265,7 @@ class _Run:
         result = self._run(train, val, references, previous, ends)
         checkpoint = self.database.artifacts.put_file(result.checkpoint, CHECKPOINT_FORMAT)
         stages = list(previous["stages"]) if previous else []
-        stages.append({"stage": self.stage, **result.summary(), "validated_on": validated_on})
+        stages.append({"stage": self.stage, **result.summary(), "validated_on": validated_on} | self._curve())
         if self.stage == "conservative" and result.best_checkpoint.is_file():
             best = self.database.artifacts.put_file(result.best_checkpoint, CHECKPOINT_FORMAT)
             stages[-1]["best"]["checkpoint"] = best.model_dump(mode="json")
@@ -266,10 +277,17 @@ class _Run:
             force_rms=references.force_rms,
         )
         if self.stage == "conservative":
-            self._store(result, checkpoint, stages)
+            self._store(release, result, checkpoint, stages, references)
             for folder in self.workdir.glob("*/checkpoints"):
                 shutil.rmtree(folder, ignore_errors=True)
         return output
+
+    def _curve(self) -> dict[str, Any]:
+        """Return the pointer to the stage's curve, and the validation errors of every source, thinned for figures."""
+        progress = self.workdir / self.stage / PROGRESS
+        evaluations = [r for r in curve_table(progress, self.stage).to_pylist() if r["event"] == "eval"]
+        reference = put_curve(self.database.artifacts, progress, self.stage)
+        return {"curve": reference.model_dump(mode="json"), "validation": validation_of(evaluations)}
 
     def _run(
         self,
@@ -303,6 +321,7 @@ class _Run:
         return ModelDocument(
             key=self.key,
             model_id=model_id_of(self.key),
+            name=self.model_name,
             release_id=self.release_id,
             content_hash=self.content_hash,
             architecture=self.parameters.architecture,
@@ -310,14 +329,26 @@ class _Run:
             **values,
         )
 
-    def _store(self, result: StageResult, checkpoint: ArtifactRef, stages: list[dict[str, Any]]) -> None:
+    def _store(
+        self,
+        release: Path,
+        result: StageResult,
+        checkpoint: ArtifactRef,
+        stages: list[dict[str, Any]],
+        references: References,
+    ) -> None:
+        trained = f"fairchem:{self.database.artifacts.local_path(checkpoint)}"
         document = self._document(
             status="trained",
             n_parameters=result.progress.n_parameters,
             checkpoint=checkpoint,
-            model=f"fairchem:{self.database.artifacts.local_path(checkpoint)}",
+            model=model_id_of(self.key),
             stages=stages,
             seconds=round(sum(s["seconds"] for s in stages), 3),
+            references=symbols_of(references),
+            force_rms=references.force_rms,
+            held_out=compare_held_out(release, None, trained, self.database.settings.resolve_device()),
+            versions=versions_of(),
         )
         self.database.upsert("models", [document])
 
