@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import Any, get_args
@@ -47,6 +48,41 @@ class Campaign(Parameters):
         description="Name → trainer and its parameters; for esen they replace single values of the group training.",
     )
     benchmarks: BenchmarkParameters = BenchmarkParameters()
+
+
+#: Where a campaign names potentials that compute something.
+_POTENTIALS = (
+    ("exploration", "potential"),
+    ("labeling", "surrogate"),
+    ("lithiation", "relaxation", "potential"),
+    ("substitution", "relaxation", "potential"),
+)
+
+
+def with_models(campaign: Campaign, identity: Callable[[str], str]) -> Campaign:
+    """Return a campaign whose potentials are what ``identity`` makes of them.
+
+    Parameters
+    ----------
+    campaign
+        As its file says it: potentials may be named by the name or folder of a trained model.
+    identity
+        :func:`aqvolt_flows.models.identity_of` of a database: what jobs store.
+    """
+    for place in _POTENTIALS:
+        campaign = _replaced(campaign, place, identity)
+    starts = {
+        name: given | {"start": identity(given["start"])}
+        for name, given in campaign.trainings.items()
+        if isinstance(given.get("start"), str)
+    }
+    return campaign.model_copy(update={"trainings": campaign.trainings | starts}) if starts else campaign
+
+
+def _replaced(group: Any, place: tuple[str, ...], identity: Callable[[str], str]) -> Any:
+    value = getattr(group, place[0])
+    new = identity(value) if len(place) == 1 else _replaced(value, place[1:], identity)
+    return group if new == value else group.model_copy(update={place[0]: new})
 
 
 def shipped_campaigns() -> list[str]:

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from aqvolt_flows.potentials import check_model, model_hash
 from aqvolt_flows.potentials.registry import family_of, located
-from aqvolt_flows.potentials.trained import document_string, find_document, is_folder, named
+from aqvolt_flows.potentials.trained import (
+    describe_folder,
+    document_string,
+    find_document,
+    is_folder,
+    named,
+)
 from aqvolt_flows.schemas.provenance import ArtifactRef
 from aqvolt_flows.stores import Database
 
@@ -31,6 +38,21 @@ class ResolvedModel:
     load: str
     sha256: str
     model_id: str | None = None
+
+
+def identity_of(database: Database, model: str) -> str:
+    """Return what a job stores for a model that was named: the identity of a trained one, else the string as it is.
+
+    A name means the newest model, which may be another one when the job runs; a relative folder means another place.
+    """
+    if model.startswith("model-") or family_of(model):
+        return model
+    if is_folder(model):
+        about = describe_folder(Path(model))
+        known = database["models"].find_one({"model_id": about.get("model_id"), "status": "trained"}, {"model_id": 1})
+        return str(known["model_id"]) if known else str(Path(model).resolve())
+    document = named(database, model)
+    return str(document["model_id"]) if document else model
 
 
 def resolve_model(database: Database, model: str) -> ResolvedModel:

@@ -157,14 +157,6 @@ FAMILIES: Registry[Family] = Registry(
             },
         ),
         Family(
-            name="sevennet-checkpoint",
-            pattern="sevennet:PATH#MODALITY",
-            module="aqvolt_flows.potentials.sevennet",
-            package="sevenn",
-            install="pip install 'aqvolt-flows[mlip]'",
-            advice="give the path of a checkpoint that sevenn wrote.",
-        ),
-        Family(
             name="chgnet",
             pattern="chgnet/r2scan",
             module="aqvolt_flows.potentials.chgnet",
@@ -179,7 +171,7 @@ FAMILIES: Registry[Family] = Registry(
         ),
         Family(
             name="fairchem",
-            pattern="fairchem:PATH#TASK",
+            pattern="fairchem:PATH",
             module="aqvolt_flows.potentials.fairchem",
             package="fairchem.core",
             distribution="fairchem-core",
@@ -204,6 +196,14 @@ FAMILIES: Registry[Family] = Registry(
             install="pip install 'aqvolt-flows[m3gnet]'",
             members=("model.json", "model.pt", "state.pt"),
             advice="give a folder that matgl saved; 'hf download OWNER/NAME --local-dir FOLDER' fetches a public one.",
+        ),
+        Family(
+            name="sevennet-checkpoint",
+            pattern="sevennet:PATH",
+            module="aqvolt_flows.potentials.sevennet",
+            package="sevenn",
+            install="pip install 'aqvolt-flows[mlip]'",
+            advice="give the path of a checkpoint that sevenn wrote.",
         ),
     ],
     group="aqvolt.potentials",

@@ -1,6 +1,6 @@
 """SevenNet-MF-0, modal R2SCAN (J. Chem. Theory Comput. 2025, DOI 10.1021/acs.jctc.4c01671 and its successor MF-0).
 
-Checkpoints that sevenn wrote load by path: ``sevennet:PATH``, and ``sevennet:PATH#MODALITY`` where a network has several.
+Checkpoints that sevenn wrote load by path: ``sevennet:PATH``, ``sevennet:PATH#MODALITY`` where a network has several.
 """
 
 from __future__ import annotations

@@ -111,21 +111,36 @@ def folder_string(folder: Path) -> str:
     InputError
         If its description cannot be read, or its weights are not the ones that it describes.
     """
-    file = folder / MODEL_FILE
-    try:
-        about = json.loads(file.read_text())
-        weights, expected = folder / about["weights"], about["sha256"]
-        seen = file_sha256(weights)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{file} does not describe a model ({type(error).__name__}: {error}); export it again with "
-            "'aqvolt model export NAME DIR'."
-        ) from None
+    about = describe_folder(folder)
+    weights, expected = folder / about["weights"], about["sha256"]
+    seen = file_sha256(weights)
     if seen != expected:
         raise InputError(
             f"The weights {weights} hash to {seen[:12]}…, {MODEL_FILE} says {expected[:12]}…; export the model again."
         )
     return string_of(about["family"], weights, about.get("channel"), expected)
+
+
+def describe_folder(folder: Path) -> dict[str, Any]:
+    """Return what an exported folder says of its model.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, or its weights are not there.
+    """
+    file = folder / MODEL_FILE
+    try:
+        about: dict[str, Any] = json.loads(file.read_text())
+        wrong = [name for name in ("family", "weights", "sha256") if not isinstance(about[name], str)]
+        if wrong or Path(about["weights"]).name != about["weights"] or not (folder / about["weights"]).is_file():
+            raise ValueError(f"there are no weights {about['weights']!r} beside it")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{file} does not describe a model ({type(error).__name__}: {error}); export it again with "
+            "'aqvolt model export NAME DIR'."
+        ) from None
+    return about
 
 
 def string_of(family: str, path: Path, channel: str | None, sha256: str) -> str:

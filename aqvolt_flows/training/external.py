@@ -35,7 +35,8 @@ WEIGHTS = Path("models") / f"{NAME}.model"
 _ASKED = ("mace-torch", "torch", "e3nn", "ase", "numpy")
 _PROBE = (
     "import json, importlib.metadata as m\n"
-    f"print(json.dumps({{d.metadata['Name']: d.version for d in m.distributions() if d.metadata['Name'] in {_ASKED!r}}}))"
+    "found = {d.metadata['Name']: d.version for d in m.distributions()}\n"
+    f"print(json.dumps({{k: v for k, v in found.items() if k in {_ASKED!r}}}))"
 )
 PROBE_TIMEOUT_S = 120
 

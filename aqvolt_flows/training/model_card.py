@@ -69,9 +69,7 @@ def _about(model: ModelDocument, release: Mapping[str, Any] | None) -> list[str]
         protocols = release.get("protocols") or {}
         said += [f"- Labels: {n} by {name}" for name, n in protocols.items()]
         if any(str(name).startswith("surrogate") for name in protocols):
-            said.append(
-                "- The labels come from a machine-learning potential, not from DFT: no error is one against DFT."
-            )
+            said.append("- The labels come from a machine-learning potential, not from DFT: errors are against it.")
     if model.references:
         said.append("- Elements with a reference energy: " + ", ".join(model.references))
     if any(stage.get("validated_on") == "train" for stage in model.stages):
