@@ -61,7 +61,8 @@ def parse_name(text: str) -> CheckpointName:
         )
     place, pinned = (found["path"], found["sha256"]) if found else (text, None)
     path, mark, channel = place.rpartition("#")
-    if not mark or not path or not channel or "/" in channel or Path(place).exists():
+    no_file = Path(path).name != path.rpartition("/")[2] or not path
+    if not mark or no_file or not channel or "/" in channel or Path(place).exists():
         return CheckpointName(Path(place), None, pinned)
     return CheckpointName(Path(path), channel, pinned)
 
