@@ -26,7 +26,8 @@ def save_m3gnet(folder: Path, intensive: bool, elements: tuple[str, ...] = ELEME
 def save_esen(path: Path, references: dict[int, float] | None = None, scale: float = 1.0, task: str = "") -> str:
     """Save a conservative eSEN with random weights, of the shape that our second stage trains.
 
-    ``references`` are energies per element in eV, ``scale`` is what targets are scaled by; a second ``task`` may be added.
+    ``references`` are energies per element in eV, ``scale`` is what targets are scaled by; a second
+    ``task`` may be added.
     """
     import hydra
     import torch
@@ -47,7 +48,7 @@ def save_esen(path: Path, references: dict[int, float] | None = None, scale: flo
     tasks_config = tasks("conservative", parameters, References(energies, scale))
     if task:
         model["backbone"]["dataset_mapping"][task] = task
-        tasks_config += [t | {"name": f"{task}_{t['name']}", "datasets": [task]} for t in tasks_config]
+        tasks_config = [t | {"datasets": [*t["datasets"], task]} for t in tasks_config]
         net = hydra.utils.instantiate(model)
     averaged = torch.optim.swa_utils.AveragedModel(net).state_dict()
     torch.save(MLIPInferenceCheckpoint(model, net.state_dict(), averaged, tasks_config), path)

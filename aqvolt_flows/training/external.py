@@ -181,6 +181,7 @@ def train(task: TrainingTask) -> Trained:
 def results_of(folder: Path) -> Iterator[dict[str, Any]]:
     """Yield mace's records; those of epochs that a resumed run computed again come once, the last time."""
     records: list[dict[str, Any]] = []
+    begins = False
     for file in sorted((folder / "results").glob(f"{NAME}_run-*_train.txt")):
         for line in file.read_text(errors="replace").splitlines():
             try:
@@ -188,11 +189,14 @@ def results_of(folder: Path) -> Iterator[dict[str, Any]]:
             except ValueError:
                 continue
             epoch = record.get("epoch")
-            last = next((r["epoch"] for r in reversed(records) if r.get("epoch") is not None), None)
-            if epoch is not None and last is not None and epoch < last:
+            if epoch is None:  # every start evaluates once before it trains
+                begins = True
+                records = records or [record]
+                continue
+            if begins:
                 records = [r for r in records if r.get("epoch") is None or r["epoch"] < epoch]
-            if epoch is not None or not records:  # a resumed run evaluates once more before it trains
-                records.append(record)
+                begins = False
+            records.append(record)
     yield from records
 
 

@@ -113,7 +113,7 @@ def test_shipped_campaigns_train_esen_and_the_demo_sevennet_too():
 
 def test_a_trainer_that_cannot_run_here_says_what_to_install():
     lacking = Trainer("a", "b", "aqvolt_flows.training.fine_tune_sevennet", "x", package="no_such.package")
-    with pytest.raises(ResourceError, match="The trainer 'a' needs no_such.package; install it"):
+    with pytest.raises(ResourceError, match=r"The trainer 'a' needs no_such.package; install it"):
         lacking.check(None)
     with pytest.raises(ResourceError, match="its module nowhere does not import"):
         Trainer("a", "b", "nowhere", "x").load()

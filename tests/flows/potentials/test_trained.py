@@ -76,7 +76,7 @@ def test_a_name_means_the_newest_trained_model(database: Database):
 def test_a_document_of_version_0_1_loads_and_has_a_name(database: Database, tmp_path: Path):
     """It has no name, no family, and the path of the machine that trained; the artifact is what counts."""
     document = stored(database, "0a", model="fairchem:/elsewhere/artifacts/sha256/aa/aa.pt")
-    database["models"].update_one({"model_id": "model-0a"}, {"$unset": {n: "" for n in ("name", "family", "trainer")}})
+    database["models"].update_one({"model_id": "model-0a"}, {"$unset": dict.fromkeys(("name", "family", "trainer"), "")})
     assert resolve_model(database, "model-0a").load == f"fairchem:{database.artifacts.local_path(document.checkpoint)}"
     assert identity_of(database, "demo-eSEN-L4") == "model-0a"
     assert ModelDocument(**database["models"].find_one({}, {"_id": 0})).trainer == "esen"
@@ -141,7 +141,7 @@ def test_a_description_that_cannot_be_read_says_so(tmp_path: Path, text: str):
 
 
 def test_without_a_project_an_unknown_name_is_no_potential(project: Path):
-    with pytest.raises(InputError, match="There is no potential 'demo-sevennet'; known are .*a trained model's name"):
+    with pytest.raises(InputError, match=r"There is no potential 'demo-sevennet'; known are .*a trained model's name"):
         check_model("demo-sevennet")
     with pytest.raises(DatabaseError, match="No database"):
         check_model("model-0a")

@@ -79,7 +79,7 @@ def test_shifts_that_compositions_do_not_tell_apart_are_the_least():
 
 
 def test_errors_by_hand():
-    """Two structures: |1 − 2| / 1 atom and |5 − 2| / 2 atoms; forces off by 0.1 on 3 of 9 components; stress by 0.02."""
+    """Two structures: |1 − 2| / 1 atom and |5 − 2| / 2 atoms; forces off by 0.1 on 3 of 9; stress by 0.02."""
 
     def labeled(symbols: str, energy: float, stress: np.ndarray | None) -> Atoms:
         n = len(Atoms(symbols))
