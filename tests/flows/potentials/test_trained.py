@@ -76,7 +76,8 @@ def test_a_name_means_the_newest_trained_model(database: Database):
 def test_a_document_of_version_0_1_loads_and_has_a_name(database: Database, tmp_path: Path):
     """It has no name, no family, and the path of the machine that trained; the artifact is what counts."""
     document = stored(database, "0a", model="fairchem:/elsewhere/artifacts/sha256/aa/aa.pt")
-    database["models"].update_one({"model_id": "model-0a"}, {"$unset": dict.fromkeys(("name", "family", "trainer"), "")})
+    later = dict.fromkeys(("name", "family", "trainer"), "")
+    database["models"].update_one({"model_id": "model-0a"}, {"$unset": later})
     assert resolve_model(database, "model-0a").load == f"fairchem:{database.artifacts.local_path(document.checkpoint)}"
     assert identity_of(database, "demo-eSEN-L4") == "model-0a"
     assert ModelDocument(**database["models"].find_one({}, {"_id": 0})).trainer == "esen"
