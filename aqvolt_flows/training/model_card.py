@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ _LOADED_BY = {
 calculator = FAIRChemCalculator.from_model_checkpoint("{weights}", inference_settings="batch", device="cpu"{task})""",
     "sevennet": """from sevenn.calculator import SevenNetCalculator
 
-calculator = SevenNetCalculator("{weights}", modal={modal!r}, device="cpu")""",
+calculator = SevenNetCalculator("{weights}", modal={modal}, device="cpu")""",
     "mace": """from mace.calculators import MACECalculator
 
 calculator = MACECalculator(model_paths="{weights}", device="cpu")""",
@@ -50,13 +51,18 @@ def render(
     if benchmarks:
         lines += ["", "## Benchmarks", "", *_benchmarks(benchmarks)]
     lines += ["", "## Loading", "", "With ASE and the package that trained it:", "", "```python"]
-    task = f", task_name={model.channel!r}" if model.channel else ""
-    snippet = _LOADED_BY.get(model.family, "# see the package of the family {family}")
-    lines += [snippet.format(weights=weights, task=task, modal=model.channel, family=model.family), "```", ""]
+    lines += [_loading(model, weights), "```", ""]
     lines += ["With aqvolt-flows this folder is a model string itself, wherever a potential is named.", ""]
     lines += ["A checkpoint is a pickle: load it only if you trust where it comes from.", ""]
     lines += ["## Provenance", "", *_provenance(model)]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _loading(model: ModelDocument, weights: str) -> str:
+    snippet = _LOADED_BY.get(model.family, "# see the package of the family {family}")
+    named = json.dumps(model.channel) if model.channel else None
+    task = f", task_name={named}" if named else ""
+    return snippet.format(weights=weights, task=task, modal=named, family=model.family)
 
 
 def _about(model: ModelDocument, release: Mapping[str, Any] | None) -> list[str]:
@@ -111,7 +117,11 @@ def _benchmarks(benchmarks: Sequence[Mapping[str, Any]]) -> list[str]:
     for found in benchmarks:
         metrics = found.get("metrics") or {}
         overall = metrics.get("overall") or metrics
-        numbers = [f"{k} {v:.4g}" for k, v in overall.items() if isinstance(v, int | float) and not isinstance(v, bool)]
+        numbers = [
+            f"{name.replace('_', ' ')} {value:.4g}"
+            for name, value in overall.items()
+            if isinstance(value, float) and not name.endswith("_computed") and "median" not in name
+        ]
         said.append(
             f"- {found['benchmark']} on {found['dataset']}: {found['n_failed']} of {found['n_items']} failed"
             + (f"; {', '.join(numbers)}" if numbers else "")

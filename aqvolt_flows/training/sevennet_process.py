@@ -10,6 +10,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,7 @@ from ase.data import chemical_symbols
 
 from aqvolt_flows.aside import written_aside
 from aqvolt_flows.schemas.trainings import SevenNetParameters
-from aqvolt_flows.training.data import open_folder
-from aqvolt_flows.training.fine_tune import frames_of, residuals_of, steps_of
+from aqvolt_flows.training.fine_tune import frames_of, steps_of
 from aqvolt_flows.training.fine_tune_sevennet import WEIGHTS
 from aqvolt_flows.training.records import Errors, Recorder, batches_of, fit_shifts
 from aqvolt_flows.training.stages import PROGRESS
@@ -65,13 +65,27 @@ class _Run:
         checkpoint = load_checkpoint(given["checkpoint"])
         self.config = checkpoint.config
         model = checkpoint.build_model()
+        self._check_modality(model)
         self.frames = {name: list(frames_of(Path(given[name]))) for name in ("train", "val")}
+        self._check_elements(model)
         self.graphs = {name: self._graphs(frames, float(model.cutoff)) for name, frames in self.frames.items()}
         self.sizes = {name: [len(f) for f in frames] for name, frames in self.frames.items()}
         self.batches = len(self._batches(1))
         self.steps = steps_of(self.p, self.batches)
         self.norm = math.nan
         self.trainer = self._trainer(model)
+
+    def _check_modality(self, model: Any) -> None:
+        known, named = list(model.modal_map or {}), self.given["modality"]
+        if named not in known and (known or named):
+            raise SystemExit(f"The start has the modalities {', '.join(known) or 'none'}, and not {named!r}; name one.")
+
+    def _check_elements(self, model: Any) -> None:
+        there = {int(z) for frames in self.frames.values() for atoms in frames for z in atoms.numbers}
+        strange = sorted(there - {int(z) for z in model.type_map})
+        if strange:
+            names = ", ".join(chemical_symbols[z] for z in strange)
+            raise SystemExit(f"The start was not trained on {names}, which the release contains; leave it out.")
 
     def _trainer(self, model: Any) -> Any:
         from sevenn.train.loss import get_loss_functions_from_config
@@ -133,8 +147,12 @@ class _Run:
         """Shift the energies per element to the labels' and return the shifts by symbol, eV."""
         if not self.p.fit_references:
             return {}
-        split = open_folder(Path(self.given["train"]))
-        numbers, residuals = residuals_of(split, self.given["start"], self.given["device"], self.p.max_reference_frames)
+        every = max(1, -(-len(self.sizes["train"]) // self.p.max_reference_frames))
+        numbers, residuals = [], []
+        for index, (_, found) in self._predicted("train", range(0, len(self.sizes["train"]), every)):
+            atoms = self.frames["train"][index]
+            numbers.append(atoms.numbers)
+            residuals.append(float(atoms.calc.results["energy"]) - found[0])
         shifts = fit_shifts(numbers, residuals)
         network = self.trainer.model
         values = network.rescale_atomic_energy.shift.data
@@ -150,23 +168,28 @@ class _Run:
 
     def evaluate(self) -> tuple[dict[str, float], float]:
         """Return errors on the validation split, and the training's loss there."""
+        errors, losses = Errors(), 0.0
+        for index, (loss, (energy, forces, stress)) in self._predicted("val", range(len(self.sizes["val"]))):
+            losses += loss
+            errors.add(energy, forces, stress, self.frames["val"][index])
+        return errors.metrics(), losses / max(1, errors.n)
+
+    def _predicted(self, name: str, chosen: Sequence[int]) -> Iterator[tuple[int, tuple[float, Any]]]:
+        """Yield index, and loss with (energy in eV, forces in eV/Å, stress in eV/Å³ as ASE has it), of structures."""
         import sevenn._keys as key
 
-        errors, losses, n = Errors(), 0.0, 0
-        network = self.trainer.model.eval()
-        for indices in batches_of(self.sizes["val"], self.p.max_atoms, 0, 0, shuffle=False):
-            output = network(self._batch("val", indices).to(self.trainer.device))
-            for definition, weight in self.trainer.loss_functions:
-                losses += weight * float(definition.get_loss(output, network).detach()) * len(indices)
-            n += len(indices)
+        network, sizes = self.trainer.model.eval(), self.sizes[name]
+        for places in batches_of([sizes[i] for i in chosen], self.p.max_atoms, 0, 0, shuffle=False):
+            indices = [chosen[place] for place in places]
+            output = network(self._batch(name, indices).to(self.trainer.device))
+            losses = [weight * float(d.get_loss(output, network).detach()) for d, weight in self.trainer.loss_functions]
             energies = output[key.PRED_TOTAL_ENERGY].detach().cpu().double().numpy()
             forces = output[key.PRED_FORCE].detach().cpu().double().numpy()
             stresses = -output[key.PRED_STRESS].detach().cpu().double().numpy().reshape(-1, 6)[:, _ASE_ORDER]
-            ends = np.cumsum([self.sizes["val"][i] for i in indices])
+            ends = np.cumsum([sizes[i] for i in indices])
             for place, (index, end) in enumerate(zip(indices, ends, strict=True)):
-                atoms = self.frames["val"][index]
-                errors.add(float(energies[place]), forces[end - len(atoms) : end], stresses[place], atoms)
-        return errors.metrics(), losses / n
+                found = float(energies[place]), forces[end - sizes[index] : end], stresses[place]
+                yield index, (sum(losses), found)
 
     def save(self, step: int, best: tuple[float, Any], shifts: dict[str, float]) -> None:
         """Write the state to go on from, and the best weights so far."""
