@@ -81,7 +81,7 @@ class Trained:
         What targets were scaled by, eV/Å.
     held_out
         ``{"split": "test", "n": …, "start": {…}, "trained": {…}}`` with ``energy_per_atom_mae`` (eV/atom),
-        ``forces_mae`` (eV/Å) and ``stress_mae`` (eV/Å³); empty without a test split.
+        ``forces_mae`` (eV/Å) and ``stress_mae`` (eV/Å³, over nine components); empty without a test split.
     versions
         Packages that trained it.
     """

@@ -1,8 +1,8 @@
 """Measure SevenNet's fine-tuning: atoms per second, memory, waiting for data, beside sevenn's own loop.
 
 ``python tests/performance/fine_tuning.py --device cuda --max-atoms 512 2048 --steps 60``: rattled rock salts of LiCl
-and LiF with Lennard-Jones labels, no network. sevenn's loop is its ``Trainer.run_one_epoch`` over the same batches, without
-our records, gradient norm and checkpoints.
+and LiF with Lennard-Jones labels, no network. sevenn's loop is its ``Trainer.run_one_epoch`` over the same batches,
+without our records, gradient norm and checkpoints.
 """
 
 from __future__ import annotations

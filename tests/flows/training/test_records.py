@@ -96,5 +96,14 @@ def test_errors_by_hand():
     assert Errors().metrics() == {}
 
 
+def test_stress_errors_are_over_the_nine_components():
+    """As fairchem's and mace's: an error of 0.09 in yz alone stands twice in the tensor, 2 · 0.09 / 9 = 0.02."""
+    atoms = Atoms("Li", cell=np.eye(3) * 9, pbc=True)
+    atoms.calc = SinglePointCalculator(atoms, energy=0.0, forces=np.zeros((1, 3)), stress=np.zeros(6))
+    errors = Errors()
+    errors.add(0.0, np.zeros((1, 3)), np.array([0, 0, 0, 0.09, 0, 0]), atoms)
+    assert errors.metrics()["stress_mae"] == pytest.approx(0.02)
+
+
 def test_versions_name_what_is_installed():
     assert set(versions_of(("numpy", "no-such-package"))) == {"numpy"}
