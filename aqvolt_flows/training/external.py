@@ -88,7 +88,7 @@ def write_extxyz(folder: Path, target: Path) -> int:
     count = 0
     with written_aside(target) as aside, aside.open("w") as handle:
         for frame in frames_of(folder):
-            atoms: Any = frame.copy()
+            atoms: Any = frame.copy()  # its info is replaced: mace reads what it finds there
             there = frame.calc.results
             atoms.info = {"REF_energy": float(there["energy"])}
             if there.get("stress") is not None:

@@ -17,7 +17,7 @@ CHUNK = 256
 
 
 def frames_of(folder: Path) -> Iterator[Any]:
-    """Yield the labeled structures of a folder of ASE-LMDB as ASE Atoms with their labels, in order."""
+    """Yield a folder's labeled structures, in order, as ASE Atoms with labels and ``info["frame_id"]``."""
     import ase.db
     import ase_db_backends  # noqa: F401  (registers the backend "aselmdb")
 
@@ -25,7 +25,9 @@ def frames_of(folder: Path) -> Iterator[Any]:
     for file in sorted(folder.glob("*.aselmdb")):
         with connect(str(file), type="aselmdb", readonly=True) as database:
             for row in database.select():
-                yield row.toatoms()
+                atoms = row.toatoms()
+                atoms.info["frame_id"] = str(row.data.get("frame_id") or row.data.get("sid") or f"row {row.id}")
+                yield atoms
 
 
 def splits_for(release: Path, max_atoms: int | None = None) -> tuple[Split, Split, str]:

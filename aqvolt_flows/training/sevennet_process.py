@@ -28,6 +28,8 @@ from aqvolt_flows.training.stages import PROGRESS
 STATE = "state.pt"
 #: Steps in a row whose loss or gradient is not finite, after which the training is given up.
 MAX_SKIPPED = 10
+#: Frames named in the record of a step that was left out.
+MAX_NAMED = 20
 #: Share of a run between two states on disk.
 STATES = 10
 #: sevenn keeps stresses as xx, yy, zz, xy, yz, zx with the opposite sign; ASE's order is xx, yy, zz, yz, xz, xy.
@@ -264,9 +266,9 @@ class _Run:
         try:
             trainer.run_one_epoch([batch], is_train=True)
         except _NotFinite:
-            rows = [int(i) for i in indices[:20]]
+            named = [self.frames["train"][i].info["frame_id"] for i in indices[:MAX_NAMED]]
             norm = self.norm if math.isfinite(self.norm) else None
-            self.record.write("skipped", step, reason="not_finite", gradient_norm=norm, frame_ids=[], rows=rows)
+            self.record.write("skipped", step, reason="not_finite", gradient_norm=norm, frame_ids=named)
             trainer.scheduler_step()
             return False
         trainer.scheduler_step()

@@ -189,8 +189,9 @@ class _Run:
 
     def failure(self, error: Exception) -> ModelDocument:
         """Return the document of a training that gave no model."""
-        reasons = {TrainingError: "trainer_failed", InputError: "bad_input"}
-        reason = next((r for kind, r in reasons.items() if isinstance(error, kind)), "defect")
+        reason = "bad_input" if isinstance(error, InputError) else "defect"
+        if isinstance(error, TrainingError):
+            reason = str(getattr(error, "reason", "trainer_failed"))
         message = f"{type(error).__name__}: {error}" if reason == "defect" else str(error)
         return self._base(status="failed", failure=Failure(reason=reason, message=message))
 

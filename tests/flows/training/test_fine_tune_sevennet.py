@@ -143,7 +143,9 @@ def divergence_is_given_up(given: dict[str, Any], tmp_path: Path, monkeypatch: p
         sevennet_process._Run(wild).run()
     skipped = [r for r in read_records(folder / "progress.jsonl") if r["event"] == "skipped"]
     assert len(skipped) == 10
-    assert all(r["rows"] and r["gradient_norm"] is None for r in skipped)
+    assert all(r["gradient_norm"] is None for r in skipped)
+    assert all(name.startswith("train-") for r in skipped for name in r["frame_ids"])
+    assert all(r["frame_ids"] for r in skipped)
     assert not Path(sevennet_process.WEIGHTS).exists()
 
 
