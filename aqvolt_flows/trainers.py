@@ -52,6 +52,9 @@ class TrainingTask:
         torch device.
     start
         Model string that loads the starting model on this machine, for fine-tunings.
+    ends_at
+        When the training must have ended, as ``time.time()`` counts; None: never. A trainer that stops in time raises
+        :class:`~aqvolt_flows.training.stages.StageStoppedError`; its job is then replaced by itself.
     """
 
     parameters: Any
@@ -59,6 +62,7 @@ class TrainingTask:
     workdir: Path
     device: str
     start: str | None = None
+    ends_at: float | None = None
 
 
 @dataclass(frozen=True)

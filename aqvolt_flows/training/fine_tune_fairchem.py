@@ -23,7 +23,7 @@ from aqvolt_flows.training.data import Split
 from aqvolt_flows.training.esen import MAX_ELEMENTS, TASK_NAME, References, stage_config
 from aqvolt_flows.training.fine_tune import compare_held_out, residuals_of, splits_for
 from aqvolt_flows.training.records import fit_shifts, versions_of
-from aqvolt_flows.training.stage_run import device_for
+from aqvolt_flows.training.stage_run import device_for, layout_here
 from aqvolt_flows.training.stages import PROGRESS, load_checkpoint, run_stage
 
 PARAMETERS = FairChemParameters
@@ -98,7 +98,16 @@ def config_of(
     parameters = _as_training(task.parameters)
     kind, _ = device_for(parameters, "conservative", task.device)
     config = stage_config(
-        "conservative", parameters, train.folder, val.folder, references, task.workdir, RUN, kind, checkpoint
+        "conservative",
+        parameters,
+        train.folder,
+        val.folder,
+        references,
+        task.workdir,
+        RUN,
+        kind,
+        checkpoint,
+        layout_here(parameters.conservative, kind),
     )
     renamed: dict[str, Any] = _renamed(config, TASK_NAME, name)
     return renamed
@@ -120,7 +129,7 @@ def train(task: TrainingTask) -> Trained:
         references = shifted(references, fit_shifts(*residuals))
     config = config_of(task, checkpoint, name, train_split, val_split, references)
     environment = device_for(_as_training(p), "conservative", task.device)[1]
-    result = run_stage(config, task.workdir, RUN, environment)
+    result = run_stage(config, task.workdir, RUN, environment, ends_at=task.ends_at)
     return Trained(
         result.checkpoint,
         task.workdir / RUN / PROGRESS,

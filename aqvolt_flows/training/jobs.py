@@ -26,6 +26,7 @@ from aqvolt_flows.schemas.model import ModelDocument
 from aqvolt_flows.schemas.parameters import TrainingParameters
 from aqvolt_flows.schemas.provenance import ArtifactRef, Failure
 from aqvolt_flows.stores import Database
+from aqvolt_flows.training import layout
 from aqvolt_flows.training.curves import curve_table, put_curve, validation_of
 from aqvolt_flows.training.data import Split, labelled, open_split
 from aqvolt_flows.training.esen import (
@@ -36,7 +37,6 @@ from aqvolt_flows.training.esen import (
     symbols_of,
 )
 from aqvolt_flows.training.fine_tune import compare_held_out
-from aqvolt_flows.training.layout import ends_at
 from aqvolt_flows.training.records import versions_of
 from aqvolt_flows.training.resume import ResumeError
 from aqvolt_flows.training.stage_run import device_for, splits_of, train_stage
@@ -147,7 +147,7 @@ class TrainStageMaker(Maker):
             return previous
         release = run.release_folder()
         try:
-            return run.train(release, previous, self._ends_at(database, started))
+            return run.train(release, previous, self.ends_at(database, started))
         except StageStoppedError as stopped:
             logger.warning("%s", stopped)
             following = TrainStageMaker(self.name, self.stage, self.parameters, self.model_name)
@@ -159,9 +159,10 @@ class TrainStageMaker(Maker):
             return run.fail(error, previous)
 
     @staticmethod
-    def _ends_at(database: Database, started: float) -> float | None:
+    def ends_at(database: Database, started: float) -> float | None:
+        """Return when a training must have ended, or None; waits where a job was taken after its time."""
         settings = database.settings
-        when = ends_at(settings.walltime_s, settings.stop_before_s, started)
+        when = layout.ends_at(settings.walltime_s, settings.stop_before_s, started)
         if when is not None and when <= time.time():  # so late, the job would be taken and handed back again and again
             logger.warning("The allocation ends too soon to train in it; waiting for its end.")
             time.sleep(LATE_S)

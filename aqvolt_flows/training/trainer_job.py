@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jobflow import Maker
+from jobflow import Maker, Response
 
 from aqvolt_flows.errors import InputError, ResourceError
 from aqvolt_flows.jobs import campaign_job
@@ -22,8 +22,10 @@ from aqvolt_flows.stores import Database
 from aqvolt_flows.trainers import TRAINERS, NamedTraining, Trained, TrainingTask
 from aqvolt_flows.training.curves import curve_table, put_curve, summary_of
 from aqvolt_flows.training.data import open_split
+from aqvolt_flows.training.jobs import TrainStageMaker
 from aqvolt_flows.training.records import read_records
-from aqvolt_flows.training.stages import TrainingError
+from aqvolt_flows.training.resume import ResumeError
+from aqvolt_flows.training.stages import StageStoppedError, TrainingError
 from aqvolt_flows.work import WorkItem, bind
 
 logger = logging.getLogger(__name__)
@@ -56,8 +58,10 @@ class TrainerMaker(Maker):
         self.parameters = TRAINERS[self.trainer].parameters(self.parameters)
 
     @campaign_job()
-    def make(self, database: Database, release_id: str, content_hash: str, key: str) -> dict[str, Any]:
+    def make(self, database: Database, release_id: str, content_hash: str, key: str) -> Any:
         """Return the model's identity and what was reached, or why there is none; the model's document says the same.
+
+        Where the allocation ends first, and the trainer can stop in time, the job is replaced by itself.
 
         Parameters
         ----------
@@ -72,16 +76,22 @@ class TrainerMaker(Maker):
         ------
         ResourceError
             If this machine lacks what the training needs. No document is written then.
+        ResumeError
+            If what was begun was begun with something else.
         """
         run = _Run(self, database, release_id, content_hash, key)
         stored = database["models"].find_one({"key": key, "status": "trained"}, {"_id": 0})
         if stored is not None and database.artifacts.exists(ArtifactRef(**stored["checkpoint"])):
             return run.output(stored)
-        task = run.task()
-        started = time.monotonic()
+        begun, started = time.time(), time.monotonic()
+        task = run.task(TrainStageMaker.ends_at(database, begun))
         try:
             document = run.document(TRAINERS[self.trainer].train(task), time.monotonic() - started)
-        except ResourceError:
+        except StageStoppedError as stopped:
+            logger.warning("%s", stopped)
+            following = TrainerMaker(self.name, self.trainer, self.parameters, self.model_name)
+            return Response(replace=following.make(release_id, content_hash, key))
+        except (ResourceError, ResumeError):
             raise
         except Exception as error:  # whatever stopped the training becomes the model's document
             logger.exception("Training %s failed.", key)
@@ -112,7 +122,7 @@ class _Run:
         """Model string of the start."""
         return TRAINERS[self.maker.trainer].start(self.maker.parameters)
 
-    def task(self) -> TrainingTask:
+    def task(self, ends_at: float | None = None) -> TrainingTask:
         """Return what the trainer is given.
 
         Raises
@@ -143,7 +153,7 @@ class _Run:
                 "'aqvolt submit train'."
             )
         device = self.database.settings.resolve_device()
-        return TrainingTask(self.maker.parameters, folder, self.workdir, device, start)
+        return TrainingTask(self.maker.parameters, folder, self.workdir, device, start, ends_at)
 
     def _base(self, **values: Any) -> ModelDocument:
         trainer, parameters = TRAINERS[self.maker.trainer], self.maker.parameters
