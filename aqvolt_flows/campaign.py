@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import Any, get_args
@@ -25,6 +26,7 @@ from aqvolt_flows.schemas.parameters import (
     SamplingParameters,
     TrainingParameters,
 )
+from aqvolt_flows.trainers import trainings_of
 
 
 class Campaign(Parameters):
@@ -41,7 +43,46 @@ class Campaign(Parameters):
     aimd: AIMDParameters = AIMDParameters()
     release: ReleaseParameters = ReleaseParameters()
     training: TrainingParameters = TrainingParameters()
+    trainings: dict[str, dict[str, Any]] = Field(
+        default={"esen": {"trainer": "esen"}},
+        description="Name → trainer and its parameters; for esen they replace single values of the group training.",
+    )
     benchmarks: BenchmarkParameters = BenchmarkParameters()
+
+
+#: Where a campaign names potentials that compute something.
+_POTENTIALS = (
+    ("exploration", "potential"),
+    ("labeling", "surrogate"),
+    ("lithiation", "relaxation", "potential"),
+    ("substitution", "relaxation", "potential"),
+)
+
+
+def with_models(campaign: Campaign, identity: Callable[[str], str]) -> Campaign:
+    """Return a campaign whose potentials are what ``identity`` makes of them.
+
+    Parameters
+    ----------
+    campaign
+        As its file says it: potentials may be named by the name or folder of a trained model.
+    identity
+        :func:`aqvolt_flows.models.identity_of` of a database: what jobs store.
+    """
+    for place in _POTENTIALS:
+        campaign = _replaced(campaign, place, identity)
+    starts = {
+        name: given | {"start": identity(given["start"])}
+        for name, given in campaign.trainings.items()
+        if isinstance(given.get("start"), str)
+    }
+    return campaign.model_copy(update={"trainings": campaign.trainings | starts}) if starts else campaign
+
+
+def _replaced(group: Any, place: tuple[str, ...], identity: Callable[[str], str]) -> Any:
+    value = getattr(group, place[0])
+    new = identity(value) if len(place) == 1 else _replaced(value, place[1:], identity)
+    return group if new == value else group.model_copy(update={place[0]: new})
 
 
 def shipped_campaigns() -> list[str]:
@@ -95,13 +136,15 @@ def parse_campaign(content: str, source: str = "campaign") -> Campaign:
 
 
 def _check_plugins(campaign: Campaign, source: str) -> None:
-    """Raise :class:`ConfigError` for a labeler or benchmark that nobody offers."""
+    """Raise :class:`ConfigError` for a labeler, benchmark or trainer that nobody offers."""
     where = "labeling.labeler"
     try:
         LABELERS[campaign.labeling.labeler]
         for name in campaign.benchmarks.model_extra or {}:
             where = f"benchmarks.{name}"
             parameters_of(BENCHMARKS[name].load(), campaign.benchmarks)
+        where = "trainings"
+        trainings_of(campaign.trainings, campaign.training)
     except InputError as error:
         raise ConfigError(f"{source}: {where}: {error}") from None
 

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
-from aqvolt_flows.errors import InputError
 from aqvolt_flows.potentials import check_model, model_hash
+from aqvolt_flows.potentials.registry import family_of, located
+from aqvolt_flows.potentials.trained import (
+    describe_folder,
+    document_string,
+    find_document,
+    is_folder,
+    named,
+)
 from aqvolt_flows.schemas.provenance import ArtifactRef
 from aqvolt_flows.stores import Database
 
@@ -32,28 +40,41 @@ class ResolvedModel:
     model_id: str | None = None
 
 
+def identity_of(database: Database, model: str) -> str:
+    """Return what a job stores for a model that was named: the identity of a trained one, else the string as it is.
+
+    A name means the newest model, which may be another one when the job runs; a relative folder means another place.
+    """
+    if model.startswith("model-") or family_of(model):
+        return model
+    if is_folder(model):
+        about = describe_folder(Path(model))
+        known = database["models"].find_one({"model_id": about.get("model_id"), "status": "trained"}, {"model_id": 1})
+        return str(known["model_id"]) if known else str(Path(model).resolve())
+    document = named(database, model)
+    return str(document["model_id"]) if document else model
+
+
 def resolve_model(database: Database, model: str) -> ResolvedModel:
-    """Return the potential that a model string or a ``model_id`` names.
+    """Return the potential that a model string, a ``model_id``, a model's name or its folder names.
 
     Parameters
     ----------
     database
         Where ``models`` and the artifact store are.
     model
-        ``7net-mf-0/R2SCAN``, ``fairchem:PATH`` …, or a ``model_id`` such as ``model-0f3a…``.
+        ``7net-mf-0/R2SCAN``, ``fairchem:PATH`` …, a ``model_id`` such as ``model-0f3a…``, a name such as
+        ``demo-sevennet`` (the newest model of that name), or a folder written by ``aqvolt model export``.
 
     Raises
     ------
     InputError
         If neither a family nor a document knows it, or the training failed.
     """
-    if not model.startswith("model-"):
+    if not model.startswith("model-") and (family_of(model) or is_folder(model) or named(database, model) is None):
         check_model(model)
-        return ResolvedModel(model, model, model_hash(model))
-    document = database["models"].find_one({"model_id": model})
-    if document is None:
-        raise InputError(f"There is no model {model!r} in the collection models; see 'aqvolt query models'.")
-    if document["status"] != "trained":
-        raise InputError(f"The training of {model} failed ({document['failure']['reason']}); there is nothing to load.")
+        return ResolvedModel(model, located(model), model_hash(model))
+    document = find_document(database, model)
     reference = ArtifactRef(**document["checkpoint"])
-    return ResolvedModel(model, f"fairchem:{database.artifacts.local_path(reference)}", reference.sha256, model)
+    identity = str(document["model_id"])
+    return ResolvedModel(identity, document_string(database, document), reference.sha256, identity)

@@ -23,8 +23,12 @@ def save_m3gnet(folder: Path, intensive: bool, elements: tuple[str, ...] = ELEME
     return f"m3gnet:{folder}"
 
 
-def save_esen(path: Path) -> str:
-    """Save a conservative eSEN with random weights, of the shape that our second stage trains."""
+def save_esen(path: Path, references: dict[int, float] | None = None, scale: float = 1.0, task: str = "") -> str:
+    """Save a conservative eSEN with random weights, of the shape that our second stage trains.
+
+    ``references`` are energies per element in eV, ``scale`` is what targets are scaled by; a second
+    ``task`` may be added.
+    """
     import hydra
     import torch
     from fairchem.core.units.mlip_unit.api.inference import MLIPInferenceCheckpoint
@@ -41,7 +45,12 @@ def save_esen(path: Path) -> str:
     model["heads"] = {"energy": {"module": model["heads"]["energy"]["module"]}}
     torch.manual_seed(0)
     net = hydra.utils.instantiate(model)
-    tasks_config = tasks("conservative", parameters, References((0.0,) * MAX_ELEMENTS, 1.0))
+    energies = tuple((references or {}).get(z, 0.0) for z in range(MAX_ELEMENTS))
+    tasks_config = tasks("conservative", parameters, References(energies, scale))
+    if task:
+        model["backbone"]["dataset_mapping"][task] = task
+        tasks_config = [t | {"datasets": [*t["datasets"], task]} for t in tasks_config]
+        net = hydra.utils.instantiate(model)
     averaged = torch.optim.swa_utils.AveragedModel(net).state_dict()
     torch.save(MLIPInferenceCheckpoint(model, net.state_dict(), averaged, tasks_config), path)
     return f"fairchem:{path}"

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from aqvolt_flows.errors import ResourceError
 from aqvolt_flows.releases import release_path
+from aqvolt_flows.schemas.model import model_name_of
 from aqvolt_flows.schemas.provenance import ArtifactRef
 from aqvolt_flows.stores import Database
 
@@ -253,6 +254,7 @@ def models(database: Database) -> list[Row]:
     rows = list(database.own("models").find({}, {"_id": 0}))
     for row in rows:
         row["label"] = model_label(row["model_id"], {row["model_id"]: row["architecture"]})
+        row["name_shown"] = model_name_of(row)
     return sorted(rows, key=lambda r: (r["last_updated"], r["model_id"]), reverse=True)
 
 

@@ -17,10 +17,11 @@ from typing import Any
 from aqvolt_flows.aside import written_aside
 from aqvolt_flows.benchmark_registry import BENCHMARKS
 from aqvolt_flows.errors import ResourceError
-from aqvolt_flows.figures import gather, plots, style
+from aqvolt_flows.figures import gather, plots, style, training
 from aqvolt_flows.figures.benchmark_plots import cumulative
 from aqvolt_flows.figures.paper import TABLE_1, TABLE_1_NOTE
 from aqvolt_flows.stores import Database
+from aqvolt_flows.units import EV_PER_A3_IN_GPA
 
 #: Rows and panels shown; the page says how many more there are.
 MAX_ROWS, MAX_CURVES = 200, 12
@@ -118,6 +119,7 @@ def collect(database: Database) -> dict[str, Any]:
         "sampling": sampling,
         "releases": releases,
         "models": models,
+        "gpa": EV_PER_A3_IN_GPA,
         "scans": scans,
         "bins": bins,
         "paper": TABLE_1,
@@ -200,20 +202,16 @@ def _figures(
     return figures
 
 
-def _training(models: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Return the training curves of models whose stages recorded (step, loss) pairs."""
+def _training(models: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Return the training curves of each model: losses, and validation errors by stage and source."""
     figures = {}
     for index, model in enumerate(models):
-        curves = {
-            str(stage.get("stage") or stage.get("name") or number): tuple(zip(*stage["losses"], strict=True))
-            for number, stage in enumerate(model["stages"], start=1)
-            if stage.get("losses")
-        }
-        if curves:
-            drawn: Any = curves
-            figures[model["model_id"]] = inline_svg(
-                plots.training_curves(drawn), f"train{index}", f"Training loss of {model['label']}"
-            )
+        drawn = [
+            inline_svg(svg, f"train{index}-{number}", f"{what} of {model['label']}")
+            for number, (what, svg) in enumerate(training.figures_of(model["stages"]))
+        ]
+        if drawn:
+            figures[model["model_id"]] = drawn
     return figures
 
 

@@ -3,7 +3,8 @@
 Most checkpoints are pickles, and unpickling can run code. Weights inside packages load by known hash. A file that is
 named by path loads if its pickle names nothing but the classes that its family's checkpoints consist of, found
 without unpickling it, or if its hash was written behind its path by someone who trusts it:
-``fairchem:PATH@sha256:HASH``.
+``fairchem:PATH@sha256:HASH``. A checkpoint that holds several levels of theory names one behind ``#``:
+``fairchem:PATH#omat``, ``sevennet:PATH#R2SCAN``.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import hashlib
 import importlib
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,8 +25,29 @@ _PIN = re.compile(r"^(?P<path>.+)@sha256:(?P<sha256>[0-9a-f]{64})$")
 _ANY_PIN = re.compile(r"@sha256:")
 
 
-def split_pin(text: str) -> tuple[Path, str | None]:
-    """Return path and hash of ``PATH`` or ``PATH@sha256:HASH``.
+@dataclass(frozen=True)
+class CheckpointName:
+    """What the part of a model string after its scheme says.
+
+    Attributes
+    ----------
+    path
+        Of the file or folder.
+    channel
+        Level of theory inside the checkpoint (fairchem's task, SevenNet's modality); None where none is named.
+    sha256
+        The pinned hash, or None.
+    """
+
+    path: Path
+    channel: str | None = None
+    sha256: str | None = None
+
+
+def parse_name(text: str) -> CheckpointName:
+    """Return what ``PATH``, ``PATH#CHANNEL``, ``PATH@sha256:HASH`` or ``PATH#CHANNEL@sha256:HASH`` say.
+
+    A file whose own name contains ``#`` is taken as it is.
 
     Raises
     ------
@@ -36,7 +59,23 @@ def split_pin(text: str) -> tuple[Path, str | None]:
         raise InputError(
             f"{text} does not end in 64 hexadecimal digits; write PATH@sha256:HASH as 'sha256sum' gives it."
         )
-    return (Path(found["path"]), found["sha256"]) if found else (Path(text), None)
+    place, pinned = (found["path"], found["sha256"]) if found else (text, None)
+    path, mark, channel = place.rpartition("#")
+    no_file = Path(path).name != path.rpartition("/")[2] or not path
+    if not mark or no_file or not channel or "/" in channel or Path(place).exists():
+        return CheckpointName(Path(place), None, pinned)
+    return CheckpointName(Path(path), channel, pinned)
+
+
+def split_pin(text: str) -> tuple[Path, str | None]:
+    """Return path and hash of ``PATH[#CHANNEL][@sha256:HASH]``; see :func:`parse_name`."""
+    name = parse_name(text)
+    return name.path, name.sha256
+
+
+def channel_hash(sha256: str, channel: str | None) -> str:
+    """Return what identifies one level of theory of a checkpoint; that of the file where none is named."""
+    return hashlib.sha256(f"{sha256}#{channel}".encode()).hexdigest() if channel else sha256
 
 
 def checkpoint_sha256(path: Path, members: tuple[str, ...] = ()) -> str:

@@ -1,4 +1,8 @@
-"""Checkpoints trained with fairchem-core (eSEN and its relatives), by path."""
+"""Checkpoints trained with fairchem-core (eSEN, UMA and their relatives), by path.
+
+fairchem calls a level of theory a task. A checkpoint with one is ``fairchem:PATH``; one with several needs its name,
+``fairchem:PATH#omat``.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aqvolt_flows.errors import InputError
-from aqvolt_flows.potentials.checkpoints import check_names, check_targets, split_pin
+from aqvolt_flows.potentials.checkpoints import check_names, check_targets, parse_name
 from aqvolt_flows.potentials.neighbors import NeighborOptions
 from aqvolt_flows.potentials.torchsim import TorchSimPotential
 
 if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
 
-#: The UMA task name that our training gives to its dataset.
-TASK_NAME = "omat"
 NEEDED = {"energy", "forces", "stress"}
 
 
@@ -50,16 +52,22 @@ class FairChemPotential(TorchSimPotential):
 
     def __init__(self, name: str, device: str, dtype: str = "float32") -> None:
         super().__init__(name, device, dtype)
-        self._path, self._pinned = split_pin(name.removeprefix("fairchem:"))
+        given = parse_name(name.removeprefix("fairchem:"))
+        self._path, self._named, self._pinned = given.path, given.channel, given.sha256
 
     @cached_property
     def _model(self) -> Any:
         return self.build(None, None)
 
     @property
+    def task(self) -> str:
+        """Name of the task: the one that was named, or the only one of the checkpoint."""
+        return str(self._model.task_name)
+
+    @property
     def elements(self) -> frozenset[int]:
         """Atomic numbers with an element reference; all up to 100 where the checkpoint has none."""
-        task = next(t for t in self._model.predictor.dataset_to_tasks[TASK_NAME] if t.property == "energy")
+        task = next(t for t in self._model.predictor.dataset_to_tasks[self.task] if t.property == "energy")
         references = task.element_references
         if references is None:
             return frozenset(range(1, 101))
@@ -79,7 +87,6 @@ class FairChemPotential(TorchSimPotential):
                 device=torch.device(self.device),
                 dtype=self.dtype,
                 compute_stress=True,
-                task_name=TASK_NAME,
             )
         # what torch.load and hydra raise on files that are none, are cut short, or hold something else
         except (
@@ -93,7 +100,9 @@ class FairChemPotential(TorchSimPotential):
             pickle.UnpicklingError,
         ) as error:
             raise _no_checkpoint(self._path, error) from error
-        properties = {task.property for task in model.predictor.dataset_to_tasks.get(TASK_NAME, [])}
+        # Set here and not above: fairchem's class takes only names of UMA's tasks, its predictor takes every name.
+        model.task_name = task = choose_task(self._path, list(model.predictor.dataset_to_tasks), self._named)
+        properties = {t.property for t in model.predictor.dataset_to_tasks[task]}
         if not properties >= NEEDED:
             seen = ", ".join(sorted(properties)) or "nothing"
             raise InputError(
@@ -114,7 +123,25 @@ class FairChemPotential(TorchSimPotential):
         """Return fairchem's ASE calculator, on the weights that are loaded already."""
         from fairchem.core import FAIRChemCalculator
 
-        return FAIRChemCalculator(self._model.predictor, task_name=TASK_NAME)
+        return FAIRChemCalculator(self._model.predictor, task_name=self.task)
+
+
+def choose_task(path: Path, known: list[str], named: str | None) -> str:
+    """Return the task to compute with: the named one, or the only one.
+
+    Raises
+    ------
+    InputError
+        If the checkpoint has no such task, or several and none was named: they are different levels of theory.
+    """
+    if named in known:
+        return str(named)
+    if named is None and len(known) == 1:
+        return known[0]
+    seen = f"has the tasks {', '.join(known)}" if known else "has no task"
+    wanted = f"and not {named!r}" if named else "and none was named"
+    example = f"name one as in fairchem:{path}#{known[0]}" if known else "give an inference_ckpt.pt"
+    raise InputError(f"{path} {seen} {wanted}; {example}.")
 
 
 def check_contents(path: Path) -> None:

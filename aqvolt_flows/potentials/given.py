@@ -21,6 +21,7 @@ from monty.json import MSONable
 
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.potentials.registry import Evaluation, Potential, load_potential, model_hash
+from aqvolt_flows.potentials.trained import is_folder
 from aqvolt_flows.schemas.provenance import Failure
 
 if TYPE_CHECKING:
@@ -157,6 +158,8 @@ def storable(model: Any) -> Any:
     InputError
         If it is no model.
     """
+    if isinstance(model, PurePath):
+        return str(model)
     if model is None or isinstance(model, str | CalculatorRecipe | GivenModel) or hasattr(model, "uuid"):
         return model
     if _is_calculator(model) or _is_torchsim(model) or _is_potential(model):
@@ -178,11 +181,11 @@ def check_model_given(model: Any) -> None:
     InputError
         For anything else, and for a model string that no family knows.
     """
-    if isinstance(model, PurePath):
+    if isinstance(model, PurePath) and not is_folder(str(model)):
         raise InputError(f"A path was given as model; write it as a model string, 'fairchem:{model}'.")
     storable(model)
-    if isinstance(model, str):
-        model_hash(model)
+    if isinstance(model, str | PurePath):
+        model_hash(str(model))
 
 
 def as_potential(model: Any, device: str = "cpu") -> Potential:
@@ -204,8 +207,8 @@ def as_potential(model: Any, device: str = "cpu") -> Potential:
         model = model.model
     if isinstance(model, CalculatorRecipe):
         model = model.make()
-    if isinstance(model, str):
-        return load_potential(model, device)
+    if isinstance(model, str | PurePath):
+        return load_potential(str(model), device)
     if _is_calculator(model):
         return CalculatorPotential(model)
     if _is_torchsim(model):

@@ -21,7 +21,15 @@ from numpy.typing import NDArray
 
 from aqvolt_flows.chemistry import symbols_of
 from aqvolt_flows.errors import InputError, ResourceError
-from aqvolt_flows.potentials.checkpoints import check_pin, check_there, checkpoint_sha256, split_pin
+from aqvolt_flows.potentials import trained
+from aqvolt_flows.potentials.checkpoints import (
+    channel_hash,
+    check_pin,
+    check_there,
+    checkpoint_sha256,
+    parse_name,
+    split_pin,
+)
 from aqvolt_flows.registries import Registry
 
 if TYPE_CHECKING:
@@ -189,14 +197,22 @@ FAMILIES: Registry[Family] = Registry(
             members=("model.json", "model.pt", "state.pt"),
             advice="give a folder that matgl saved; 'hf download OWNER/NAME --local-dir FOLDER' fetches a public one.",
         ),
+        Family(
+            name="sevennet-checkpoint",
+            pattern="sevennet:PATH",
+            module="aqvolt_flows.potentials.sevennet",
+            package="sevenn",
+            install="pip install 'aqvolt-flows[mlip]'",
+            advice="give the path of a checkpoint that sevenn wrote.",
+        ),
     ],
     group="aqvolt.potentials",
 )
 
 
 def families() -> list[str]:
-    """Return how model strings look, one example per family."""
-    return [f.pattern for f in FAMILIES.values()]
+    """Return how model strings look, one example per family, and how trained models are named."""
+    return [*(f.pattern for f in FAMILIES.values()), *trained.FORMS]
 
 
 def model_version(model: str) -> str:
@@ -207,18 +223,36 @@ def model_version(model: str) -> str:
     InputError
         If no family knows the string.
     """
-    return _family(model).installed
+    return _family(located(model)).installed
 
 
 def _family(model: str) -> Family:
-    for family in FAMILIES.values():
-        if family.owns(model):
-            return family
+    family = family_of(model)
+    if family is not None:
+        return family
     known = [m for f in FAMILIES.values() for m in (*f.known, *f.built_in)]
     close = difflib.get_close_matches(model, known, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}?" if close else "check the spelling."
     left_out = f" {' '.join(FAMILIES.problems)}" if FAMILIES.problems else ""
     raise InputError(f"There is no potential {model!r}; known are {', '.join(families())}: {hint}{left_out}")
+
+
+def located(model: str) -> str:
+    """Return the model string to load on this machine for a trained model's identity, name or folder.
+
+    Model strings of a family come back as they are, and so do strings that nobody knows.
+
+    Raises
+    ------
+    InputError, ResourceError, DatabaseError
+        If it names a trained model that cannot be had here.
+    """
+    return model if family_of(model) else trained.located(model) or model
+
+
+def family_of(model: str) -> Family | None:
+    """Return the family whose model strings look like this, or None."""
+    return next((family for family in FAMILIES.values() if family.owns(model)), None)
 
 
 def _weights(family: Family, model: str) -> Path:
@@ -236,6 +270,8 @@ def _weights(family: Family, model: str) -> Path:
 def model_hash(model: str) -> str:
     """Return the SHA-256 of the model's weights; needs no torch, and no weights for shipped models.
 
+    Where a model string names one of several levels of theory in a checkpoint, the hash is of both.
+
     Raises
     ------
     InputError
@@ -243,12 +279,14 @@ def model_hash(model: str) -> str:
     ResourceError
         If a checkpoint given by path is not there.
     """
+    model = located(model)
     family = _family(model)
     if model in family.known:
         return family.known[model][1]
     if model in family.built_in:
         return family.built_in[model]
-    return checkpoint_sha256(_weights(family, model), family.members)
+    seen = checkpoint_sha256(_weights(family, model), family.members)
+    return channel_hash(seen, parse_name(model.removeprefix(f"{family.scheme}:")).channel)
 
 
 def check_model(model: str) -> None:
@@ -261,6 +299,7 @@ def check_model(model: str) -> None:
     ResourceError
         If the package or the checkpoint is missing.
     """
+    model = located(model)
     family = _family(model)
     if importlib.util.find_spec(family.package.split(".")[0]) is None:
         raise ResourceError(f"Potential {model!r} needs {family.package}; {family.install}.")
@@ -300,7 +339,7 @@ def load_potential(model: str, device: str = "cpu", dtype: str = "float32") -> P
     Parameters
     ----------
     model
-        Model string.
+        Model string; or the identity, name or exported folder of a trained model.
     device
         torch device, e.g. ``cpu`` or ``cuda:0``.
     dtype
@@ -311,14 +350,18 @@ def load_potential(model: str, device: str = "cpu", dtype: str = "float32") -> P
     InputError, ResourceError
         As :func:`check_model`.
     """
-    check_model(model)
-    return _load(model, device, dtype, model_hash(model))
+    place = located(model)
+    check_model(place)
+    return _load(model, place, device, dtype, model_hash(place))
 
 
 @cache
-def _load(model: str, device: str, dtype: str, _hash: str) -> Potential:
-    loader: Callable[[str, str, str], Potential] = importlib.import_module(_family(model).module).load
-    return loader(model, device, dtype)
+def _load(model: str, place: str, device: str, dtype: str, _hash: str) -> Potential:
+    loader: Callable[[str, str, str], Potential] = importlib.import_module(_family(place).module).load
+    potential = loader(place, device, dtype)
+    if model != place:
+        potential.name = model  # what documents say: an identity or a name, no path of this machine
+    return potential
 
 
 def check_elements(potential: Potential, systems: Sequence[Atoms], names: Sequence[str] | None = None) -> None:

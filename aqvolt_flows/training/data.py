@@ -63,6 +63,18 @@ def open_split(release: Path, split: str) -> Split:
             f"{folder} holds no *.aselmdb with metadata.npz; training reads that export: "
             "run 'aqvolt release create … --export aselmdb'."
         )
+    return open_folder(folder)
+
+
+def open_folder(folder: Path) -> Split:
+    """Return a folder of ASE-LMDB as a split.
+
+    Raises
+    ------
+    InputError
+        If ``metadata.npz`` cannot be read.
+    """
+    metadata = folder / "metadata.npz"
     try:
         with np.load(metadata) as arrays:
             natoms = np.asarray(arrays["natoms"], dtype=np.int64)

@@ -26,16 +26,19 @@ from aqvolt_flows.schemas.model import ModelDocument
 from aqvolt_flows.schemas.parameters import TrainingParameters
 from aqvolt_flows.schemas.provenance import ArtifactRef, Failure
 from aqvolt_flows.stores import Database
+from aqvolt_flows.training import layout
+from aqvolt_flows.training.curves import curve_table, put_curve, validation_of
 from aqvolt_flows.training.data import Source, source_of
 from aqvolt_flows.training.esen import StageName
-from aqvolt_flows.training.layout import ends_at
+from aqvolt_flows.training.fine_tune import compare_held_out
 from aqvolt_flows.training.lengths import too_short, training_lengths
 from aqvolt_flows.training.preflight import Checked, preflight
+from aqvolt_flows.training.records import versions_of
 from aqvolt_flows.training.references import references_of, symbols_of
 from aqvolt_flows.training.releases import check_protocols, isolated_atoms
 from aqvolt_flows.training.resume import ResumeError
 from aqvolt_flows.training.stage_run import device_for, train_stage
-from aqvolt_flows.training.stages import StageResult, StageStoppedError, TrainingError
+from aqvolt_flows.training.stages import PROGRESS, StageResult, StageStoppedError, TrainingError
 
 logger = logging.getLogger(__name__)
 
@@ -110,11 +113,14 @@ class TrainStageMaker(Maker):
         ``direct``, or ``conservative``, which writes the model's document.
     parameters
         :class:`~aqvolt_flows.schemas.parameters.TrainingParameters`; a dict is read.
+    model_name
+        What people will call the model.
     """
 
     name: str = "train eSEN stage"
     stage: str = "direct"
     parameters: TrainingParameters = field(default_factory=TrainingParameters)
+    model_name: str | None = None
 
     def __post_init__(self) -> None:
         self.parameters = typed(self.parameters, TrainingParameters)
@@ -156,7 +162,10 @@ class TrainStageMaker(Maker):
             If what was begun was begun with something else.
         """
         started = time.time()
-        run = _Run(cast(StageName, self.stage), self.parameters, database, release_id, content_hash, key, sources or [])
+        stage = cast(StageName, self.stage)
+        run = _Run(
+            stage, self.parameters, database, release_id, content_hash, key, sources or [], model_name=self.model_name
+        )
         stored = run.stored()
         if stored is not None:
             return stored
@@ -164,11 +173,11 @@ class TrainStageMaker(Maker):
             return previous
         read = run.read()
         try:
-            return run.train(read, previous, self._ends_at(database, started))
+            return run.train(read, previous, self.ends_at(database, started))
         except StageStoppedError as stopped:
             logger.warning("%s", stopped)
             more = {"sources": sources} if sources else {}
-            following = TrainStageMaker(self.name, self.stage, self.parameters)
+            following = TrainStageMaker(self.name, self.stage, self.parameters, self.model_name)
             return Response(replace=following.make(release_id, content_hash, key, previous, **more))
         except (ResourceError, ResumeError):
             raise
@@ -177,9 +186,10 @@ class TrainStageMaker(Maker):
             return run.fail(error, previous)
 
     @staticmethod
-    def _ends_at(database: Database, started: float) -> float | None:
+    def ends_at(database: Database, started: float) -> float | None:
+        """Return when a training must have ended, or None; waits where a job was taken after its time."""
         settings = database.settings
-        when = ends_at(settings.walltime_s, settings.stop_before_s, started)
+        when = layout.ends_at(settings.walltime_s, settings.stop_before_s, started)
         if when is not None and when <= time.time():  # so late, the job would be taken and handed back again and again
             logger.warning("The allocation ends too soon to train in it; waiting for its end.")
             time.sleep(LATE_S)
@@ -196,10 +206,13 @@ class TwoStageTrainMaker(Maker):
         Name of the flow.
     parameters
         :class:`~aqvolt_flows.schemas.parameters.TrainingParameters`; a dict is read.
+    model_name
+        What people will call the model.
     """
 
     name: str = "train eSEN"
     parameters: TrainingParameters = field(default_factory=TrainingParameters)
+    model_name: str | None = None
 
     def __post_init__(self) -> None:
         self.parameters = typed(self.parameters, TrainingParameters)
@@ -216,8 +229,8 @@ class TwoStageTrainMaker(Maker):
         sources
             The releases of a mixture, as :meth:`TrainStageMaker.make` takes them.
         """
-        first = TrainStageMaker(f"{self.name}: direct forces", "direct", self.parameters)
-        second = TrainStageMaker(f"{self.name}: conservative forces", "conservative", self.parameters)
+        first = TrainStageMaker(f"{self.name}: direct forces", "direct", self.parameters, self.model_name)
+        second = TrainStageMaker(f"{self.name}: conservative forces", "conservative", self.parameters, self.model_name)
         more = {"sources": sources} if sources else {}
         direct = first.make(release_id, content_hash, key, **more)
         conservative = second.make(release_id, content_hash, key, direct.output, **more)
@@ -236,6 +249,7 @@ class _Run:
     key: str
     sources: list[dict[str, Any]]
     preflight: dict[str, Any] = field(default_factory=dict)
+    model_name: str | None = None
 
     @property
     def workdir(self) -> Path:
@@ -297,7 +311,7 @@ class _Run:
         result = self._run(checked, previous, ends)
         checkpoint = self.database.artifacts.put_file(result.checkpoint, CHECKPOINT_FORMAT)
         stages = list(previous["stages"]) if previous else []
-        stages.append({"stage": self.stage, **result.summary(), "validated_on": checked.validated_on})
+        stages.append({"stage": self.stage, **result.summary(), "validated_on": checked.validated_on} | self._curve())
         if self.stage == "conservative" and result.best_checkpoint.is_file():
             best = self.database.artifacts.put_file(result.best_checkpoint, CHECKPOINT_FORMAT)
             stages[-1]["best"]["checkpoint"] = best.model_dump(mode="json")
@@ -309,10 +323,17 @@ class _Run:
             force_rms=checked.references.force_rms,
         )
         if self.stage == "conservative":
-            self._store(result, checkpoint, stages)
+            self._store(read, checked, result, checkpoint, stages)
             for folder in self.workdir.glob("*/checkpoints"):
                 shutil.rmtree(folder, ignore_errors=True)
         return output
+
+    def _curve(self) -> dict[str, Any]:
+        """Return the pointer to the stage's curve, and the validation errors of every source, thinned for figures."""
+        progress = self.workdir / self.stage / PROGRESS
+        evaluations = [r for r in curve_table(progress, self.stage).to_pylist() if r["event"] == "eval"]
+        reference = put_curve(self.database.artifacts, progress, self.stage)
+        return {"curve": reference.model_dump(mode="json"), "validation": validation_of(evaluations)}
 
     def _run(self, checked: Checked, previous: Mapping[str, Any] | None, ends: float | None) -> StageResult:
         device, environment = device_for(self.parameters, self.stage, self.database.settings.resolve_device())
@@ -338,6 +359,7 @@ class _Run:
         return ModelDocument(
             key=self.key,
             model_id=model_id_of(self.key),
+            name=self.model_name,
             release_id=self.release_id,
             content_hash=self.content_hash,
             architecture=self.parameters.architecture,
@@ -348,14 +370,28 @@ class _Run:
             **values,
         )
 
-    def _store(self, result: StageResult, checkpoint: ArtifactRef, stages: list[dict[str, Any]]) -> None:
+    def _store(
+        self,
+        read: Sequence[tuple[dict[str, Any], Source]],
+        checked: Checked,
+        result: StageResult,
+        checkpoint: ArtifactRef,
+        stages: list[dict[str, Any]],
+    ) -> None:
+        trained = f"fairchem:{self.database.artifacts.local_path(checkpoint)}"
+        main = next(d for d, _ in read if d["release_id"] == self.release_id)
+        release, device = release_folder(self.database, main), self.database.settings.resolve_device()
         document = self._document(
             status="trained",
             n_parameters=result.progress.n_parameters,
             checkpoint=checkpoint,
-            model=f"fairchem:{self.database.artifacts.local_path(checkpoint)}",
+            model=model_id_of(self.key),
             stages=stages,
             seconds=round(sum(s["seconds"] for s in stages), 3),
+            references=symbols_of(checked.references),
+            force_rms=checked.references.force_rms,
+            held_out=compare_held_out(release, None, trained, device),
+            versions=versions_of(),
         )
         self.database.upsert("models", [document])
 

@@ -1,4 +1,4 @@
-"""Plan a two-stage training on the newest release, or on a mixture, and say how long it is."""
+"""Plan a campaign's trainings on the newest release, or on a mixture, and say how long eSEN's is."""
 
 from __future__ import annotations
 
@@ -13,31 +13,58 @@ from numpy.typing import NDArray
 from aqvolt_flows.campaign import Campaign
 from aqvolt_flows.errors import AqvoltError
 from aqvolt_flows.holdout import is_hold_out
+from aqvolt_flows.jobs import typed
 from aqvolt_flows.releases import latest_release, release_path
 from aqvolt_flows.schemas.parameters import TrainingParameters
 from aqvolt_flows.stores import Database
+from aqvolt_flows.trainers import NamedTraining, trainings_of
 from aqvolt_flows.training.data import open_split, some_frames
 from aqvolt_flows.training.edges import EdgeCount, count_edges
 from aqvolt_flows.training.jobs import TwoStageTrainMaker, train_key
 from aqvolt_flows.training.lengths import STAGES, StageLength, too_short, training_lengths
 from aqvolt_flows.training.preflight import edge_sample
 from aqvolt_flows.training.releases import check_protocols, folder_here, mixed_releases, sources_of
+from aqvolt_flows.training.trainer_job import training_items
 from aqvolt_flows.work import Plan, WorkItem, bind
 
 
 def plan_train(campaign: Campaign, database: Database, _claimed: frozenset[str] = frozenset()) -> Plan:
-    """Return the two-stage training on the newest release or the campaign's mixture, with its length in numbers.
+    """Return the campaign's trainings on the newest release, or on its mixture, with the length of eSEN in numbers.
 
     What is too short for its averaged weights or its warm-up, and a mixture of theory levels, stand in the way.
     """
-    p = campaign.training
-    documents, missing = _releases(campaign, database)
+    items: list[WorkItem] = []
+    missing: list[str] = []
+    facts: dict[str, object] = {}
+    for named in trainings_of(campaign.trainings, campaign.training):
+        found = _plan_esen(named, campaign, database) if named.is_esen else _plan_other(named, campaign, database)
+        items += found.items
+        missing += [said for said in found.missing if said not in missing]
+        facts |= {name: value for name, value in found.facts.items() if name not in facts}
+    if missing and not any(item.done for item in items):
+        items = []
+    return Plan("train", items, missing, facts, partial(database.adopt, "models", [i.key for i in items], "key"))
+
+
+def _plan_other(named: NamedTraining, campaign: Campaign, database: Database) -> Plan:
+    """Return a training that needs one job, on the newest release."""
+    release = latest_release(database, campaign.release.name)
+    if release is None:
+        return Plan("train", [], _no_release(campaign))
+    if is_hold_out(release):
+        return Plan("train", [], [_held_out(release)])
+    facts = {"release": release["release_id"], "counts": release["counts"]}
+    return Plan("train", training_items([named], release, database), [], facts)
+
+
+def _plan_esen(named: NamedTraining, campaign: Campaign, database: Database) -> Plan:
+    p = typed(named.parameters, TrainingParameters)
+    documents, missing = _releases(p, campaign, database)
     if missing:
         return Plan("train", [], missing)
-    held = [d["release_id"] for d in documents if is_hold_out(d)]
+    held = [_held_out(d) for d in documents if is_hold_out(d)]
     if held:
-        said = [f"the release {release_id} is a hold-out, which nothing is trained on" for release_id in held]
-        return Plan("train", [], said)
+        return Plan("train", [], held)
     try:
         check_protocols(documents, p.allow_mixed_protocols)
         sources = sources_of(documents, p) if p.mixture else []
@@ -46,7 +73,7 @@ def plan_train(campaign: Campaign, database: Database, _claimed: frozenset[str] 
         return Plan("train", [], [str(error).rstrip(".")])
     main = next((d for d in documents if d["name"] == campaign.release.name), documents[0])
     key = train_key(p, main["content_hash"], sources)
-    maker = TwoStageTrainMaker(parameters=p)
+    maker = TwoStageTrainMaker(parameters=p, model_name=named.model_name({"name": campaign.release.name}))
     together = " + ".join(d["release_id"] for d in documents)
     more = [sources] if sources else []
     done = database["models"].find_one({"key": key}) is not None
@@ -63,18 +90,23 @@ def plan_train(campaign: Campaign, database: Database, _claimed: frozenset[str] 
         facts["counts"] = {d["release_id"]: d["counts"].get("total") for d in documents}
         facts["weights"] = {s["release_id"]: s["weight"] for s in sources}
     facts |= seen.facts()
-    short = [] if done else too_short(p, seen.lengths)
-    return Plan("train", [item], short, facts, partial(database.adopt, "models", [key], "key"))
+    return Plan("train", [item], [] if done else too_short(p, seen.lengths), facts)
 
 
-def _releases(campaign: Campaign, database: Database) -> tuple[list[dict[str, Any]], list[str]]:
-    if campaign.training.mixture:
-        return mixed_releases(database, campaign.training)
+def _held_out(release: Mapping[str, Any]) -> str:
+    return f"the release {release['release_id']} is a hold-out, which nothing is trained on"
+
+
+def _no_release(campaign: Campaign) -> list[str]:
     name = campaign.release.name
-    release = latest_release(database, name)
-    if release is None:
-        return [], [f"there is no release {name!r} yet; run 'aqvolt release create {name}'"]
-    return [release], []
+    return [f"there is no release {name!r} yet; run 'aqvolt release create {name}'"]
+
+
+def _releases(p: TrainingParameters, campaign: Campaign, database: Database) -> tuple[list[dict[str, Any]], list[str]]:
+    if p.mixture:
+        return mixed_releases(database, p)
+    release = latest_release(database, campaign.release.name)
+    return ([], _no_release(campaign)) if release is None else ([release], [])
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from aqvolt_flows.campaign import Campaign, load_campaign
+from aqvolt_flows.campaign import Campaign, load_campaign, with_models
 from aqvolt_flows.errors import ConfigError, InputError
 from aqvolt_flows.labelers import LABELERS
 from aqvolt_flows.labeling.plan import cost_model
+from aqvolt_flows.models import identity_of
 from aqvolt_flows.settings import AqvoltSettings
 from aqvolt_flows.stages import stage_named
 from aqvolt_flows.stores import Database
@@ -103,6 +105,7 @@ def plan(stage: str, campaign: Campaign, settings: AqvoltSettings, all_campaigns
     """
     planner = stage_named(stage).load_planner()
     database = database_of(campaign, settings, all_campaigns)
+    campaign = with_models(campaign, partial(identity_of, database))
     if stage == "label":  # no batches there
         return _with_campaigns(planner(campaign, database, frozenset()), database)
     # a round of sampling is a campaign's own, other units are the same for all

@@ -97,3 +97,35 @@ def test_a_benchmark_runs_from_the_command_line_and_in_a_campaign(database, sett
         "print(sorted(i.name for i in plan_stage('benchmark', campaign, Database.connect()).items))"
     )
     assert plugins.run(folder, code).strip() == "['ev_scan chgnet/r2scan', 'rest chgnet/r2scan']"
+
+
+PROGRAM = """
+import json, sys
+from aqvolt_flows.training.records import Recorder
+
+given = json.load(open(sys.argv[1]))
+record = Recorder("progress.jsonl")
+record.write("start", 0, n_parameters=1)
+for step in range(1, given["epochs"] + 1):
+    record.write("train", step, loss=1 / step)
+open("inference_ckpt.pt", "w").write("weights of " + given["data"])
+record.write("end", given["epochs"])
+"""
+CAMPAIGN = """
+from pathlib import Path
+from aqvolt_flows.campaign import parse_campaign
+from aqvolt_flows.trainers import TrainingTask, trainings_of
+campaign = parse_campaign("name: x\\ntrainings: {first: {trainer: mine, epochs: 3}}")
+(one,) = trainings_of(campaign.trainings, campaign.training)
+task = TrainingTask(one.parameters, Path("release"), Path("run").resolve(), "cpu")
+found = [one.trainer.train(task) for _ in range(2)]
+print(found[0] == found[1], found[0].weights.read_text(), found[0].progress.read_text().count("launch"))
+"""
+
+
+def test_a_trainer_runs_from_a_campaign_and_is_recognized(tmp_path):
+    module, toml = blocks("A trainer of your own")
+    install(tmp_path, module, toml)
+    (tmp_path / "my_program.py").write_text(PROGRAM)
+    said = plugins.run(tmp_path, CAMPAIGN).strip().splitlines()[-1]
+    assert said == "True weights of release/exports/aselmdb 1"

@@ -8,7 +8,6 @@ import numpy as np
 
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.potentials import load_potential, model_hash
-from aqvolt_flows.potentials.fairchem import TASK_NAME
 from aqvolt_flows.sampling.encoders.base import Array32, BatchedEncoder
 
 if TYPE_CHECKING:
@@ -39,6 +38,7 @@ class FairChemEncoder(BatchedEncoder):
     def __init__(self, name: str, device: str) -> None:
         self.name, self.sha256 = name, model_hash(name)
         self._model: Any = load_potential(name, device).torchsim_model()
+        self._task = str(self._model.task_name)
         backbone = self._model.predictor.model.module.backbone
         channels, self.cutoff = getattr(backbone, "sphere_channels", None), float(getattr(backbone, "cutoff", 6.0))
         if channels is None:
@@ -52,7 +52,7 @@ class FairChemEncoder(BatchedEncoder):
     def _prepare(self, atoms: Atoms) -> Any:
         from fairchem.core.datasets.atomic_data import AtomicData
 
-        return AtomicData.from_ase(atoms, task_name=TASK_NAME)
+        return AtomicData.from_ase(atoms, task_name=self._task)
 
     def _forward(self, prepared: list[Any]) -> tuple[Array32, Array32]:
         import torch

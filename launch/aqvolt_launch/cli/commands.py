@@ -20,6 +20,7 @@ MODULES = (
     "build",
     "labels",
     "release",
+    "model",
     "benchmark",
     "sweep",
     "report",

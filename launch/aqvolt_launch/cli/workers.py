@@ -10,6 +10,7 @@ from aqvolt_launch.cli import output
 from aqvolt_launch.cli.options import AllCampaigns, Json, OneCampaign
 
 _HELD = ("kind", "what", "reason", "message", "since")
+_TRAINING = ("model_id", "stage", "step", "loss", "E meV/atom", "F meV/Å")
 
 
 def register(app: typer.Typer) -> None:
@@ -86,6 +87,8 @@ def _show(found: dict[str, Any]) -> None:
     output.table([row for row in found["collections"] if row["documents"]], title="Documents")
     if found["reasons"]:
         output.table(found["reasons"], title="Failures, by reason")
+    if found["training"]:
+        output.table(found["training"], title="Trainings on this machine", columns=_TRAINING)
     if found["held"]:
         output.table(found["held"], title="Held ('aqvolt hold lift NAME' resumes it)", columns=_HELD)
     if found["fizzled"]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from aqvolt_flows.settings import AqvoltSettings
 from aqvolt_flows.stages import STAGES
 from aqvolt_flows.stores import IDENTITIES, Database
+from aqvolt_flows.training.live import live_rows
 from aqvolt_launch.launchpad import fizzled, get_launchpad
 from aqvolt_launch.submission.adopt import FIREWORK_FIELD
 from aqvolt_launch.submission.holds import held_now
@@ -41,7 +42,7 @@ def collect_status(
         ``stages`` (counts per FireWorks state), ``collections`` (documents, and how many of them tell
         of a failure), ``reasons`` (failure documents counted by reason), ``fizzled`` (Fireworks whose
         job raised, newest first, at most ``max_failures``), ``held`` (what is held, and why), ``campaigns`` (whose
-        all this is).
+        all this is), ``training`` (trainings that have begun and not ended on this machine, whoever wants them).
     """
     database = Database.connect(settings) if database is None else database
     launchpad = get_launchpad(settings)
@@ -54,6 +55,7 @@ def collect_status(
         "reasons": failure_reasons(database),
         "fizzled": fizzled(launchpad, max_failures, members),
         "held": held_now(database),
+        "training": live_rows(settings),
     }
 
 

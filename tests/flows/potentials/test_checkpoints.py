@@ -7,11 +7,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.identity import file_sha256
 from aqvolt_flows.potentials import check_model, load_potential, model_hash
-from aqvolt_flows.potentials.checkpoints import check_names, check_targets, split_pin, unpickled_names
+from aqvolt_flows.potentials.checkpoints import (
+    channel_hash,
+    check_names,
+    check_targets,
+    parse_name,
+    split_pin,
+    unpickled_names,
+)
 
 
 class Harmful:
@@ -86,3 +95,39 @@ def test_what_is_missing_is_said_with_how_to_install_it(monkeypatch, tmp_path):
     ):
         with pytest.raises(ResourceError, match=said):
             check_model(model)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a.pt", ("a.pt", None, None)),
+        ("a.pt#omat", ("a.pt", "omat", None)),
+        (f"a.pt#omat@sha256:{'0' * 64}", ("a.pt", "omat", "0" * 64)),
+        ("/x#y/a.pt", ("/x#y/a.pt", None, None)),
+        ("a.pt#", ("a.pt#", None, None)),
+        ("#omat", ("#omat", None, None)),
+    ],
+)
+def test_what_the_part_after_the_scheme_says(text, expected):
+    name = parse_name(text)
+    assert (str(name.path), name.channel, name.sha256) == expected
+
+
+def test_a_file_whose_own_name_has_the_mark_is_taken_as_it_is(tmp_path):
+    file = tmp_path / "a#b.pt"
+    file.write_bytes(b"x")
+    assert parse_name(str(file)).path == file
+    assert parse_name(f"{file}#omat").channel == "omat"
+
+
+def test_levels_of_theory_of_one_file_have_hashes_of_their_own():
+    """Two tasks of one checkpoint are two energy surfaces: trajectories of both must not share a key."""
+    assert len({channel_hash("0" * 64, c) for c in (None, "omat", "oc20")}) == 3
+    assert channel_hash("0" * 64, None) == "0" * 64
+
+
+@given(st.text(alphabet="ab/#.@", min_size=1, max_size=20))
+def test_a_name_is_its_path_and_its_channel(text):
+    name = parse_name(text)
+    joined = f"{name.path}#{name.channel}" if name.channel else f"{name.path}"
+    assert Path(joined) == Path(text)

@@ -24,6 +24,7 @@ from aqvolt_flows.schemas.parameters import TrainingParameters
 from aqvolt_flows.schemas.provenance import ArtifactRef
 from aqvolt_flows.schemas.release import ReleaseDocument
 from aqvolt_flows.stores import Database
+from aqvolt_flows.training.export import export_model
 from aqvolt_flows.training.jobs import TrainStageMaker, TwoStageTrainMaker, model_id_of, train_key
 from aqvolt_flows.training.resume import ResumeError
 from aqvolt_flows.training.stages import DivergedError, StageStoppedError, load_checkpoint, strip_direct_head
@@ -317,7 +318,12 @@ def it_predicts_derivatives_of_its_energy(
     """
     assert ArtifactRef(**document["checkpoint"]).bytes > 0
     resolved = resolve_model(database, document["model_id"])
-    assert resolved.load == document["model"]
+    assert document["model"] == document["model_id"]
+    assert str(database.settings.path(".")) not in json.dumps(document["stages"]) + document["model"]
+    assert {stage["curve"]["format"] for stage in document["stages"]} == {"parquet"}
+    assert set(document["stages"][1]["validation"][""]) >= {"energy_per_atom_mae", "forces_mae", "stress_mae"}
+    assert set(document["references"]) == {"Li", "F", "Cl"}
+    it_is_a_folder_that_fairchem_loads(database, document, labelled_atoms)
     potential = load_potential(resolved.load)
     atoms = labelled_atoms("LiCl", 5.13, 77, cubic=True)
     atoms.calc = None
@@ -344,3 +350,41 @@ def it_predicts_derivatives_of_its_energy(
     assert atoms.get_potential_energy() == pytest.approx(here.energy, abs=1e-4)
     assert atoms.get_forces() == pytest.approx(here.forces, abs=1e-4)
     assert atoms.get_stress() == pytest.approx(here.stress, abs=1e-5)
+
+
+#: No module of ours can be imported: what runs below is fairchem alone.
+ALONE = """
+import sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.startswith("aqvolt"):
+            raise ImportError(name)
+
+sys.meta_path.insert(0, Refuse())
+from ase.io import read
+from fairchem.core import FAIRChemCalculator
+atoms = read("atoms.xyz")
+atoms.calc = FAIRChemCalculator.from_model_checkpoint("inference_ckpt.pt", inference_settings="batch", device="cpu")
+print(repr(float(atoms.get_potential_energy())), float(abs(atoms.get_forces()).max()), atoms.get_stress().shape)
+assert not [m for m in sys.modules if m.startswith("aqvolt")]
+"""
+
+
+def it_is_a_folder_that_fairchem_loads(
+    database: Database, document: dict[str, Any], labelled_atoms: Callable[..., Atoms]
+) -> None:
+    """The exported folder, in a process that cannot import us, gives the energy that we compute."""
+    folder = export_model(database, document["model_id"], database.settings.path("out"))
+    atoms = labelled_atoms("LiCl", 5.13, 5)
+    atoms.calc = None
+    atoms.write(folder / "atoms.xyz")
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", ALONE], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    energy, force, shape = done.stdout.strip().splitlines()[-1].split(" ", 2)
+    (ours,) = load_potential(str(folder)).evaluate([atoms])
+    assert float(energy) == pytest.approx(ours.energy, abs=1e-4)
+    assert float(force) == pytest.approx(float(np.abs(ours.forces).max()), abs=1e-4)
+    assert shape == "(6,)"
