@@ -56,4 +56,5 @@ def resolve_model(database: Database, model: str) -> ResolvedModel:
     if document["status"] != "trained":
         raise InputError(f"The training of {model} failed ({document['failure']['reason']}); there is nothing to load.")
     reference = ArtifactRef(**document["checkpoint"])
-    return ResolvedModel(model, f"fairchem:{database.artifacts.local_path(reference)}", reference.sha256, model)
+    load = f"fairchem:{database.artifacts.local_path(reference)}@sha256:{reference.sha256}"
+    return ResolvedModel(model, load, reference.sha256, model)

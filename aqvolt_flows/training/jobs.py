@@ -353,7 +353,7 @@ class _Run:
             status="trained",
             n_parameters=result.progress.n_parameters,
             checkpoint=checkpoint,
-            model=f"fairchem:{self.database.artifacts.local_path(checkpoint)}",
+            model=f"fairchem:{self.database.artifacts.local_path(checkpoint)}@sha256:{checkpoint.sha256}",
             stages=stages,
             seconds=round(sum(s["seconds"] for s in stages), 3),
         )

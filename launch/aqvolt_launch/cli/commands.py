@@ -22,6 +22,7 @@ MODULES = (
     "release",
     "benchmark",
     "sweep",
+    "models",
     "report",
     "demo",
 )
