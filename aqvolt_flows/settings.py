@@ -15,6 +15,8 @@ from aqvolt_flows.errors import ConfigError, DatabaseError
 
 CONFIG_NAME = "aqvolt.yaml"
 CONFIG_VARIABLE = "AQVOLT_CONFIG_FILE"
+#: The only user of the embedded database, in its database ``admin``.
+EMBEDDED_USER = "aqvolt"
 
 
 class AqvoltSettings(BaseSettings):
@@ -71,8 +73,13 @@ class AqvoltSettings(BaseSettings):
 
     @property
     def server_file(self) -> Path:
-        """The record of the embedded server: PID, port, URI."""
+        """The record of the embedded server: PID, port, URI without the password."""
         return self.path(self.database_dir) / "server.json"
+
+    @property
+    def password_file(self) -> Path:
+        """The embedded database's password, readable by its owner only."""
+        return self.path(self.database_dir) / "password"
 
     def database_uri(self) -> str:
         """Return the URI to connect to.
@@ -85,17 +92,37 @@ class AqvoltSettings(BaseSettings):
         if self.mongo_uri:
             return self.mongo_uri
         try:
-            return str(json.loads(self.server_file.read_text())["uri"])
+            record = json.loads(self.server_file.read_text())
+            return self.with_password(str(record["uri"]), record.get("user"))
         except (FileNotFoundError, NotADirectoryError):
             raise DatabaseError(
                 f"No database: AQVOLT_MONGO_URI is not set and no embedded database runs in {self.path('.')}; "
                 "start one "
                 "with 'aqvolt db start' or set mongo_uri in aqvolt.yaml."
             ) from None
-        except (ValueError, KeyError) as error:
+        except PermissionError:
+            raise DatabaseError(
+                f"The embedded database in {self.path(self.database_dir)} belongs to another user, and only they can "
+                "use it; set AQVOLT_MONGO_URI to a MongoDB that several people share."
+            ) from None
+        except (ValueError, KeyError, AttributeError, TypeError, OSError) as error:
             raise DatabaseError(
                 f"{self.server_file} is not a server record ({error}); run 'aqvolt db stop' and 'aqvolt db start'."
             ) from None
+
+    def with_password(self, uri: str, user: str | None) -> str:
+        """Return an embedded server's URI with user and password; as it is for one of version 0.1, without a user."""
+        if not user:
+            return uri
+        try:
+            password = self.password_file.read_text().strip()
+        except FileNotFoundError:
+            raise DatabaseError(
+                f"{self.password_file} is gone, and the embedded database asks for the password in it; restore the file, "
+                "or run 'aqvolt db stop', then 'aqvolt db start', which makes a new one."
+            ) from None
+        scheme, _, rest = uri.partition("://")
+        return f"{scheme}://{user}:{password}@{rest}{'&' if '?' in rest else '?'}authSource=admin"
 
     def resolve_device(self) -> str:
         """Return the torch device to use, resolving ``auto``."""

@@ -7,6 +7,7 @@ asks the settings of the machine it runs on.
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache, cached_property
 from itertools import batched
@@ -40,6 +41,9 @@ MAX_DOCUMENT_BYTES = 15 * 1024 * 1024
 IDS_AT_ONCE = 50
 
 _DUPLICATE_KEY = 11000
+#: MongoDB's codes Unauthorized and AuthenticationFailed.
+_UNAUTHORIZED = {13, 18}
+_SECRET_OPTION = re.compile("password|token|properties", re.IGNORECASE)
 
 #: Identity field of each collection; a unique index stands on it and on ``key``.
 IDENTITIES = {
@@ -101,14 +105,12 @@ def normalise_uri(uri: str) -> str:
     DatabaseError
         If it is not a MongoDB URI.
     """
+    if not uri.startswith(("mongodb://", "mongodb+srv://")):
+        raise DatabaseError("The database URI does not start with mongodb:// or mongodb+srv://; check AQVOLT_MONGO_URI.")
     try:
         nodes = uri_parser.parse_uri(uri, validate=True, warn=False)["nodelist"] if uri.startswith("mongodb://") else []
     except (InvalidURI, ConfigurationError, ValueError, PyMongoError) as error:
-        raise DatabaseError(
-            f"The database URI is not valid ({error}); expected mongodb://[user:password@]host:port/…"
-        ) from None
-    if not uri.startswith(("mongodb://", "mongodb+srv://")):
-        raise DatabaseError(f"The database URI starts with {uri[:12]!r}; expected mongodb:// or mongodb+srv://.")
+        raise _invalid(uri, error) from None
     if len(nodes) == 1 and nodes[0][0] in {"127.0.0.1", "localhost"} and "directConnection" not in uri:
         scheme, rest = uri.split("://", 1)
         host, _, tail = rest.partition("/")
@@ -117,11 +119,30 @@ def normalise_uri(uri: str) -> str:
     return uri
 
 
+def _refusal(error: OperationFailure, settings: AqvoltSettings) -> str:
+    """Return what a server's refusal of a first read means, and what to do."""
+    said = str((error.details or {}).get("errmsg") or error).split(", full error")[0]
+    if error.code in _UNAUTHORIZED:
+        todo = "check user and password" if settings.mongo_uri else "run 'aqvolt db start'"
+        return f"refused the connection ({said}); {todo}."
+    todo = "look at its log" if settings.mongo_uri else "run 'aqvolt db start', which restarts it if it is broken"
+    return f"answers but cannot be read ({said}), as after a full disk; free space and {todo}."
+
+
+def _invalid(uri: str, error: Exception) -> DatabaseError:
+    """Return the error for a URI that pymongo refuses; its words are left out where they may quote a password."""
+    said = "what stands before the last @ has to be percent-encoded" if "@" in uri else str(error)
+    return DatabaseError(f"The database URI is not valid ({said}); expected mongodb://[user:password@]host:port/…")
+
+
 def redact(uri: str) -> str:
-    """Return the URI without its password, fit for messages."""
-    scheme, separator, rest = uri.partition("://")
+    """Return the URI without its password, fit for messages; nothing that may be one is left, however it is written."""
+    scheme, separator, rest = uri.partition("://") if "://" in uri else ("", "", uri)
     credentials, at, host = rest.rpartition("@")
-    return f"{scheme}{separator}{credentials.split(':')[0]}:…@{host}" if at else uri
+    host, mark, options = host.partition("?")
+    options = "…" if _SECRET_OPTION.search(options) else options
+    user = credentials.split(":")[0] + ":" if separator else ""
+    return f"{scheme}{separator}{f'{user}…@' if at else ''}{host}{mark}{options}"
 
 
 _clients: list[MongoClient[dict[str, Any]]] = []
@@ -156,9 +177,7 @@ def client_for(settings: AqvoltSettings) -> tuple[MongoClient[dict[str, Any]], s
         name = uri_parser.parse_uri(uri)["database"] if uri.startswith("mongodb://") else None
         return _client(uri, settings.timeout_s), str(name or settings.database)
     except (InvalidURI, ConfigurationError) as error:
-        raise DatabaseError(
-            f"The database URI is not valid ({error}); expected mongodb://[user:password@]host:port/…"
-        ) from None
+        raise _invalid(uri, error) from None
 
 
 class Database:
@@ -194,7 +213,7 @@ class Database:
         database = cls(settings or load_settings())
         uri = redact(database.settings.database_uri())
         try:
-            database.mongo.command("ping")
+            database.mongo[REGISTER].find_one({}, {"_id": 1})  # a ping is answered without a password, and when broken
         except ServerSelectionTimeoutError:
             hint = "check AQVOLT_MONGO_URI" if database.settings.mongo_uri else "run 'aqvolt db start'"
             raise DatabaseError(
@@ -202,9 +221,7 @@ class Database:
                 f"server: {hint}."
             ) from None
         except OperationFailure as error:
-            raise DatabaseError(
-                f"MongoDB at {uri} refused the connection ({error}); check user and password."
-            ) from None
+            raise DatabaseError(f"MongoDB at {uri} {_refusal(error, database.settings)}") from None
         except PyMongoError as error:
             raise DatabaseError(f"MongoDB at {uri} failed: {error}") from None
         return database
