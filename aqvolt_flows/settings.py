@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import yaml
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from aqvolt_flows.errors import ConfigError, DatabaseError
 
@@ -48,7 +48,23 @@ class AqvoltSettings(BaseSettings):
     campaign: str = Field(default="aqvolt26", description="Campaign file, or the name of one that is shipped.")
     default_potential: str = Field(default="7net-mf-0/R2SCAN", description="Used where a command is given none.")
     device: str = Field(default="auto", description="cpu, cuda, cuda:1 …; auto: cuda where there is one.")
+    job_packages: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="Packages whose jobs workers run, besides ours, atomate2's and jobflow's."
+    )
     timeout_s: float = Field(default=10.0, gt=0, description="How long to wait for the database.")
+
+    @field_validator("job_packages", mode="before")
+    @classmethod
+    def _several(cls, value: Any) -> Any:
+        """Read a list, or names with commas between them as in AQVOLT_JOB_PACKAGES."""
+        return tuple(n.strip() for n in value.split(",") if n.strip()) if isinstance(value, str) else value
+
+    @field_validator("job_packages")
+    @classmethod
+    def _packages(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if strange := [name for name in value if not name.isidentifier()]:
+            raise ValueError(f"{strange[0]!r} is no name of a package; expected names such as my_package")
+        return value
 
     @classmethod
     def settings_customise_sources(

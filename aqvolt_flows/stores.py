@@ -106,7 +106,9 @@ def normalise_uri(uri: str) -> str:
         If it is not a MongoDB URI.
     """
     if not uri.startswith(("mongodb://", "mongodb+srv://")):
-        raise DatabaseError("The database URI does not start with mongodb:// or mongodb+srv://; check AQVOLT_MONGO_URI.")
+        raise DatabaseError(
+            "The database URI does not start with mongodb:// or mongodb+srv://; check AQVOLT_MONGO_URI."
+        )
     try:
         nodes = uri_parser.parse_uri(uri, validate=True, warn=False)["nodelist"] if uri.startswith("mongodb://") else []
     except (InvalidURI, ConfigurationError, ValueError, PyMongoError) as error:

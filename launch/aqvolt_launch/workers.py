@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -48,13 +48,14 @@ _STEADY = {"MKL_DYNAMIC": "FALSE", "OMP_DYNAMIC": "FALSE"}
 
 @dataclass(frozen=True)
 class WorkReport:
-    """What a worker did: Fireworks that it completed or fizzled, lost runs that it recovered, seconds."""
+    """What a worker did: Fireworks that it completed, fizzled or left (``refused``), lost runs recovered, seconds."""
 
     name: str
     completed: int
     fizzled: int
     recovered: int
     seconds: float
+    refused: int = 0
 
     def as_dict(self) -> dict[str, object]:
         """Return the fields as a mapping."""
@@ -116,7 +117,7 @@ def work(
     with exported(settings), _working_directory():
         quiet_fireworks()
         worker = FWorker(name=name, category=category or "")
-        watched = WatchedLaunchPad(launchpad)
+        watched = WatchedLaunchPad(launchpad, settings)
         while True:
             holds.enforce(project, at_most_every=holds.LOOK)
             queue.top_up(launchpad, category)
@@ -138,14 +139,15 @@ def work(
             if time.monotonic() - last_look > IDLE_LOOK_S:
                 recovered += recover_dead(settings).total()
                 last_look = time.monotonic()
-            if launchpad.run_exists(worker):
+            if watched.run_exists(worker):
                 continue
-            if until_empty and not _unfinished(launchpad, category):
+            if until_empty and not _unfinished(launchpad, category, list(watched.refused)):
                 break
             time.sleep(sleep_s)
     after = _launch_counts(launchpad, name)
     done = {state: after.get(state, 0) - before.get(state, 0) for state in ("COMPLETED", "FIZZLED")}
-    report = WorkReport(name, done["COMPLETED"], done["FIZZLED"], recovered, time.monotonic() - started)
+    seconds = time.monotonic() - started
+    report = WorkReport(name, done["COMPLETED"], done["FIZZLED"], recovered, seconds, len(watched.refused))
     logger.info("Worker %s ends: %d completed, %d fizzled, %.1f s.", name, *done.values(), report.seconds)
     return report
 
@@ -207,9 +209,9 @@ def spawn_worker(
 def environment_of(settings: AqvoltSettings) -> dict[str, str]:
     """Return the ``AQVOLT_…`` variables with which another process, in any folder, gets the same settings."""
     values = {
-        f"AQVOLT_{field.upper()}": str(value)
+        f"AQVOLT_{field.upper()}": ",".join(value) if isinstance(value, tuple) else str(value)
         for field, value in settings.model_dump().items()
-        if value is not None and field not in _NOT_EXPORTED
+        if value not in (None, ()) and field not in _NOT_EXPORTED
     }
     values["AQVOLT_ROOT"] = str(settings.path("."))
     config = settings.path(CONFIG_NAME)
@@ -260,13 +262,13 @@ def _launched(launchpad: LaunchPad, name: str, before: dict[str, int]) -> int:
     return sum(_launch_counts(launchpad, name).values()) - sum(before.values())
 
 
-def _unfinished(launchpad: LaunchPad, category: str | None) -> bool:
-    """Return whether something is ready, or runs on this host (and may have to be recovered)."""
+def _unfinished(launchpad: LaunchPad, category: str | None, refused: Sequence[int] = ()) -> bool:
+    """Return whether something is ready that was not refused, or runs on this host (and may have to be recovered)."""
     if queue.behind_window(launchpad, category):
         return True
     mine = {"spec._category": category} if category else {}
     waiting = {"$or": [{"state": "READY"}, {"state": "RESERVED", "launches": []}]}
-    if launchpad.fireworks.find_one(mine | waiting, {"_id": 1}):
+    if launchpad.fireworks.find_one(mine | waiting | {"fw_id": {"$nin": list(refused)}}, {"_id": 1}):
         return True
     running = {"state": "RUNNING", "fworker.name": {"$regex": f"^aqvolt-{re.escape(host_name())}-"}}
     fw_ids = [launch["fw_id"] for launch in launchpad.launches.find(running, {"fw_id": 1})]

@@ -34,7 +34,9 @@ def trust(
     rows = []
     for path in paths:
         digest = path_hash(path)
-        rows.append({"path": str(path), "sha256": digest, "done": "trusted" if add(digest, path) else "trusted already"})
+        rows.append(
+            {"path": str(path), "sha256": digest, "done": "trusted" if add(digest, path) else "trusted already"}
+        )
     output.table(rows, as_json, title=f"Trusted, in {trust_file()}")
 
 

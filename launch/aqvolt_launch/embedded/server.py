@@ -297,9 +297,7 @@ def _last_port(settings: AqvoltSettings) -> int | None:
     return port if 0 < port < 65536 else None
 
 
-def _record(
-    settings: AqvoltSettings, pid: int, port: int, protected: bool, note: str | None = None
-) -> dict[str, Any]:
+def _record(settings: AqvoltSettings, pid: int, port: int, protected: bool, note: str | None = None) -> dict[str, Any]:
     created = psutil.Process(pid).create_time()
     return {
         "pid": pid,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import string
 import sys
@@ -18,6 +19,7 @@ from aqvolt_flows.errors import ConfigError, DatabaseError, ResourceError
 from aqvolt_flows.settings import CONFIG_NAME, AqvoltSettings, load_settings
 from aqvolt_flows.stores import client_for, normalise_uri
 from aqvolt_launch.embedded.client_files import launchpad_file, write_launchpad_file
+from aqvolt_launch.runnable import worker_query
 
 TEMPLATES = "aqvolt_launch.templates"
 FILES = (
@@ -113,6 +115,7 @@ def render(name: str, settings: AqvoltSettings, campaign: str | None = None) -> 
         "campaigns": ", ".join(shipped_campaigns()),
         "uri": uri,
         "launchpad_note": note,
+        "worker_query": json.dumps(worker_query(settings)),
         "launchpad_file": str(root / "my_launchpad.yaml" if settings.mongo_uri else launchpad_file(settings)),
     }
     filled = string.Template(text).substitute(values)
@@ -128,12 +131,18 @@ def _address(settings: AqvoltSettings) -> tuple[str, str, str]:
     except DatabaseError:
         if settings.mongo_uri:
             raise
-        note = "No database runs yet: 'aqvolt db start' writes .aqvolt/db/my_launchpad.yaml, which FW_config.yaml names."
+        note = (
+            "No database runs yet: 'aqvolt db start' writes .aqvolt/db/my_launchpad.yaml, which FW_config.yaml names."
+        )
         return _NO_DATABASE.format(database=settings.database), settings.database, note
     if settings.mongo_uri:
         return uri, name, "The database is the configured one."
     private = launchpad_file(settings)
-    return uri, name, f"The database is the embedded one; it wants a password: {private} holds it, FW_config.yaml names it."
+    return (
+        uri,
+        name,
+        f"The database is the embedded one; it wants a password: {private} holds it, FW_config.yaml names it.",
+    )
 
 
 def without_credentials(uri: str) -> str:

@@ -143,7 +143,7 @@ def test_server_without_record_is_found_again(folder: AqvoltSettings) -> None:
     folder.server_file.unlink()
     found = embedded.start(folder)
     assert (found.pid, found.port) == (first.pid, first.port)
-    assert folder.database_uri() == folder.with_password(first.uri, 'aqvolt')
+    assert folder.database_uri() == folder.with_password(first.uri, "aqvolt")
 
 
 def refused(uri: str) -> bool:
