@@ -18,9 +18,12 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aqvolt_flows.settings import AqvoltSettings
+
+if TYPE_CHECKING:
+    from fireworks import LaunchPad
 
 #: Their jobs always run.
 JOB_PACKAGES = ("aqvolt_flows", "aqvolt_builders", "atomate2", "jobflow")
@@ -121,6 +124,28 @@ def refusal(firework: Mapping[str, Any], settings: AqvoltSettings) -> Refusal | 
     except _CannotImportError as error:
         return Refusal("cannot_import", f"this machine cannot import it ({error}); install what it needs here.")
     return Refusal("newer_version", newer) if newer else None
+
+
+def waiting_refused(launchpad: LaunchPad, settings: AqvoltSettings) -> dict[str, int]:
+    """Return reason → number of READY Fireworks that a worker here would leave; one of each kind of job is looked at.
+
+    A kind is a task, a function and a version; arguments are looked at when a worker would take the job.
+    """
+    job = "$spec._tasks.job"
+    kind = {
+        "task": "$spec._tasks._fw_name",
+        "module": f"{job}.function.@module",
+        "name": f"{job}.function.@callable",
+        "version": "$spec.aqvolt.version",
+    }
+    group = {"$group": {"_id": kind, "n": {"$sum": 1}, "one": {"$first": "$fw_id"}}}
+    found: dict[str, int] = {}
+    for row in list(launchpad.fireworks.aggregate([{"$match": {"state": "READY"}}, group])):
+        one = launchpad.fireworks.find_one({"fw_id": row["one"]}, {"spec": 1})
+        why = refusal(one, settings) if one else None
+        if why:
+            found[why.message] = found.get(why.message, 0) + row["n"]
+    return found
 
 
 def _newer(spec: Mapping[str, Any]) -> str:

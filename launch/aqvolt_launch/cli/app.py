@@ -3,17 +3,53 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from pymongo.errors import PyMongoError
+from typer.core import TyperGroup
 
 from aqvolt_flows import __version__
 from aqvolt_flows.errors import AqvoltError
+from aqvolt_flows.quarantine import SYMPTOMS
 from aqvolt_launch import logs
 from aqvolt_launch.cli import output
 
+
+
+class _Commands(TyperGroup):
+    """The commands; one that a bad document stops sets such documents aside and runs again."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command of the line."""
+        given = list(ctx.args), list(ctx._protected_args)
+        try:
+            return super().invoke(ctx)
+        except SYMPTOMS:
+            if not _set_aside():
+                raise
+        ctx.args, ctx._protected_args = given
+        return super().invoke(ctx)
+
+
+def _set_aside() -> bool:
+    """Move documents that fit no schema to the quarantine, say so, and return whether there were any."""
+    from aqvolt_flows.quarantine import sweep
+    from aqvolt_flows.settings import load_settings
+    from aqvolt_flows.stores import Database
+
+    try:
+        moved = sweep(Database.connect(load_settings()))
+    except (AqvoltError, PyMongoError):
+        return False  # the first error says more
+    for entry in moved:
+        output.note(f"{entry['collection']} {entry['what']} is set aside: {entry['reason']}")
+    return bool(moved)
+
+
 app = typer.Typer(
     name="aqvolt",
+    cls=_Commands,
     help="Workflows that make machine-learning datasets and potentials for solid electrolytes.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
