@@ -5,8 +5,10 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from aqvolt_builders.base import by_key
 from aqvolt_builders.growth import adopt_labels
 from aqvolt_builders.jobs import BuildMaker
+from aqvolt_builders.labels import LabelBuilder
 from aqvolt_flows.campaign import Campaign
 from aqvolt_flows.datasets.labels import BUILDER_VERSION
 from aqvolt_flows.identity import content_key
@@ -21,6 +23,23 @@ def build_options(campaign: Campaign) -> dict[str, Any]:
     return {"aimd_stride": labeling.aimd_label_stride, "max_energy_jump_ev": labeling.max_energy_jump_ev}
 
 
+def _not_built(campaign: Campaign, database: Database) -> list[list[str]]:
+    """Return the jobs with their times, and the AIMD runs, that the label builder would take up now."""
+    options = build_options(campaign)
+    builder = LabelBuilder(campaign=database.campaign, all_campaigns=database.all_campaigns, **options)
+    builder.connect()
+    try:
+        jobs, runs = builder.waiting()
+        fields = {"uuid": 1, "completed_at": 1, "_id": 0}
+        times = sorted(
+            [d["uuid"], str(d.get("completed_at", ""))] for d in by_key(builder.outputs, "uuid", jobs, fields)
+        )
+        return times + [[run] for run in runs]
+    finally:
+        for store in [*builder.sources, *builder.targets]:
+            store.close()
+
+
 def plan_build(campaign: Campaign, database: Database, _claimed: frozenset[str] = frozenset()) -> Plan:
     """Plan the label builder over the current outcomes and AIMD runs."""
     outcomes = sorted(database.own("outputs").distinct("metadata.aqvolt.key", {"metadata.aqvolt.stage": "label"}))
@@ -32,7 +51,10 @@ def plan_build(campaign: Campaign, database: Database, _claimed: frozenset[str] 
     )
     options = build_options(campaign)
     key = content_key("build/1", builder="labels", version=BUILDER_VERSION, outcomes=outcomes, runs=runs, **options)
-    done = database["outputs"].find_one({"metadata.aqvolt.key": key}) is not None
+    done = database["outputs"].find_one({"metadata.aqvolt.key": key}, {"_id": 1}) is not None
+    if done and (again := _not_built(campaign, database)):  # a job ran again: the same outcomes, other results
+        key = content_key("build/1", builder="labels", version=BUILDER_VERSION, after=key, again=again, **options)
+        done = database["outputs"].find_one({"metadata.aqvolt.key": key}, {"_id": 1}) is not None
     item = WorkItem(
         "build",
         key,

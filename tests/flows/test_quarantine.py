@@ -31,9 +31,7 @@ def put_frame(database, number: int) -> dict:
 
 
 def outputs(database) -> None:
-    database["outputs"].insert_many(
-        label_factory.output(label_factory.outcome(n), f"uuid-{n}") for n in range(3)
-    )
+    database["outputs"].insert_many(label_factory.output(label_factory.outcome(n), f"uuid-{n}") for n in range(3))
     for n in range(3):
         put_frame(database, n)
 
@@ -47,7 +45,9 @@ def configured() -> dict[str, str]:
 def candidate() -> CandidateDocument:
     structure = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.13), ["Li", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
     said = {"chemsys": "Cl-Li", "formula": "LiCl", "elements": ["Cl", "Li"], "n_atoms": 8, "source": "user"}
-    return CandidateDocument(key="a", candidate_id="a", name="a", status="accepted", structure=structure.as_dict(), **said)
+    return CandidateDocument(
+        key="a", candidate_id="a", name="a", status="accepted", structure=structure.as_dict(), **said
+    )
 
 
 def break_output(database, field: str) -> None:
@@ -89,7 +89,9 @@ def test_a_frame_without_artifact_does_not_end_reconcile(database, settings):
 def test_a_candidate_without_structure_does_not_end_plan_explore(database, settings, candidate, structure):
     good = candidate.model_dump(mode="python")
     database["candidates"].insert_one(good)
-    database["candidates"].insert_one({**good, "_id": "bad", "candidate_id": "bad", "key": "bad", "structure": structure})
+    database["candidates"].insert_one(
+        {**good, "_id": "bad", "candidate_id": "bad", "key": "bad", "structure": structure}
+    )
     campaign = chain.campaign_for(settings, "demo")
     found = chain.plan("explore", campaign, settings)
     assert found.facts["runs"] > 0

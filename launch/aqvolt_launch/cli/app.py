@@ -16,7 +16,6 @@ from aqvolt_launch import logs
 from aqvolt_launch.cli import output
 
 
-
 class _Commands(TyperGroup):
     """The commands; one that a bad document stops sets such documents aside and runs again."""
 
