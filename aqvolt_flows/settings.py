@@ -7,11 +7,11 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-import yaml
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from aqvolt_flows.errors import ConfigError, DatabaseError
+from aqvolt_flows.yaml_files import read_mapping
 
 CONFIG_NAME = "aqvolt.yaml"
 CONFIG_VARIABLE = "AQVOLT_CONFIG_FILE"
@@ -26,7 +26,7 @@ class AqvoltSettings(BaseSettings):
     paths are relative to the folder that holds ``aqvolt.yaml`` (or the working directory without one).
     """
 
-    model_config = SettingsConfigDict(env_prefix="AQVOLT_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="AQVOLT_", extra="forbid", frozen=True, allow_inf_nan=False)
     _file: ClassVar[Path | None] = None
 
     mongo_uri: str | None = Field(default=None, description="MongoDB URI; absent: the embedded database.")
@@ -40,7 +40,10 @@ class AqvoltSettings(BaseSettings):
         default=Path(".aqvolt/checkpoints"), description="Checkpoints of running batches; all workers must see it."
     )
     walltime_s: float | None = Field(
-        default=None, gt=0, description="Seconds after which a running batch ends its segment and queues the next."
+        default=None,
+        gt=0,
+        le=1e9,
+        description="Seconds after which a running batch ends its segment and queues the next.",
     )
     stop_before_s: float = Field(
         default=120.0, ge=0, description="A training stops this long before its Slurm allocation ends."
@@ -51,7 +54,7 @@ class AqvoltSettings(BaseSettings):
     job_packages: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), description="Packages whose jobs workers run, besides ours, atomate2's and jobflow's."
     )
-    timeout_s: float = Field(default=10.0, gt=0, description="How long to wait for the database.")
+    timeout_s: float = Field(default=10.0, gt=0, le=86_400, description="How long to wait for the database.")
 
     @field_validator("job_packages", mode="before")
     @classmethod
@@ -178,13 +181,7 @@ def load_settings(config: Path | None = None, **overrides: Any) -> AqvoltSetting
     file = config or find_config()
     values: dict[str, Any] = {"root": Path.cwd()}
     if file is not None:
-        try:
-            read = yaml.safe_load(file.read_text()) or {}
-        except (OSError, yaml.YAMLError) as error:
-            raise ConfigError(f"{file} cannot be read as YAML: {' '.join(str(error).split())}") from None
-        if not isinstance(read, dict):
-            raise ConfigError(f"{file} holds a {type(read).__name__}; it must hold 'key: value' lines.")
-        values |= {"root": file.parent, **read}
+        values |= {"root": file.parent, **read_mapping(file, "'key: value' lines")}
     values |= overrides
     try:
         return AqvoltSettings(**values)
