@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache, cached_property
 from itertools import batched
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import bson
 from jobflow import JobStore
@@ -31,6 +31,7 @@ from pymongo.errors import (
 from aqvolt_flows.artifacts import ArtifactStore
 from aqvolt_flows.errors import DatabaseError, InputError
 from aqvolt_flows.membership import FIELDS, REGISTER, Members, campaign_of, job_campaigns
+from aqvolt_flows.retries import RetryingCollection, retried
 from aqvolt_flows.schemas.base import Document, utc_now
 from aqvolt_flows.settings import AqvoltSettings, load_settings
 
@@ -131,6 +132,21 @@ def _refusal(error: OperationFailure, settings: AqvoltSettings) -> str:
     return f"answers but cannot be read ({said}), as after a full disk; free space and {todo}."
 
 
+def failed(error: PyMongoError, settings: AqvoltSettings) -> DatabaseError:
+    """Return the sentence for what pymongo raised in the middle of something."""
+    try:
+        uri = redact(settings.database_uri())
+    except DatabaseError as gone:
+        return gone
+    said = str((getattr(error, "details", None) or {}).get("errmsg") or error).split(", full error")[0]
+    said = " ".join(said.split(", Timeout:")[0].split())[:300]
+    todo = "check that MongoDB runs" if settings.mongo_uri else "run 'aqvolt db start'"
+    return DatabaseError(
+        f"The database at {uri} failed ({type(error).__name__}: {said}); what was finished is kept: {todo}, then repeat "
+        "the command."
+    )
+
+
 def _invalid(uri: str, error: Exception) -> DatabaseError:
     """Return the error for a URI that pymongo refuses; its words are left out where they may quote a password."""
     said = "what stands before the last @ has to be percent-encoded" if "@" in uri else str(error)
@@ -215,7 +231,8 @@ class Database:
         database = cls(settings or load_settings())
         uri = redact(database.settings.database_uri())
         try:
-            database.mongo[REGISTER].find_one({}, {"_id": 1})  # a ping is answered without a password, and when broken
+            # a ping would be answered without a password, and by a server that is broken
+            retried(lambda: database.mongo[REGISTER].find_one({}, {"_id": 1}), "the first read")
         except ServerSelectionTimeoutError:
             hint = "check AQVOLT_MONGO_URI" if database.settings.mongo_uri else "run 'aqvolt db start'"
             raise DatabaseError(
@@ -225,14 +242,14 @@ class Database:
         except OperationFailure as error:
             raise DatabaseError(f"MongoDB at {uri} {_refusal(error, database.settings)}") from None
         except PyMongoError as error:
-            raise DatabaseError(f"MongoDB at {uri} failed: {error}") from None
+            raise failed(error, database.settings) from None
         return database
 
     def __getitem__(self, name: str) -> Collection[dict[str, Any]]:
         """Return a collection by its fixed name."""
         if name not in INDEXES:
             raise InputError(f"There is no collection {name!r}; known are {', '.join(sorted(INDEXES))}.")
-        return self.mongo[name]
+        return cast("Collection[dict[str, Any]]", RetryingCollection(self.mongo[name]))
 
     @cached_property
     def default_campaign(self) -> str:
@@ -333,10 +350,10 @@ class Database:
         """Create what :data:`IDENTITIES` and :data:`INDEXES` declare; existing indexes stay."""
         for name, fields in INDEXES.items():
             if name in IDENTITIES:
-                self.mongo[name].create_index([(IDENTITIES[name], ASCENDING)], unique=True)
-                self.mongo[name].create_index([("key", ASCENDING)], unique=True)
+                self[name].create_index([(IDENTITIES[name], ASCENDING)], unique=True)
+                self[name].create_index([("key", ASCENDING)], unique=True)
             for field in (*fields, *([FIELDS[name]] if name in FIELDS else [])):
-                self.mongo[name].create_index([(field, ASCENDING)])
+                self[name].create_index([(field, ASCENDING)])
 
     def upsert(self, name: str, documents: Iterable[Document]) -> int:
         """Write documents by identity and return how many were new.
@@ -356,7 +373,7 @@ class Database:
             incoming[plain[identity]] = plain
         if not incoming:
             return 0
-        collection = self.mongo[name]
+        collection = self[name]
         stored = {d[identity]: d for d in by_ids(collection, identity, incoming)}
         now = utc_now()
         fresh: list[InsertOne[dict[str, Any]]] = []
@@ -469,7 +486,7 @@ class ConfiguredMongoStore(MongoStore):
         if self._coll is None or force_reset:
             client, name = client_for(load_settings())
             self.database = name
-            self._coll = client[name][self.collection_name]
+            self._coll = RetryingCollection(client[name][self.collection_name])
 
     def close(self) -> None:
         """Let go of the collection; the client stays open, others in this process use it too."""

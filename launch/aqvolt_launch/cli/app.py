@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import Annotated, Any
 
@@ -23,12 +24,32 @@ class _Commands(TyperGroup):
         """Run the command of the line."""
         given = list(ctx.args), list(ctx._protected_args)
         try:
+            try:
+                return super().invoke(ctx)
+            except SYMPTOMS:
+                if not _set_aside():
+                    raise
+            ctx.args, ctx._protected_args = given
             return super().invoke(ctx)
-        except SYMPTOMS:
-            if not _set_aside():
-                raise
-        ctx.args, ctx._protected_args = given
-        return super().invoke(ctx)
+        except PyMongoError as error:
+            raise _database_error(error) from error
+        except KeyboardInterrupt:  # before typer makes "Aborted" of it
+            output.complain("Interrupted; what was finished is kept, and the same command continues from there.")
+            raise SystemExit(130) from None
+
+
+def _database_error(error: PyMongoError) -> AqvoltError:
+    from aqvolt_flows.settings import load_settings
+    from aqvolt_flows.stores import failed
+
+    return failed(error, load_settings())
+
+
+def _terminated(_signal: int, _frame: Any) -> None:
+    """End as after an interrupt, so that workers and databases that the command started end with it."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    output.complain("Terminated; what was finished is kept, and the same command continues from there.")
+    sys.exit(143)
 
 
 def _set_aside() -> bool:
@@ -87,11 +108,10 @@ def main() -> None:
     from aqvolt_launch.cli import commands
 
     commands.register(app)
+    if "work" not in sys.argv[1:]:  # a worker's job must not take it for its own failure; see aqvolt_launch.workers
+        signal.signal(signal.SIGTERM, _terminated)
     try:
         app()
     except AqvoltError as error:
         output.complain(str(error))
         sys.exit(2)
-    except KeyboardInterrupt:
-        output.complain("Interrupted; what was finished is kept, and the same command continues from there.")
-        sys.exit(130)
