@@ -17,13 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
+from pymongo.errors import PyMongoError
 
-from aqvolt_flows.errors import InputError, ResourceError
+from aqvolt_flows.errors import DatabaseError, InputError, ResourceError
 from aqvolt_flows.settings import CONFIG_NAME, CONFIG_VARIABLE, AqvoltSettings
 from aqvolt_flows.stores import redact
 from aqvolt_launch import logs
 from aqvolt_launch.launchpad import ensure_launchpad, quiet_fireworks
 from aqvolt_launch.open_project import Project
+from aqvolt_launch.patience import Patience
 from aqvolt_launch.processes import host_name, worker_name
 from aqvolt_launch.repair.lost_runs import RecoveryReport, recover_dead
 from aqvolt_launch.submission import holds
@@ -118,31 +120,40 @@ def work(
         quiet_fireworks()
         worker = FWorker(name=name, category=category or "")
         watched = WatchedLaunchPad(launchpad, settings)
+        patience = Patience(settings)
         while True:
-            holds.enforce(project, at_most_every=holds.LOOK)
-            queue.top_up(launchpad, category)
-            left = 0 if max_launches is None else max_launches - _launched(launchpad, name, before)
-            if max_launches is not None and left <= 0:
-                break
-            rapidfire(
-                watched,
-                worker,
-                m_dir=str(folder),
-                nlaunches=left,
-                max_loops=1,
-                sleep_time=sleep_s,
-                timeout=BUSY_LOOK_S,
-                strm_lvl="ERROR",
-                local_redirect=_has_terminal_files(),
-            )
-            CURRENT_JOB.reset()  # a job that raised stays the current one: what follows is not of its campaigns
-            if time.monotonic() - last_look > IDLE_LOOK_S:
-                recovered += recover_dead(settings).total()
-                last_look = time.monotonic()
-            if watched.run_exists(worker):
+            try:
+                holds.enforce(project, at_most_every=holds.LOOK)
+                queue.top_up(launchpad, category)
+                left = 0 if max_launches is None else max_launches - _launched(launchpad, name, before)
+                if max_launches is not None and left <= 0:
+                    break
+                if patience.wait_for_space():
+                    continue
+                rapidfire(
+                    watched,
+                    worker,
+                    m_dir=str(folder),
+                    nlaunches=left,
+                    max_loops=1,
+                    sleep_time=sleep_s,
+                    timeout=BUSY_LOOK_S,
+                    strm_lvl="ERROR",
+                    local_redirect=_has_terminal_files(),
+                )
+                CURRENT_JOB.reset()  # a job that raised stays the current one: what follows is not of its campaigns
+                if time.monotonic() - last_look > IDLE_LOOK_S or patience.lost:
+                    recovered += recover_dead(settings, gone=[name] if patience.lost else []).total()
+                    last_look = time.monotonic()
+                patience.all_is_well()
+                if watched.run_exists(worker):
+                    continue
+                if until_empty and not _unfinished(launchpad, category, list(watched.refused)):
+                    break
+            except (PyMongoError, DatabaseError) as error:
+                CURRENT_JOB.reset()
+                patience.wait_for_database(error)
                 continue
-            if until_empty and not _unfinished(launchpad, category, list(watched.refused)):
-                break
             time.sleep(sleep_s)
     after = _launch_counts(launchpad, name)
     done = {state: after.get(state, 0) - before.get(state, 0) for state in ("COMPLETED", "FIZZLED")}

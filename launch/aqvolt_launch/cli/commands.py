@@ -23,6 +23,7 @@ MODULES = (
     "benchmark",
     "sweep",
     "models",
+    "artifacts",
     "report",
     "demo",
 )

@@ -1,4 +1,4 @@
-"""Does the embedded database answer, does it take writes, and is there space for them?
+"""Whether the embedded database answers and takes writes, and whether there is space for them.
 
 After a full disk WiredTiger stops all writes for good while the server still answers pings, so a ping says little.
 """
@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from pymongo import MongoClient
-from pymongo.errors import AutoReconnect, OperationFailure, PyMongoError
+from pymongo.errors import OperationFailure, PyMongoError
 
 #: WiredTiger writes its journal in files of 10 MB and a checkpoint beside the data, bytes.
 NEEDED_BYTES = 64 * 1024 * 1024
-_PROBE_WAIT_MS = 10_000
+#: What :func:`refuses_writes` says begins so where no server spoke.
+SILENT = "no answer"
 
 
 def answers(uri: str, timeout_s: float) -> bool:
@@ -31,24 +32,23 @@ def answers(uri: str, timeout_s: float) -> bool:
     return True
 
 
-def refuses_writes(uri: str) -> str:
-    """Return what a server says to one small write; empty where it takes it."""
+def refuses_writes(uri: str, timeout_s: float = 10.0) -> str:
+    """Return what a server says to one small write; empty where it takes it, and :data:`SILENT` … where none speaks."""
+    milliseconds = int(timeout_s * 1000)
     try:
         with MongoClient[dict[str, Any]](
             uri,
-            serverSelectionTimeoutMS=_PROBE_WAIT_MS,
-            connectTimeoutMS=_PROBE_WAIT_MS,
-            socketTimeoutMS=_PROBE_WAIT_MS,
+            serverSelectionTimeoutMS=milliseconds,
+            connectTimeoutMS=milliseconds,
+            socketTimeoutMS=2 * milliseconds,
             retryWrites=False,
         ) as client:
             probe = client.get_default_database()["aqvolt_probe"]
             probe.update_one({"_id": "write"}, {"$inc": {"n": 1}}, upsert=True)
-    except OperationFailure as error:
+    except OperationFailure as error:  # also of a server too broken to look up a user
         return str((error.details or {}).get("errmsg") or error)[:200]
-    except AutoReconnect as error:
-        return f"it closed the connection: {type(error).__name__}"
     except PyMongoError as error:
-        return type(error).__name__
+        return f"{SILENT} ({type(error).__name__})"
     return ""
 
 

@@ -33,7 +33,7 @@ from aqvolt_flows.settings import EMBEDDED_USER, AqvoltSettings
 from aqvolt_launch.embedded import password
 from aqvolt_launch.embedded.client_files import write_launchpad_file
 from aqvolt_launch.embedded.ports import HOST, free_port, is_free, port_taken
-from aqvolt_launch.embedded.probe import answers, free_space_fault, refuses_writes
+from aqvolt_launch.embedded.probe import SILENT, answers, free_space_fault, refuses_writes
 from aqvolt_launch.processes import is_alive, start_mark
 
 EXECUTABLE = "secantusd-py"
@@ -140,9 +140,13 @@ def _why_again(settings: AqvoltSettings, found: dict[str, Any]) -> str:
     """
     if not found.get("user"):
         return "It ran without a password, and was started again with one; restart workers that were running."
-    _wait_until_ready(settings, found)
-    fault = refuses_writes(_uri(settings, found))
+    uri = _uri(settings, found)
+    fault = refuses_writes(uri)
+    if fault.startswith(SILENT):  # it starts, or is stopped for a while
+        _wait_until_ready(settings, found)
+        fault = refuses_writes(uri)
     if not fault:
+        write_launchpad_file(settings, uri)
         return ""
     full = free_space_fault(_storage(settings))
     if full:
@@ -183,13 +187,11 @@ def status(settings: AqvoltSettings) -> ServerInfo:
             else None
         )
         return ServerInfo(running=False, note=note)
-    fault: str | None = None
-    alive = False
+    fault = SILENT
     with contextlib.suppress(DatabaseError):  # without its password file it is as good as silent
-        alive = answers(_uri(settings, found), _STATUS_WAIT_S)
-        fault = refuses_writes(_uri(settings, found)) if alive else None
-    info = _info(settings, found, answers=alive and not fault)
-    if fault:
+        fault = refuses_writes(_uri(settings, found), _STATUS_WAIT_S)
+    info = _info(settings, found, answers=not fault)
+    if fault and not fault.startswith(SILENT):
         full = free_space_fault(_storage(settings)) or "Run 'aqvolt db start', which starts it again."
         return replace(info, note=f"It answers but refuses writes ({fault}). {full}")
     if not found.get("user"):
