@@ -87,8 +87,8 @@ class ArtifactStore:
         free = shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
         if free < needed + SPARE_BYTES:
             raise ResourceError(
-                f"The artifact store at {self.root} has {free / 2**20:.0f} MiB free, and {needed / 2**20:.1f} MiB are to be "
-                "written beside a reserve; free space or set artifact_root to another place."
+                f"The artifact store at {self.root} has {free / 2**20:.0f} MiB free, and {needed / 2**20:.1f} MiB are "
+                "to be written beside a reserve; free space or set artifact_root to another place."
             )
 
     def damaged(self) -> Iterator[tuple[str, str]]:

@@ -1,9 +1,9 @@
 """Documents that do not fit their schema are set aside with the reason, so that one of them stops nothing else.
 
-Nothing is checked while all goes well. When a command or a job stumbles (a missing key, a value of the wrong kind), the
-collections are read through their schemas; what does not fit moves, whole, to the collection ``quarantine``, and the work
-is done again without it. ``aqvolt doctor`` lists what is there; ``aqvolt db quarantine --restore`` puts back what fits,
-after it was mended or with a version of this package that knows it.
+Nothing is checked while all goes well. When a command or a job stumbles (a missing key, a value of the wrong kind),
+the collections are read through their schemas; what does not fit moves, whole, to the collection ``quarantine``, and
+the work is done again without it. ``aqvolt doctor`` lists what is there; ``aqvolt db quarantine --restore`` puts back
+what fits, after it was mended or with a version of this package that knows it.
 
 Fields that a schema does not know are no fault: a newer version may have written them.
 """

@@ -137,8 +137,8 @@ class AqvoltSettings(BaseSettings):
             password = self.password_file.read_text().strip()
         except FileNotFoundError:
             raise DatabaseError(
-                f"{self.password_file} is gone, and the embedded database asks for the password in it; restore the file, "
-                "or run 'aqvolt db stop', then 'aqvolt db start', which makes a new one."
+                f"{self.password_file} is gone, and the embedded database asks for the password in it; restore the "
+                "file, or run 'aqvolt db stop', then 'aqvolt db start', which makes a new one."
             ) from None
         scheme, _, rest = uri.partition("://")
         return f"{scheme}://{user}:{password}@{rest}{'&' if '?' in rest else '?'}authSource=admin"

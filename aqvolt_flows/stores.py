@@ -142,8 +142,8 @@ def failed(error: PyMongoError, settings: AqvoltSettings) -> DatabaseError:
     said = " ".join(said.split(", Timeout:")[0].split())[:300]
     todo = "check that MongoDB runs" if settings.mongo_uri else "run 'aqvolt db start'"
     return DatabaseError(
-        f"The database at {uri} failed ({type(error).__name__}: {said}); what was finished is kept: {todo}, then repeat "
-        "the command."
+        f"The database at {uri} failed ({type(error).__name__}: {said}); what was finished is kept: {todo}, then "
+        "repeat the command."
     )
 
 

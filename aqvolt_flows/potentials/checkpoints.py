@@ -110,17 +110,18 @@ def check_names(path: Path, allowed: Iterable[str], scheme: str) -> None:
     strange = sorted(unpickled_names(path) - set(allowed))
     if strange:
         raise InputError(
-            f"Loading {path} would import {', '.join(strange[:4])}, which a {scheme} checkpoint does not consist of; do "
-            "not load this file."
+            f"Loading {path} would import {', '.join(strange[:4])}, which a {scheme} checkpoint does not consist of; "
+            "do not load this file."
         )
 
 
 def check_config(path: Path, config: Any, callable_names: Collection[str], named: Collection[str] = ()) -> None:
     """Raise :class:`InputError` if a configuration could make hydra or a registry call what is not allowed.
 
-    It is judged as it is written. An interpolation (``${…}``) is refused wherever it stands, because OmegaConf resolves
-    it when hydra reads it, into anything. A text that names something importable (``package.module.name``) is refused
-    unless it is allowed, under whatever key it stands: fairchem imports what ``model``, ``module`` or ``head_cls`` name.
+    It is judged as it is written. An interpolation (``${…}``) is refused wherever it stands, because OmegaConf
+    resolves it when hydra reads it, into anything. A text that names something importable (``package.module.name``) is
+    refused unless it is allowed, under whatever key it stands: fairchem imports what ``model``, ``module`` or
+    ``head_cls`` name.
 
     Parameters
     ----------
@@ -138,8 +139,8 @@ def check_config(path: Path, config: Any, callable_names: Collection[str], named
             if value is None or isinstance(value, bool | int | float):
                 continue
             raise InputError(
-                f"The configuration inside {path} holds a {type(value).__name__} as {name}; expected texts and numbers: "
-                "do not load this file."
+                f"The configuration inside {path} holds a {type(value).__name__} as {name}; expected texts and "
+                "numbers: do not load this file."
             )
         if "${" in value:
             raise InputError(

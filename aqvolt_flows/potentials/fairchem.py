@@ -147,7 +147,7 @@ def check_contents(path: Path) -> None:
 
     check_names(path, CONSISTS_OF, "fairchem")
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=False, mmap=True)
+        loaded = torch.load(path, map_location="cpu", weights_only=False, mmap=True)  # its names are checked  # nosec B614
         configs = (loaded.model_config, loaded.tasks_config)
     except (RuntimeError, AttributeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
         raise _no_checkpoint(path, error) from error
@@ -156,8 +156,8 @@ def check_contents(path: Path) -> None:
         more = [key for key in _LOADS_MORE if isinstance(config, dict) and config.get(key) is not None]
         if more:
             raise InputError(
-                f"The configuration inside {path} loads another checkpoint ({more[0]}); give the inference_ckpt.pt of a "
-                "finished training instead."
+                f"The configuration inside {path} loads another checkpoint ({more[0]}); give the inference_ckpt.pt "
+                "of a finished training instead."
             )
 
 

@@ -419,7 +419,7 @@ def load_checkpoint(path: Path) -> Any:
 
     check_contents(path)
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=False)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=False)  # checked above  # nosec B614
     except (OSError, EOFError, RuntimeError, ValueError, KeyError, AttributeError, pickle.UnpicklingError) as error:
         raise InputError(f"{path} is not a fairchem checkpoint ({error}); give an inference_ckpt.pt.") from None
     if not isinstance(checkpoint, MLIPInferenceCheckpoint):

@@ -1,10 +1,10 @@
 """Which Fireworks a worker may run, and can run here, found before it takes one.
 
-Whoever can write to a LaunchPad can put any Firetask, any function and any class into it, and a worker that loads such a
-Firework imports and calls what it names. So a worker looks at the stored document first. It takes jobflow jobs whose
-function is a job (decorated with ``@job``) of our packages, of atomate2 or jobflow, of packages that ``job_packages`` of
-``aqvolt.yaml`` names, or of packages that an entry point of the groups ``aqvolt.…`` comes from. Their arguments may hold
-objects of these packages, and of the scientific packages in :data:`DATA_PACKAGES`.
+Whoever can write to a LaunchPad can put any Firetask, any function and any class into it, and a worker that loads such
+a Firework imports and calls what it names. So a worker looks at the stored document first. It takes jobflow jobs whose
+function is a job (decorated with ``@job``) of our packages, of atomate2 or jobflow, of packages that ``job_packages``
+of ``aqvolt.yaml`` names, or of packages that an entry point of the groups ``aqvolt.…`` comes from. Their arguments may
+hold objects of these packages, and of the scientific packages in :data:`DATA_PACKAGES`.
 
 A job that this machine cannot import, or that a newer version of this package submitted, is left to others.
 """

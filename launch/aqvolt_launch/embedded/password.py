@@ -1,8 +1,8 @@
 """The embedded database's password: made once, kept in a file that only its owner can read.
 
 The server checks it (SCRAM-SHA-256; the password itself never crosses the wire), but can be given its first user only
-while it asks nobody for one. That happens once, on a port that nothing else is told; afterwards, with the password asked
-for, any other user that was made meanwhile is removed.
+while it asks nobody for one. That happens once, on a port that nothing else is told; afterwards, with the password
+asked for, any other user that was made meanwhile is removed.
 """
 
 from __future__ import annotations

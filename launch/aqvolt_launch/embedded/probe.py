@@ -59,6 +59,6 @@ def free_space_fault(folder: Path, needed: int = NEEDED_BYTES) -> str:
     if free >= needed:
         return ""
     return (
-        f"{free / 2**20:.0f} MiB are free on the disk of {os.fspath(folder)}, {needed / 2**20:.0f} MiB are needed; free "
-        "space, then run 'aqvolt db start'."
+        f"{free / 2**20:.0f} MiB are free on the disk of {os.fspath(folder)}, {needed / 2**20:.0f} MiB are needed; "
+        "free space, then run 'aqvolt db start'."
     )

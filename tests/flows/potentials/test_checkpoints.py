@@ -35,7 +35,7 @@ def test_a_checkpoint_that_runs_code_is_refused_before_it_can(harmful, tmp_path)
     assert unpickled_names(harmful) == {"posix.mkdir"}
     with pytest.raises(InputError, match=f"known neither to 'models' nor to you; .*@sha256:{file_sha256(harmful)}"):
         load_potential(f"fairchem:{harmful}")
-    with pytest.raises(InputError, match="would import posix.mkdir, .* do not load this file"):
+    with pytest.raises(InputError, match=r"would import posix.mkdir, .* do not load this file"):
         load_potential(f"fairchem:{harmful}@sha256:{file_sha256(harmful)}").torchsim_model()
     assert not (tmp_path / "harm-done").exists()
 
@@ -108,7 +108,7 @@ def test_a_genuine_checkpoint_loads_and_one_with_an_interpolation_runs_nothing(t
         path = tmp_path / f"evil{number}.pt"
         torch.save(genuine, path)
         for pin in ("", f"@sha256:{file_sha256(path)}"):
-            with pytest.raises(InputError, match="known neither|interpolation"):
+            with pytest.raises(InputError, match=r"known neither|interpolation"):
                 load_potential(f"fairchem:{path}{pin}").torchsim_model()
     genuine.model_config["more"] = None
     genuine.model_config["finetune_config"] = {"starting_checkpoint": "elsewhere/weights"}

@@ -18,8 +18,8 @@ from jobflow import Flow, JobStore, Response, run_locally
 from maggma.stores import MemoryStore
 
 from aqvolt_flows.errors import InputError, ResourceError
-from aqvolt_flows.models import resolve_model
 from aqvolt_flows.identity import file_sha256
+from aqvolt_flows.models import resolve_model
 from aqvolt_flows.potentials import load_potential
 from aqvolt_flows.schemas.parameters import TrainingParameters
 from aqvolt_flows.schemas.provenance import ArtifactRef

@@ -82,7 +82,7 @@ def test_a_full_disk_is_said_and_with_space_again_nothing_is_lost(small: AqvoltS
     found = embedded.status(small)
     assert not found.answers
     assert "MiB are free on the disk" in str(found.note)
-    with pytest.raises(DatabaseError, match="refuses writes .* free space, then run 'aqvolt db start'|MiB are free"):
+    with pytest.raises(DatabaseError, match=r"refuses writes .* free space, then run 'aqvolt db start'|MiB are free"):
         embedded.start(small)
     ballast.unlink()
     again = embedded.start(small)
@@ -122,5 +122,5 @@ def test_a_worker_waits_for_space_and_goes_on(small: AqvoltSettings, monkeypatch
 def test_too_little_space_is_said_before_the_start(small: AqvoltSettings) -> None:
     fill(small.path("disk"))
     assert "MiB are free on the disk of" in free_space_fault(small.path("disk") / "not" / "there")
-    with pytest.raises(DatabaseError, match="is not started: .*free space, then run 'aqvolt db start'"):
+    with pytest.raises(DatabaseError, match=r"is not started: .*free space, then run 'aqvolt db start'"):
         embedded.start(small)
