@@ -18,14 +18,13 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pymongo.errors import DuplicateKeyError
 
+from aqvolt_flows.errors import SYMPTOMS
 from aqvolt_flows.schemas.base import utc_now
 from aqvolt_flows.stores import IDENTITIES, Database
 
 logger = logging.getLogger(__name__)
 
 COLLECTION = "quarantine"
-#: What code raises that reads a document which is not as it should be.
-SYMPTOMS = (KeyError, TypeError, ValueError, AttributeError, IndexError)
 _SCHEMAS = {
     "candidates": "candidate:CandidateDocument",
     "trajectories": "trajectory:TrajectoryDocument",

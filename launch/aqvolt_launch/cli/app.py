@@ -11,8 +11,7 @@ from pymongo.errors import PyMongoError
 from typer.core import TyperGroup
 
 from aqvolt_flows import __version__
-from aqvolt_flows.errors import AqvoltError
-from aqvolt_flows.quarantine import SYMPTOMS
+from aqvolt_flows.errors import SYMPTOMS, AqvoltError
 from aqvolt_launch import logs
 from aqvolt_launch.cli import output
 
