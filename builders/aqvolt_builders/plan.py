@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from aqvolt_builders.base import by_key
+from maggma.stores import MongoStore
+
 from aqvolt_builders.growth import adopt_labels
 from aqvolt_builders.jobs import BuildMaker
 from aqvolt_builders.labels import LabelBuilder
@@ -13,7 +14,7 @@ from aqvolt_flows.campaign import Campaign
 from aqvolt_flows.datasets.labels import BUILDER_VERSION
 from aqvolt_flows.identity import content_key
 from aqvolt_flows.schemas.trajectory import ENDED
-from aqvolt_flows.stores import Database
+from aqvolt_flows.stores import Database, by_ids
 from aqvolt_flows.work import Plan, WorkItem
 
 
@@ -25,19 +26,12 @@ def build_options(campaign: Campaign) -> dict[str, Any]:
 
 def _not_built(campaign: Campaign, database: Database) -> list[list[str]]:
     """Return the jobs with their times, and the AIMD runs, that the label builder would take up now."""
-    options = build_options(campaign)
-    builder = LabelBuilder(campaign=database.campaign, all_campaigns=database.all_campaigns, **options)
-    builder.connect()
-    try:
-        jobs, runs = builder.waiting()
-        fields = {"uuid": 1, "completed_at": 1, "_id": 0}
-        times = sorted(
-            [d["uuid"], str(d.get("completed_at", ""))] for d in by_key(builder.outputs, "uuid", jobs, fields)
-        )
-        return times + [[run] for run in runs]
-    finally:
-        for store in [*builder.sources, *builder.targets]:
-            store.close()
+    names = ("outputs", "frames", "labels", "trajectories")
+    stores = {name: MongoStore.from_collection(database.mongo[name]) for name in names}
+    jobs, runs = LabelBuilder(**stores, **build_options(campaign)).waiting(database)
+    fields = {"uuid": 1, "completed_at": 1, "_id": 0}
+    found = by_ids(database["outputs"], "uuid", jobs, fields)
+    return sorted([d["uuid"], str(d.get("completed_at", ""))] for d in found) + [[run] for run in runs]
 
 
 def plan_build(campaign: Campaign, database: Database, _claimed: frozenset[str] = frozenset()) -> Plan:

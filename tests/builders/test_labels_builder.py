@@ -94,7 +94,8 @@ def test_jobs_with_dates_of_any_clock_are_built_once(database):
         assert run_builder("labels") == {"processed": 0}
 
 
-def test_a_job_that_ran_again_makes_a_new_unit_of_building(database, settings):
+def test_a_job_that_ran_again_makes_a_new_unit_of_building(database, settings, monkeypatch):
+    """Planned by a process of another folder, as the demo's is: the database that is given counts."""
     from aqvolt_builders.plan import plan_build
     from aqvolt_launch.chain import campaign_for
 
@@ -106,7 +107,10 @@ def test_a_job_that_ran_again_makes_a_new_unit_of_building(database, settings):
     run_builder("labels")
     about = {"aqvolt": {"stage": "build", "key": first.key}}
     database["outputs"].insert_one({"uuid": "build", "index": 1, "output": {}, "metadata": about})
-    assert plan_build(campaign, database).items[0].done
+    with monkeypatch.context() as elsewhere:
+        elsewhere.delenv("AQVOLT_CONFIG_FILE")
+        elsewhere.chdir("/")
+        assert plan_build(campaign, database).items[0].done
     again = label_factory.output(label_factory.outcome(1, energy=-77.0), "uuid-1", at="2026-01-01T00:00:01")
     database["outputs"].replace_one({"uuid": "uuid-1"}, again)
     (second,) = plan_build(campaign, database).items
