@@ -35,6 +35,7 @@ _SCHEMAS = {
     "releases": "release:ReleaseDocument",
     "models": "model:ModelDocument",
     "benchmarks": "benchmark:BenchmarkDocument",
+    "benchmark_parts": "benchmark:BenchmarkPartDocument",
     "costs": "cost:CostDocument",
     "holds": "hold:HoldDocument",
     "builds": "build:BuildDocument",

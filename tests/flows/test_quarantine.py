@@ -13,6 +13,7 @@ from aqvolt_flows.quarantine import fault, guarded, listed, restore, sweep
 from aqvolt_flows.schemas.candidate import CandidateDocument
 from aqvolt_flows.schemas.frame import FrameDocument
 from aqvolt_flows.schemas.provenance import ArtifactRef
+from aqvolt_flows.stores import IDENTITIES
 from aqvolt_launch import chain
 from aqvolt_launch.cli import commands
 from aqvolt_launch.cli.app import app
@@ -96,6 +97,11 @@ def test_a_candidate_without_structure_does_not_end_plan_explore(database, setti
     found = chain.plan("explore", campaign, settings)
     assert found.facts["runs"] > 0
     assert [e["what"] for e in listed(database)] == ["bad"]
+
+
+def test_every_collection_has_a_schema():
+    for name in IDENTITIES:
+        assert fault(name, {}), name
 
 
 def test_every_required_field_of_a_frame_is_looked_at(database):
