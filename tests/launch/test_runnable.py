@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import trivial_jobs
 from fireworks import Firework, FWorker, PyTask, ScriptTask, Workflow
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aqvolt_flows.potentials.given import CalculatorRecipe
@@ -140,6 +140,7 @@ JSON = st.recursive(
 )
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(part=JSON, path=st.sampled_from([f"{JOB}/function", f"{JOB}/function_args", "spec/_tasks", "spec/y", "spec"]))
 def test_no_document_is_a_traceback(part: Any, path: str) -> None:
     document = copy.deepcopy(DOCUMENT)

@@ -7,7 +7,6 @@ import sys
 from typing import Annotated, Any
 
 import typer
-from pymongo.errors import PyMongoError
 from typer.core import TyperGroup
 
 from aqvolt_flows import __version__
@@ -30,14 +29,16 @@ class _Commands(TyperGroup):
                     raise
             ctx.args, ctx._protected_args = given
             return super().invoke(ctx)
-        except PyMongoError as error:
+        except Exception as error:
+            if not type(error).__module__.startswith("pymongo."):  # which is not imported for --help
+                raise
             raise _database_error(error) from error
         except KeyboardInterrupt:  # before typer makes "Aborted" of it
             output.complain("Interrupted; what was finished is kept, and the same command continues from there.")
             raise SystemExit(130) from None
 
 
-def _database_error(error: PyMongoError) -> AqvoltError:
+def _database_error(error: Any) -> AqvoltError:
     from aqvolt_flows.settings import load_settings
     from aqvolt_flows.stores import failed
 
@@ -53,6 +54,8 @@ def _terminated(_signal: int, _frame: Any) -> None:
 
 def _set_aside() -> bool:
     """Move documents that fit no schema to the quarantine, say so, and return whether there were any."""
+    from pymongo.errors import PyMongoError
+
     from aqvolt_flows.quarantine import sweep
     from aqvolt_flows.settings import load_settings
     from aqvolt_flows.stores import Database
