@@ -8,7 +8,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from aqvolt_flows.benchmark_registry import BENCHMARKS, parameters_of
@@ -27,6 +26,9 @@ from aqvolt_flows.schemas.parameters import (
     TrainingParameters,
 )
 from aqvolt_flows.trainers import trainings_of
+from aqvolt_flows.yaml_files import parse_mapping, read_mapping
+
+_EXPECTED = "groups such as 'exploration:' with keys below"
 
 
 class Campaign(Parameters):
@@ -101,6 +103,8 @@ def load_campaign(name_or_path: str | Path) -> Campaign:
         was seen and what was expected.
     """
     text = str(name_or_path)
+    if "\0" in text:
+        raise ConfigError(f"The campaign {text!r} is no path; give one, or the name of a shipped campaign.")
     if text in shipped_campaigns():
         source = f"campaign {text}"
         content = resources.files("aqvolt_flows").joinpath(f"campaigns/{text}.yaml").read_text()
@@ -111,20 +115,16 @@ def load_campaign(name_or_path: str | Path) -> Campaign:
                 f"There is no campaign file {text}; give a path, or one of the shipped names: "
                 f"{', '.join(shipped_campaigns())}."
             )
-        source, content = str(path), path.read_text()
+        return _campaign_of(read_mapping(path, _EXPECTED), str(path))
     return parse_campaign(content, source)
 
 
 def parse_campaign(content: str, source: str = "campaign") -> Campaign:
     """Return the campaign that a YAML text describes; ``source`` names it in errors."""
-    try:
-        values = yaml.safe_load(content)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{source} is not YAML: {' '.join(str(error).split())}.") from None
-    if not isinstance(values, dict):
-        raise ConfigError(
-            f"{source} holds a {type(values).__name__}; expected groups such as 'exploration:' with keys below."
-        )
+    return _campaign_of(parse_mapping(content, source, _EXPECTED), source)
+
+
+def _campaign_of(values: dict[str, Any], source: str) -> Campaign:
     try:
         campaign = Campaign(**values)
     except ValidationError as error:

@@ -26,3 +26,7 @@ class DatabaseError(AqvoltError):
 
 class ResourceError(AqvoltError):
     """Something the work needs is not there: weights, POTCARs, an executable, an extra, a folder."""
+
+
+#: What code raises that reads a document which is not as it should be (:mod:`aqvolt_flows.quarantine`).
+SYMPTOMS = (KeyError, TypeError, ValueError, AttributeError, IndexError)

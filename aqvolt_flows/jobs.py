@@ -114,11 +114,12 @@ def campaign_job(
     def decorate(method: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(method)
         def run(maker: Any, *args: Any, **kwargs: Any) -> Any:
+            from aqvolt_flows.quarantine import guarded
             from aqvolt_flows.stores import Database
 
             database = Database.connect()
             try:
-                return method(maker, database, *args, **kwargs)
+                return guarded(lambda: method(maker, database, *args, **kwargs), lambda: database)
             except DatabaseError:
                 raise
             except catch as error:

@@ -5,6 +5,7 @@ A release is written under the release root and its files go into the artifact s
 
 from __future__ import annotations
 
+import os
 import shutil
 import uuid
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from aqvolt_flows.artifacts import ArtifactStore
-from aqvolt_flows.errors import ResourceError
+from aqvolt_flows.errors import InputError, ResourceError
 from aqvolt_flows.schemas.provenance import ArtifactRef
 from aqvolt_flows.schemas.release import ReleaseFile
 from aqvolt_flows.stores import Database
@@ -35,7 +36,21 @@ def store_folder(artifacts: ArtifactStore, folder: str | Path) -> list[ReleaseFi
 
 def release_path(database: Database, release: Mapping[str, Any]) -> Path:
     """Return where the folder of a release belongs on this machine, whether or not it is there."""
-    return database.settings.path(database.settings.release_root) / str(release["path"])
+    return _inside(database.settings.path(database.settings.release_root), str(release["path"]))
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """Return a path below a folder; a document may not name another place of this machine.
+
+    Raises
+    ------
+    InputError
+        If it would lie elsewhere.
+    """
+    path = Path(os.path.normpath(folder / name))
+    if "\0" in name or not path.is_relative_to(folder) or path == folder:
+        raise InputError(f"A release names {name[:100]!r}, which is not below {folder}; correct its document.")
+    return path
 
 
 def release_folder(database: Database, release: Mapping[str, Any]) -> Path:
@@ -66,7 +81,7 @@ def release_folder(database: Database, release: Mapping[str, Any]) -> Path:
     aside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.part")
     try:
         for file in files:
-            database.artifacts.copy_out(ArtifactRef(**file["artifact"]), aside / file["name"])
+            database.artifacts.copy_out(ArtifactRef(**file["artifact"]), _inside(aside, str(file["name"])))
         if not folder.is_dir():  # another process may have been first
             aside.rename(folder)
     finally:

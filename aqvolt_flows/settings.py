@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-import yaml
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from aqvolt_flows.errors import ConfigError, DatabaseError
+from aqvolt_flows.yaml_files import read_mapping
 
 CONFIG_NAME = "aqvolt.yaml"
 CONFIG_VARIABLE = "AQVOLT_CONFIG_FILE"
+#: The only user of the embedded database, in its database ``admin``.
+EMBEDDED_USER = "aqvolt"
 
 
 class AqvoltSettings(BaseSettings):
@@ -24,7 +26,7 @@ class AqvoltSettings(BaseSettings):
     paths are relative to the folder that holds ``aqvolt.yaml`` (or the working directory without one).
     """
 
-    model_config = SettingsConfigDict(env_prefix="AQVOLT_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="AQVOLT_", extra="forbid", frozen=True, allow_inf_nan=False)
     _file: ClassVar[Path | None] = None
 
     mongo_uri: str | None = Field(default=None, description="MongoDB URI; absent: the embedded database.")
@@ -38,7 +40,10 @@ class AqvoltSettings(BaseSettings):
         default=Path(".aqvolt/checkpoints"), description="Checkpoints of running batches; all workers must see it."
     )
     walltime_s: float | None = Field(
-        default=None, gt=0, description="Seconds after which a running batch ends its segment and queues the next."
+        default=None,
+        gt=0,
+        le=1e9,
+        description="Seconds after which a running batch ends its segment and queues the next.",
     )
     stop_before_s: float = Field(
         default=120.0, ge=0, description="A training stops this long before its Slurm allocation ends."
@@ -46,7 +51,23 @@ class AqvoltSettings(BaseSettings):
     campaign: str = Field(default="aqvolt26", description="Campaign file, or the name of one that is shipped.")
     default_potential: str = Field(default="7net-mf-0/R2SCAN", description="Used where a command is given none.")
     device: str = Field(default="auto", description="cpu, cuda, cuda:1 …; auto: cuda where there is one.")
-    timeout_s: float = Field(default=10.0, gt=0, description="How long to wait for the database.")
+    job_packages: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="Packages whose jobs workers run, besides ours, atomate2's and jobflow's."
+    )
+    timeout_s: float = Field(default=10.0, gt=0, le=86_400, description="How long to wait for the database.")
+
+    @field_validator("job_packages", mode="before")
+    @classmethod
+    def _several(cls, value: Any) -> Any:
+        """Read a list, or names with commas between them as in AQVOLT_JOB_PACKAGES."""
+        return tuple(n.strip() for n in value.split(",") if n.strip()) if isinstance(value, str) else value
+
+    @field_validator("job_packages")
+    @classmethod
+    def _packages(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if strange := [name for name in value if not name.isidentifier()]:
+            raise ValueError(f"{strange[0]!r} is no name of a package; expected names such as my_package")
+        return value
 
     @classmethod
     def settings_customise_sources(
@@ -71,8 +92,13 @@ class AqvoltSettings(BaseSettings):
 
     @property
     def server_file(self) -> Path:
-        """The record of the embedded server: PID, port, URI."""
+        """The record of the embedded server: PID, port, URI without the password."""
         return self.path(self.database_dir) / "server.json"
+
+    @property
+    def password_file(self) -> Path:
+        """The embedded database's password, readable by its owner only."""
+        return self.path(self.database_dir) / "password"
 
     def database_uri(self) -> str:
         """Return the URI to connect to.
@@ -85,17 +111,37 @@ class AqvoltSettings(BaseSettings):
         if self.mongo_uri:
             return self.mongo_uri
         try:
-            return str(json.loads(self.server_file.read_text())["uri"])
+            record = json.loads(self.server_file.read_text())
+            return self.with_password(str(record["uri"]), record.get("user"))
         except (FileNotFoundError, NotADirectoryError):
             raise DatabaseError(
                 f"No database: AQVOLT_MONGO_URI is not set and no embedded database runs in {self.path('.')}; "
                 "start one "
                 "with 'aqvolt db start' or set mongo_uri in aqvolt.yaml."
             ) from None
-        except (ValueError, KeyError) as error:
+        except PermissionError:
+            raise DatabaseError(
+                f"The embedded database in {self.path(self.database_dir)} belongs to another user, and only they can "
+                "use it; set AQVOLT_MONGO_URI to a MongoDB that several people share."
+            ) from None
+        except (ValueError, KeyError, AttributeError, TypeError, OSError) as error:
             raise DatabaseError(
                 f"{self.server_file} is not a server record ({error}); run 'aqvolt db stop' and 'aqvolt db start'."
             ) from None
+
+    def with_password(self, uri: str, user: str | None) -> str:
+        """Return an embedded server's URI with user and password; as it is for one of version 0.1, without a user."""
+        if not user:
+            return uri
+        try:
+            password = self.password_file.read_text().strip()
+        except FileNotFoundError:
+            raise DatabaseError(
+                f"{self.password_file} is gone, and the embedded database asks for the password in it; restore the "
+                "file, or run 'aqvolt db stop', then 'aqvolt db start', which makes a new one."
+            ) from None
+        scheme, _, rest = uri.partition("://")
+        return f"{scheme}://{user}:{password}@{rest}{'&' if '?' in rest else '?'}authSource=admin"
 
     def resolve_device(self) -> str:
         """Return the torch device to use, resolving ``auto``."""
@@ -135,13 +181,7 @@ def load_settings(config: Path | None = None, **overrides: Any) -> AqvoltSetting
     file = config or find_config()
     values: dict[str, Any] = {"root": Path.cwd()}
     if file is not None:
-        try:
-            read = yaml.safe_load(file.read_text()) or {}
-        except (OSError, yaml.YAMLError) as error:
-            raise ConfigError(f"{file} cannot be read as YAML: {' '.join(str(error).split())}") from None
-        if not isinstance(read, dict):
-            raise ConfigError(f"{file} holds a {type(read).__name__}; it must hold 'key: value' lines.")
-        values |= {"root": file.parent, **read}
+        values |= {"root": file.parent, **read_mapping(file, "'key: value' lines")}
     values |= overrides
     try:
         return AqvoltSettings(**values)

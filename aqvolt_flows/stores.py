@@ -7,10 +7,11 @@ asks the settings of the machine it runs on.
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache, cached_property
 from itertools import batched
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import bson
 from jobflow import JobStore
@@ -30,6 +31,7 @@ from pymongo.errors import (
 from aqvolt_flows.artifacts import ArtifactStore
 from aqvolt_flows.errors import DatabaseError, InputError
 from aqvolt_flows.membership import FIELDS, REGISTER, Members, campaign_of, job_campaigns
+from aqvolt_flows.retries import RetryingCollection, retried
 from aqvolt_flows.schemas.base import Document, utc_now
 from aqvolt_flows.settings import AqvoltSettings, load_settings
 
@@ -40,6 +42,9 @@ MAX_DOCUMENT_BYTES = 15 * 1024 * 1024
 IDS_AT_ONCE = 50
 
 _DUPLICATE_KEY = 11000
+#: MongoDB's codes Unauthorized and AuthenticationFailed.
+_UNAUTHORIZED = {13, 18}
+_SECRET_OPTION = re.compile("password|token|properties", re.IGNORECASE)
 
 #: Identity field of each collection; a unique index stands on it and on ``key``.
 IDENTITIES = {
@@ -101,14 +106,14 @@ def normalise_uri(uri: str) -> str:
     DatabaseError
         If it is not a MongoDB URI.
     """
+    if not uri.startswith(("mongodb://", "mongodb+srv://")):
+        raise DatabaseError(
+            "The database URI does not start with mongodb:// or mongodb+srv://; check AQVOLT_MONGO_URI."
+        )
     try:
         nodes = uri_parser.parse_uri(uri, validate=True, warn=False)["nodelist"] if uri.startswith("mongodb://") else []
     except (InvalidURI, ConfigurationError, ValueError, PyMongoError) as error:
-        raise DatabaseError(
-            f"The database URI is not valid ({error}); expected mongodb://[user:password@]host:port/…"
-        ) from None
-    if not uri.startswith(("mongodb://", "mongodb+srv://")):
-        raise DatabaseError(f"The database URI starts with {uri[:12]!r}; expected mongodb:// or mongodb+srv://.")
+        raise _invalid(uri, error) from None
     if len(nodes) == 1 and nodes[0][0] in {"127.0.0.1", "localhost"} and "directConnection" not in uri:
         scheme, rest = uri.split("://", 1)
         host, _, tail = rest.partition("/")
@@ -117,11 +122,45 @@ def normalise_uri(uri: str) -> str:
     return uri
 
 
+def _refusal(error: OperationFailure, settings: AqvoltSettings) -> str:
+    """Return what a server's refusal of a first read means, and what to do."""
+    said = str((error.details or {}).get("errmsg") or error).split(", full error")[0]
+    if error.code in _UNAUTHORIZED:
+        todo = "check user and password" if settings.mongo_uri else "run 'aqvolt db start'"
+        return f"refused the connection ({said}); {todo}."
+    todo = "look at its log" if settings.mongo_uri else "run 'aqvolt db start', which restarts it if it is broken"
+    return f"answers but cannot be read ({said}), as after a full disk; free space and {todo}."
+
+
+def failed(error: PyMongoError, settings: AqvoltSettings) -> DatabaseError:
+    """Return the sentence for what pymongo raised in the middle of something."""
+    try:
+        uri = redact(settings.database_uri())
+    except DatabaseError as gone:
+        return gone
+    said = str((getattr(error, "details", None) or {}).get("errmsg") or error).split(", full error")[0]
+    said = " ".join(said.split(", Timeout:")[0].split())[:300]
+    todo = "check that MongoDB runs" if settings.mongo_uri else "run 'aqvolt db start'"
+    return DatabaseError(
+        f"The database at {uri} failed ({type(error).__name__}: {said}); what was finished is kept: {todo}, then "
+        "repeat the command."
+    )
+
+
+def _invalid(uri: str, error: Exception) -> DatabaseError:
+    """Return the error for a URI that pymongo refuses; its words are left out where they may quote a password."""
+    said = "what stands before the last @ has to be percent-encoded" if "@" in uri else str(error)
+    return DatabaseError(f"The database URI is not valid ({said}); expected mongodb://[user:password@]host:port/…")
+
+
 def redact(uri: str) -> str:
-    """Return the URI without its password, fit for messages."""
-    scheme, separator, rest = uri.partition("://")
+    """Return the URI without its password, fit for messages; nothing that may be one is left, however it is written."""
+    scheme, separator, rest = uri.partition("://") if "://" in uri else ("", "", uri)
     credentials, at, host = rest.rpartition("@")
-    return f"{scheme}{separator}{credentials.split(':')[0]}:…@{host}" if at else uri
+    host, mark, options = host.partition("?")
+    options = "…" if _SECRET_OPTION.search(options) else options
+    user = credentials.split(":")[0] + ":" if separator else ""
+    return f"{scheme}{separator}{f'{user}…@' if at else ''}{host}{mark}{options}"
 
 
 _clients: list[MongoClient[dict[str, Any]]] = []
@@ -156,9 +195,7 @@ def client_for(settings: AqvoltSettings) -> tuple[MongoClient[dict[str, Any]], s
         name = uri_parser.parse_uri(uri)["database"] if uri.startswith("mongodb://") else None
         return _client(uri, settings.timeout_s), str(name or settings.database)
     except (InvalidURI, ConfigurationError) as error:
-        raise DatabaseError(
-            f"The database URI is not valid ({error}); expected mongodb://[user:password@]host:port/…"
-        ) from None
+        raise _invalid(uri, error) from None
 
 
 class Database:
@@ -194,7 +231,8 @@ class Database:
         database = cls(settings or load_settings())
         uri = redact(database.settings.database_uri())
         try:
-            database.mongo.command("ping")
+            # a ping would be answered without a password, and by a server that is broken
+            retried(lambda: database.mongo[REGISTER].find_one({}, {"_id": 1}), "the first read")
         except ServerSelectionTimeoutError:
             hint = "check AQVOLT_MONGO_URI" if database.settings.mongo_uri else "run 'aqvolt db start'"
             raise DatabaseError(
@@ -202,18 +240,16 @@ class Database:
                 f"server: {hint}."
             ) from None
         except OperationFailure as error:
-            raise DatabaseError(
-                f"MongoDB at {uri} refused the connection ({error}); check user and password."
-            ) from None
+            raise DatabaseError(f"MongoDB at {uri} {_refusal(error, database.settings)}") from None
         except PyMongoError as error:
-            raise DatabaseError(f"MongoDB at {uri} failed: {error}") from None
+            raise failed(error, database.settings) from None
         return database
 
     def __getitem__(self, name: str) -> Collection[dict[str, Any]]:
         """Return a collection by its fixed name."""
         if name not in INDEXES:
             raise InputError(f"There is no collection {name!r}; known are {', '.join(sorted(INDEXES))}.")
-        return self.mongo[name]
+        return cast("Collection[dict[str, Any]]", RetryingCollection(self.mongo[name]))
 
     @cached_property
     def default_campaign(self) -> str:
@@ -314,10 +350,10 @@ class Database:
         """Create what :data:`IDENTITIES` and :data:`INDEXES` declare; existing indexes stay."""
         for name, fields in INDEXES.items():
             if name in IDENTITIES:
-                self.mongo[name].create_index([(IDENTITIES[name], ASCENDING)], unique=True)
-                self.mongo[name].create_index([("key", ASCENDING)], unique=True)
+                self[name].create_index([(IDENTITIES[name], ASCENDING)], unique=True)
+                self[name].create_index([("key", ASCENDING)], unique=True)
             for field in (*fields, *([FIELDS[name]] if name in FIELDS else [])):
-                self.mongo[name].create_index([(field, ASCENDING)])
+                self[name].create_index([(field, ASCENDING)])
 
     def upsert(self, name: str, documents: Iterable[Document]) -> int:
         """Write documents by identity and return how many were new.
@@ -337,7 +373,7 @@ class Database:
             incoming[plain[identity]] = plain
         if not incoming:
             return 0
-        collection = self.mongo[name]
+        collection = self[name]
         stored = {d[identity]: d for d in by_ids(collection, identity, incoming)}
         now = utc_now()
         fresh: list[InsertOne[dict[str, Any]]] = []
@@ -450,7 +486,7 @@ class ConfiguredMongoStore(MongoStore):
         if self._coll is None or force_reset:
             client, name = client_for(load_settings())
             self.database = name
-            self._coll = client[name][self.collection_name]
+            self._coll = RetryingCollection(client[name][self.collection_name])
 
     def close(self) -> None:
         """Let go of the collection; the client stays open, others in this process use it too."""

@@ -108,7 +108,13 @@ def settings(
     from aqvolt_flows.settings import CONFIG_NAME, CONFIG_VARIABLE, load_settings
 
     config = project / CONFIG_NAME
-    values = {"mongo_uri": mongo_uri, "database": f"test_{uuid.uuid4().hex[:12]}", "device": "cpu"} | configured
+    values = {
+        "mongo_uri": mongo_uri,
+        "database": f"test_{uuid.uuid4().hex[:12]}",
+        "device": "cpu",
+        "job_packages": ["trivial_jobs"],
+    }
+    values |= configured
     config.write_text(yaml.safe_dump(values))
     monkeypatch.setenv(CONFIG_VARIABLE, str(config))
     return load_settings()

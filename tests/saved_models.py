@@ -33,6 +33,7 @@ def save_esen(path: Path, references: dict[int, float] | None = None, scale: flo
     import torch
     from fairchem.core.units.mlip_unit.api.inference import MLIPInferenceCheckpoint
 
+    from aqvolt_flows.identity import file_sha256
     from aqvolt_flows.schemas.parameters import TrainingParameters
     from aqvolt_flows.training.esen import _direct_model, tasks
     from aqvolt_flows.training.references import MAX_ELEMENTS, References
@@ -53,4 +54,4 @@ def save_esen(path: Path, references: dict[int, float] | None = None, scale: flo
         net = hydra.utils.instantiate(model)
     averaged = torch.optim.swa_utils.AveragedModel(net).state_dict()
     torch.save(MLIPInferenceCheckpoint(model, net.state_dict(), averaged, tasks_config), path)
-    return f"fairchem:{path}"
+    return f"fairchem:{path}@sha256:{file_sha256(path)}"

@@ -1,18 +1,19 @@
 """Checkpoints by path: their hash, and what loading them would run.
 
 Most checkpoints are pickles, and unpickling can run code. Weights inside packages load by known hash. A file that is
-named by path loads if its pickle names nothing but the classes that its family's checkpoints consist of, found
-without unpickling it, or if its hash was written behind its path by someone who trusts it:
-``fairchem:PATH@sha256:HASH``. A checkpoint that holds several levels of theory names one behind ``#``:
-``fairchem:PATH#omat``, ``sevennet:PATH#R2SCAN``.
+named by path loads only if its hash is known (:mod:`aqvolt_flows.potentials.trust`). A fairchem checkpoint must besides
+name nothing but what its family's checkpoints consist of: its pickle is read without unpickling it, its configuration
+without resolving it. A checkpoint that holds several levels of
+theory names one behind ``#``: ``fairchem:PATH#omat``, ``sevennet:PATH#R2SCAN``.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib
+import importlib.util
 import re
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -143,56 +144,75 @@ def check_names(path: Path, allowed: Iterable[str], scheme: str) -> None:
     allowed
         Full names of classes.
     scheme
-        The family's prefix, for the advice.
+        The family's prefix, for the message.
     """
     strange = sorted(unpickled_names(path) - set(allowed))
     if strange:
         raise InputError(
             f"Loading {path} would import {', '.join(strange[:4])}, which a {scheme} checkpoint does not consist of; "
-            f"if you trust whoever made it, name it as {scheme}:PATH@sha256:{file_sha256(path)}."
+            "do not load this file."
         )
 
 
-def check_targets(path: Path, config: Any, package: str, further: Iterable[str] = ()) -> None:
-    """Raise :class:`InputError` if a configuration would have hydra call anything but a package's own classes.
+def check_config(path: Path, config: Any, callable_names: Collection[str], named: Collection[str] = ()) -> None:
+    """Raise :class:`InputError` if a configuration could make hydra or a registry call what is not allowed.
+
+    It is judged as it is written. An interpolation (``${…}``) is refused wherever it stands, because OmegaConf
+    resolves it when hydra reads it, into anything. A text that names something importable (``package.module.name``) is
+    refused unless it is allowed, under whatever key it stands: fairchem imports what ``model``, ``module`` or
+    ``head_cls`` name.
 
     Parameters
     ----------
     path
         Where the configuration comes from.
     config
-        Mappings and sequences; what hydra calls stands under ``_target_``.
-    package
-        Its classes are allowed; what its modules merely import (``package.module.os.system``) is not.
-    further
-        Full names that are allowed, too.
+        Mappings, sequences, texts, numbers.
+    callable_names
+        What ``_target_`` may be.
+    named
+        What other texts may name besides.
     """
-    for target in sorted(set(_targets(config)) - set(further)):
-        if not _is_class_of(target, package):
+    for name, value in _leaves(config, ""):
+        if not isinstance(value, str):
+            if value is None or isinstance(value, bool | int | float):
+                continue
             raise InputError(
-                f"The configuration inside {path} would call {target}; expected classes of {package} only: do not load "
-                "this file."
+                f"The configuration inside {path} holds a {type(value).__name__} as {name}; expected texts and "
+                "numbers: do not load this file."
+            )
+        if "${" in value:
+            raise InputError(
+                f"The configuration inside {path} holds the interpolation {value[:60]!r} as {name}; expected plain "
+                "values: do not load this file."
+            )
+        allowed = value in callable_names or (name.rpartition(".")[2] != "_target_" and value in named)
+        if not allowed and (name.rpartition(".")[2] == "_target_" or _is_importable(value)):
+            raise InputError(
+                f"The configuration inside {path} would call {value[:100]} as {name}; expected one of the classes that "
+                "such a checkpoint consists of: do not load this file."
             )
 
 
-def _is_class_of(target: str, package: str) -> bool:
-    module, _, name = target.rpartition(".")
-    if not module.startswith(f"{package}."):
+def _is_importable(text: str) -> bool:
+    """Return whether a text is a dotted name below a package that is installed; nothing is imported."""
+    words = text.replace(":", ".").split(".")
+    if len(words) < 2 or not all(word.isidentifier() for word in words):
         return False
     try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError):
-        return False
-    return isinstance(found, type) and found.__module__.startswith(f"{package}.")
+        return words[0] in sys.builtin_module_names or importlib.util.find_spec(words[0]) is not None
+    except (ImportError, ValueError):
+        return True
 
 
-def _targets(config: Any) -> Iterable[str]:
-    if isinstance(config, Mapping):
-        for name, value in config.items():
-            if name == "_target_":
-                yield str(value)
-            else:
-                yield from _targets(value)
-    elif isinstance(config, list | tuple):
-        for value in config:
-            yield from _targets(value)
+def _leaves(value: Any, name: str) -> Iterable[tuple[str, Any]]:
+    """Yield every key and every value of a configuration with its dotted name."""
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            yield f"{name}.(key)", key
+            yield from _leaves(part, f"{name}.{key}".lstrip("."))
+    elif isinstance(value, list | tuple):
+        for index, part in enumerate(value):
+            yield from _leaves(part, f"{name}[{index}]")
+    else:
+        yield name, value

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aqvolt_flows.errors import InputError
-from aqvolt_flows.potentials.checkpoints import check_names, check_targets, parse_name
+from aqvolt_flows.potentials.checkpoints import check_config, check_names, parse_name
 from aqvolt_flows.potentials.neighbors import NeighborOptions
 from aqvolt_flows.potentials.torchsim import TorchSimPotential
 
@@ -36,8 +36,33 @@ CONSISTS_OF = (
     "builtins.int",
     "builtins.list",
 )
-#: What its configuration calls beside fairchem's classes: the tensors of its element references.
-CALLS = ("torch.DoubleTensor", "torch.FloatTensor")
+_UMA = "fairchem.core.models.uma"
+_UNIT = "fairchem.core.units.mlip_unit.mlip_unit"
+_NORMALIZATION = "fairchem.core.modules.normalization"
+#: What hydra may call for its configuration: the model, its tasks, and the tensors of its element references.
+CALLS = frozenset(
+    {
+        "fairchem.core.models.base.HydraModel",
+        "fairchem.core.models.base.HydraModelV2",
+        f"{_UNIT}.Task",
+        f"{_UNIT}.OutputSpec",
+        f"{_NORMALIZATION}.normalizer.Normalizer",
+        f"{_NORMALIZATION}.element_references.ElementReferences",
+        *(
+            f"fairchem.core.modules.loss.{name}"
+            for name in ("DDPMTLoss", "DDPLoss", "MAELoss", "MSELoss", "PerAtomMAELoss", "L2NormLoss")
+        ),
+        "torch.DoubleTensor",
+        "torch.FloatTensor",
+        *(f"{_UMA}.escn_md.{name}" for name in ("eSCNMDBackbone", "MLP_EFS_Head", "MLP_Energy_Head")),
+        *(f"{_UMA}.escn_md.{name}" for name in ("Linear_Energy_Head", "Linear_Force_Head", "MLP_Stress_Head")),
+        f"{_UMA}.escn_moe.eSCNMDMoeBackbone",
+        f"{_UMA}.escn_moe.DatasetSpecificMoEWrapper",
+        f"{_UMA}.escn_moe.DatasetSpecificSingleHeadWrapper",
+    }
+)
+#: Keys under which fairchem's models load another checkpoint, unseen by any check here.
+_LOADS_MORE = ("finetune_config",)
 
 
 class FairChemPotential(TorchSimPotential):
@@ -53,7 +78,7 @@ class FairChemPotential(TorchSimPotential):
     def __init__(self, name: str, device: str, dtype: str = "float32") -> None:
         super().__init__(name, device, dtype)
         given = parse_name(name.removeprefix("fairchem:"))
-        self._path, self._named, self._pinned = given.path, given.channel, given.sha256
+        self._path, self._named = given.path, given.channel
 
     @cached_property
     def _model(self) -> Any:
@@ -79,8 +104,7 @@ class FairChemPotential(TorchSimPotential):
         import torch
         from torch_sim.models.fairchem import FairChemModel
 
-        if self._pinned is None:
-            check_contents(self._path)
+        check_contents(self._path)
         try:
             model = FairChemModel(
                 model=str(self._path),
@@ -145,23 +169,33 @@ def choose_task(path: Path, known: list[str], named: str | None) -> str:
 
 
 def check_contents(path: Path) -> None:
-    """Raise unless unpickling a checkpoint, and what hydra makes of it, run nothing but fairchem's own classes."""
+    """Raise unless unpickling a checkpoint, and what hydra makes of it, run nothing but :data:`CALLS`."""
     import torch
 
     check_names(path, CONSISTS_OF, "fairchem")
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=False, mmap=True)
+        loaded = torch.load(path, map_location="cpu", weights_only=False, mmap=True)  # its names are checked  # nosec B614
         configs = (loaded.model_config, loaded.tasks_config)
     except (RuntimeError, AttributeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
         raise _no_checkpoint(path, error) from error
-    for config in configs:
-        check_targets(path, _plain(config), "fairchem.core", CALLS)
+    for config in map(_plain, configs):
+        check_config(path, config, CALLS)
+        more = [key for key in _LOADS_MORE if isinstance(config, dict) and config.get(key) is not None]
+        if more:
+            raise InputError(
+                f"The configuration inside {path} loads another checkpoint ({more[0]}); give the inference_ckpt.pt "
+                "of a finished training instead."
+            )
 
 
 def _plain(config: Any) -> Any:
     from omegaconf import OmegaConf
 
-    return OmegaConf.to_container(config, resolve=False) if OmegaConf.is_config(config) else config
+    if OmegaConf.is_config(config):
+        return OmegaConf.to_container(config, resolve=False)
+    if isinstance(config, dict):
+        return {key: _plain(value) for key, value in config.items()}
+    return [_plain(value) for value in config] if isinstance(config, list | tuple) else config
 
 
 def _no_checkpoint(path: Path, error: Exception) -> InputError:

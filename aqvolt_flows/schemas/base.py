@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 
 def utc_now() -> datetime:
@@ -14,10 +14,22 @@ def utc_now() -> datetime:
     return now.replace(microsecond=now.microsecond // 1000 * 1000)
 
 
+def _symbol(value: str) -> str:
+    from ase.data import atomic_numbers
+
+    if value not in atomic_numbers or value == "X":
+        raise ValueError("the symbol of an element, such as Li")
+    return value
+
+
+#: The symbol of a chemical element.
+Element = Annotated[str, AfterValidator(_symbol)]
+
+
 class Parameters(BaseModel):
     """A frozen group of scientific parameters; an unknown key is an error, never ignored."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values that monty reads back; a job's maker is written this way, also to a LaunchPad.

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
-from aqvolt_flows.schemas.base import Parameters
+from aqvolt_flows.schemas.base import Element, Parameters
 
 #: Ends the description of a value that the paper leaves open.
 OURS = "The paper does not say; this value is our choice."
@@ -21,7 +21,7 @@ Temperature = Annotated[float, Field(gt=0, le=10_000, allow_inf_nan=False, stric
 class Site(Parameters):
     """One occupied site of the asymmetric unit."""
 
-    element: str
+    element: Element
     xyz: tuple[float, float, float] = Field(description="Fractional coordinates.")
 
 
@@ -53,9 +53,9 @@ class DuplicateParameters(Parameters):
 class HostParameters(Parameters):
     """Which structures are empty hosts, fit to take up Li (section 2.1)."""
 
-    exclude_elements: list[str] = Field(default=["Li"], description="None may be present.")
-    require_any_of: list[str] = Field(default=["F", "Cl", "Br", "I"], description="At least one, as an anion.")
-    redox_metals: list[str] = Field(
+    exclude_elements: list[Element] = Field(default=["Li"], description="None may be present.")
+    require_any_of: list[Element] = Field(default=["F", "Cl", "Br", "I"], description="At least one, as an anion.")
+    redox_metals: list[Element] = Field(
         default=["Ti", "V", "Cr", "Mn", "Fe", "Co", "Ni", "Cu", "Nb", "Mo", "Ru", "Ag", "W", "Re", "Sb", "Bi"],
         description="At least one must be present.",
     )
@@ -72,9 +72,9 @@ class CandidateParameters(Parameters):
     """Which structures enter (section 2.1)."""
 
     prototypes: list[Prototype] = Field(default_factory=list)
-    require_elements: list[str] = Field(default=["Li"], description="Every one must be present.")
-    require_any_of: list[str] = Field(default=["F", "Cl", "Br", "I"], description="At least one must be present.")
-    exclude_elements: list[str] = Field(default=["O"], description="Oxyhalides were deprioritized (2.1).")
+    require_elements: list[Element] = Field(default=["Li"], description="Every one must be present.")
+    require_any_of: list[Element] = Field(default=["F", "Cl", "Br", "I"], description="At least one must be present.")
+    exclude_elements: list[Element] = Field(default=["O"], description="Oxyhalides were deprioritized (2.1).")
     exclude_radioactive: bool = True
     exclude_noble_gases: bool = True
     hosts: HostParameters = HostParameters()
@@ -284,8 +284,8 @@ class AIMDSystems(Parameters):
     substituted_from: list[Literal["matpes", "stuffed", "user"]] = Field(
         default_factory=list, description="Substituted candidates whose parents are of these sources, besides."
     )
-    require_elements: list[str] = Field(default_factory=list, description="Every one must be present.")
-    exclude_elements: list[str] = Field(default_factory=list, description="None may be present.")
+    require_elements: list[Element] = Field(default_factory=list, description="Every one must be present.")
+    exclude_elements: list[Element] = Field(default_factory=list, description="None may be present.")
     max_atoms: PositiveInt | None = Field(default=None, description="Atoms of the cell at most; none: any.")
     query: dict[str, Any] = Field(
         default_factory=dict, description="MongoDB query on candidates that must hold besides, e.g. {chemsys: Cl-Li}."

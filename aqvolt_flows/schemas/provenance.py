@@ -14,7 +14,7 @@ class ArtifactRef(Parameters):
     """A pointer to a file of the artifact store."""
 
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the file's bytes.")
-    format: str = Field(description="Suffix: parquet, npz, tar.gz, …")
+    format: str = Field(pattern=r"^[^/\\\x00]{1,100}$", description="Suffix: parquet, npz, tar.gz, …; no path.")
     bytes: int = Field(ge=0, description="Size of the file.")
 
     @property

@@ -14,8 +14,10 @@ from typing import Any
 from ase.data import chemical_symbols
 
 from aqvolt_flows.errors import InputError
+from aqvolt_flows.identity import file_sha256
 from aqvolt_flows.potentials.checkpoints import parse_name
 from aqvolt_flows.potentials.registry import FAMILIES, located
+from aqvolt_flows.potentials.trained import string_of
 from aqvolt_flows.schemas.parameters import StageParameters, TrainingParameters
 from aqvolt_flows.schemas.trainings import FairChemParameters
 from aqvolt_flows.trainers import Trained, TrainingTask
@@ -131,13 +133,14 @@ def train(task: TrainingTask) -> Trained:
     config = config_of(task, checkpoint, name, train_split, val_split, references)
     environment = device_for(_as_training(p), "conservative", task.device)[1]
     result = run_stage(config, task.workdir, RUN, environment, ends_at=task.ends_at)
+    trained = string_of("fairchem", result.checkpoint, name, file_sha256(result.checkpoint))
     return Trained(
         result.checkpoint,
         task.workdir / RUN / PROGRESS,
         validated_on=validated_on,
         references={chemical_symbols[z]: e for z, e in enumerate(references.element_energies) if e},
         force_rms=references.force_rms,
-        held_out=compare_held_out(task.release, start, f"fairchem:{result.checkpoint}#{name}", task.device),
+        held_out=compare_held_out(task.release, start, trained, task.device),
         versions=versions_of(),
     )
 

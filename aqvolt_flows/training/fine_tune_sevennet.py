@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from aqvolt_flows.errors import InputError
+from aqvolt_flows.identity import file_sha256
 from aqvolt_flows.potentials.checkpoints import checkpoint_sha256, parse_name
 from aqvolt_flows.potentials.registry import FAMILIES, located
+from aqvolt_flows.potentials.trained import string_of
 from aqvolt_flows.schemas.trainings import SevenNetParameters
 from aqvolt_flows.trainers import Trained, TrainingTask
 from aqvolt_flows.training.fine_tune import compare_held_out, splits_for
@@ -69,7 +71,7 @@ def train(task: TrainingTask) -> Trained:
     }
     command = [sys.executable, "-m", "aqvolt_flows.training.sevennet_process", "config.json"]
     progress = run_process(command, task.workdir, given, weights)
-    trained = f"sevennet:{weights}{f'#{modality}' if modality else ''}"
+    trained = string_of("sevennet", weights, modality, file_sha256(weights))
     starts = [r for r in read_records(progress) if r["event"] == "start"]
     return Trained(
         weights,

@@ -378,7 +378,8 @@ class _Run:
         checkpoint: ArtifactRef,
         stages: list[dict[str, Any]],
     ) -> None:
-        trained = f"fairchem:{self.database.artifacts.local_path(checkpoint)}"
+        path = self.database.artifacts.local_path(checkpoint)
+        trained = f"fairchem:{path}@sha256:{checkpoint.sha256}"
         main = next(d for d, _ in read if d["release_id"] == self.release_id)
         release, device = release_folder(self.database, main), self.database.settings.resolve_device()
         document = self._document(

@@ -142,8 +142,8 @@ class TrainMaker(Maker):
             references=symbols_of(references),
             force_rms=references.force_rms,
             checkpoint=str(kept),
-            sha256=file_sha256(kept),
-            model=f"fairchem:{kept}",
+            sha256=(digest := file_sha256(kept)),
+            model=f"fairchem:{kept}@sha256:{digest}",
             seconds=round(time.perf_counter() - started, 3),
         )
 

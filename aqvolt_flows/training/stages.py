@@ -24,6 +24,7 @@ import yaml
 
 from aqvolt_flows.aside import written_aside
 from aqvolt_flows.errors import AqvoltError, InputError, ResourceError
+from aqvolt_flows.potentials.fairchem import check_contents
 from aqvolt_flows.training.esen import ENERGY_HEAD
 from aqvolt_flows.training.layout import Layout, command
 from aqvolt_flows.training.resume import STARTED, check_same, identity
@@ -416,8 +417,9 @@ def load_checkpoint(path: Path) -> Any:
     import torch
     from fairchem.core.units.mlip_unit.api.inference import MLIPInferenceCheckpoint
 
+    check_contents(path)
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=False)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=False)  # checked above  # nosec B614
     except (OSError, EOFError, RuntimeError, ValueError, KeyError, AttributeError, pickle.UnpicklingError) as error:
         raise InputError(f"{path} is not a fairchem checkpoint ({error}); give an inference_ckpt.pt.") from None
     if not isinstance(checkpoint, MLIPInferenceCheckpoint):

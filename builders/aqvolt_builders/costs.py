@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from maggma.core import Store
@@ -24,9 +24,11 @@ STAGES: dict[str, tuple[str, str | None, float]] = {
     "benchmark": ("benchmarks", "seconds", 1 / 3600),
 }
 
+_DATES = ("last_updated", "source_last_updated", "campaigns")
+
 
 class CostBuilder(CountingBuilder):
-    """Makes one document of ``costs`` per stage; a stage is summed again when its collection changed.
+    """Makes one document of ``costs`` per stage; written again when its sums changed.
 
     Parameters
     ----------
@@ -53,19 +55,20 @@ class CostBuilder(CountingBuilder):
         super().__init__(list(self.stages.values()), [self.costs], chunk_size)
 
     def get_items(self) -> Iterator[dict[str, Any]]:
-        """Yield, for every stage that changed, the fields to sum of its documents."""
+        """Yield, for every stage whose sums changed, the fields to sum of its documents."""
         known = {d["stage"]: d for d in self.costs.query()}
+        fields = {"status": 1, "failure.reason": 1, "rejection.reason": 1, "n_atoms": 1, "seconds": 1}
+        fields |= {"cost_core_hours": 1, "last_updated": 1, "_id": 0}
         for stage, store in self.stages.items():
-            newest = next(iter(store.query({}, {"last_updated": 1}, sort={"last_updated": -1}, limit=1)), None)
-            state = (store.count(), newest["last_updated"] if newest else None)
+            documents = list(store.query({}, fields))
             before = known.get(stage)
-            if state[0] == 0 and before is None:
+            if not documents and before is None:
                 continue
-            if before and (before["n_documents"], before["source_last_updated"]) == state:
+            newest = max((d["last_updated"] for d in documents if d.get("last_updated")), default=None)
+            item = {"stage": stage, "documents": documents, "newest": newest}
+            if before and _sums(before) == _sums(self.process_item(item).model_dump(mode="python")):
                 continue
-            fields = {"status": 1, "failure.reason": 1, "rejection.reason": 1, "n_atoms": 1, "seconds": 1}
-            documents = store.query({}, fields | {"cost_core_hours": 1, "_id": 0})
-            yield {"stage": stage, "documents": list(documents), "newest": state[1]}
+            yield item
 
     def process_item(self, item: dict[str, Any]) -> CostDocument:
         """Return the sums of one stage."""
@@ -91,3 +94,8 @@ class CostBuilder(CountingBuilder):
     def update_targets(self, items: list[CostDocument]) -> None:
         """Write the sums."""
         self.write("costs", items, self.costs)
+
+
+def _sums(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a document of ``costs`` says, without when it was written and of what date the newest source is."""
+    return {k: v for k, v in document.items() if k in CostDocument.model_fields and k not in _DATES}

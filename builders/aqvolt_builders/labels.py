@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import batched
 from typing import Any
 
@@ -19,7 +20,6 @@ from aqvolt_builders.base import (
     read_outputs,
 )
 from aqvolt_builders.growth import adopt_all_labels
-from aqvolt_builders.progress import STAGE, Progress, look
 from aqvolt_builders.shifts import Shifts
 from aqvolt_flows.artifacts import ArtifactStore
 from aqvolt_flows.datasets.aimd_labels import ended_at, labels_from_trajectory, pressure_fault, rejected_trajectory
@@ -35,20 +35,24 @@ from aqvolt_flows.settings import load_settings
 from aqvolt_flows.stores import Database, collection_store
 from aqvolt_flows.vasp.settings import r2scan_protocol
 
+STAGE = "metadata.aqvolt.stage"
+#: Rules, state of the run, stride and number of labels that one label of an AIMD run was made with.
+_RunState = tuple[Any, Any, Any, Any]
+
 
 class LabelBuilder(CountingBuilder):
     """Makes ``labels`` of ``outputs`` (jobs of the stage ``label``), ``frames`` and AIMD ``trajectories``.
 
-    Incremental: a job is taken up when no label remembers it with the time it ended, a trajectory when its document is
-    newer than its labels, and everything when the rules (``builder_version``) or the settings changed. A second run
-    with nothing new reads a few counts (:mod:`aqvolt_builders.progress`) and writes nothing.
+    Incremental: a job is taken up when no label remembers it (its uuid and the time that its output says), a trajectory
+    when its labels are not all there or of an earlier state of it, and everything when the rules (``builder_version``)
+    or the settings changed. All jobs are compared with all labels each time: nothing is concluded from dates, which
+    differ between machines and come late, nor from counts. A second run with nothing new writes nothing.
 
     Parameters
     ----------
     outputs, frames, trajectories, labels
         Stores to read and write, any of maggma's; a JobStore serves as ``outputs``. By default those that the
-        settings of this machine name. What was read is noted only where all are the project's; else every run
-        compares all jobs with the labels, and a second run with nothing new writes nothing either.
+        settings of this machine name.
     query
         Which documents of ``outputs`` are labels: by default those of our labeling stage. Jobs of atomate2 whose
         output is a VASP task document are understood as well; name them here, e.g. ``{"name": "MatPES meta-GGA
@@ -58,7 +62,7 @@ class LabelBuilder(CountingBuilder):
     max_energy_jump_ev
         What an energy may be off from what the frame's own potential leads to expect, eV/atom; 0: not checked.
     full
-        Look at everything, whatever an earlier run noted.
+        Without effect, for jobs of version 0.1: every run looks at everything.
     chunk_size
         Outcomes read and written at once.
     campaign
@@ -90,8 +94,6 @@ class LabelBuilder(CountingBuilder):
         self.aimd_stride = aimd_stride
         self.max_energy_jump_ev = max_energy_jump_ev
         self.full = full
-        self._progress: Progress | None = None
-        self._given = self._taken = 0
         self._complete = False
         super().__init__([self.outputs, self.frames, self.trajectories], [self.labels], chunk_size)
 
@@ -122,27 +124,37 @@ class LabelBuilder(CountingBuilder):
     def get_items(self) -> Iterator[dict[str, Any]]:
         """Yield the outcome and the frame of every job, and every AIMD trajectory, that is not built yet."""
         scope = self._scope()
-        self._progress = None if scope is None else self._look(scope)
-        waiting = self._waiting_jobs(self._progress.cut if self._progress else None, _members(scope, "outputs"))
-        runs = self._waiting_runs(self._progress, _members(scope, "trajectories"))
+        waiting, runs = self.waiting(scope)
         self.total = len(waiting) + len(runs)
         shifts = Shifts()
         if waiting and self.max_energy_jump_ev > 0:
             shifts = Shifts.of(self.outputs, self.frames, self.trajectories, self.labels, waiting)
         for uuids in batched(waiting, self.chunk_size):
-            for item in self._jobs(scope, uuids, shifts):
-                self._given += 1
-                yield item
+            yield from self._jobs(scope, uuids, shifts)
         for trajectory_id in runs:
             for trajectory in self.trajectories.query({"trajectory_id": trajectory_id}):
-                self._given += 1
                 yield {"trajectory": trajectory, "campaigns": _members_of(scope, trajectory)}
         self._complete = True
 
-    def _look(self, scope: Database) -> Progress:
-        """Return how far an earlier run has read; notes are kept in the project, for its own stores."""
-        told = {"aimd_stride": self.aimd_stride, "query": str(self.query)}
-        return look(scope, _builds_name(scope), self.rules, told, self.full)
+    def waiting(self, scope: Database | None = None) -> tuple[list[str], list[str]]:
+        """Return the jobs (uuid) and the AIMD trajectories (identity) that are not built yet, or not as they are now.
+
+        Parameters
+        ----------
+        scope
+            The project's database as the campaign sees it; by default found as :meth:`get_items` does.
+        """
+        scope = self._scope() if scope is None else scope
+        latest = latest_outputs(self.outputs, self.job_query | _members(scope, "outputs"))
+        query: dict[str, Any] = {"engine": "aimd", "status": {"$in": list(ENDED)}}
+        wanted = ("trajectory_id", "last_updated", "pressure_gpa", "pressure_removed", "mean_volume_per_atom")
+        fields = dict.fromkeys(wanted, 1) | {"_id": 0}
+        runs = list(self.trajectories.query(query | _members(scope, "trajectories"), fields))
+        jobs, states = self._built() if latest or runs else (set(), {})
+        return (
+            sorted(uuid for uuid, at in latest.items() if (uuid, at) not in jobs),
+            sorted(t["trajectory_id"] for t in runs if not self._is_built(t, states.get(t["trajectory_id"], []))),
+        )
 
     def process_item(self, item: dict[str, Any]) -> list[LabelDocument]:
         """Return the labels of one job or one trajectory, valid or rejected."""
@@ -174,36 +186,34 @@ class LabelBuilder(CountingBuilder):
             kept = label if alone or stored is None else merge(stored, label)
             known[label.label_id] = kept.model_copy(update={"campaigns": label.campaigns})  # those it has, it keeps
         self.write("labels", [known[label_id] for label_id in dict.fromkeys(ids)], self.labels)
-        self._taken += len(items)
 
     def finalize(self) -> None:
-        """Note how far this run has read, if it went through and something moved; then let go of the stores."""
-        progress = self._progress
-        if progress and self._complete:
-            adopt_all_labels(Database.connect(), progress.trajectories_cut)
-        if progress and self._complete and self._given == self._taken and (self._taken or progress.worth_moving):
-            database = Database.connect()
-            n_labels = database["labels"].estimated_document_count()
-            database.upsert("builds", [progress.next_document.model_copy(update={"n_labels": n_labels})])
+        """Let labels join the campaigns of their frames and runs, if this run went through; let go of the stores."""
+        if self._complete and self._scope() is not None:
+            adopt_all_labels(Database.connect())
         super().finalize()
 
-    def _waiting_jobs(self, cut: str | None, members: dict[str, Any]) -> list[str]:
-        # the date first: the embedded server takes the index of the field that a query names first
-        since = {} if cut is None else {"completed_at": {"$gte": cut}}
-        latest = latest_outputs(self.outputs, since | self.job_query | members)
-        if not latest:
-            return []
-        built = self._built(cut)
-        return sorted(uuid for uuid, at in latest.items() if (uuid, at) not in built)
+    def _built(self) -> tuple[set[tuple[str, str]], dict[str, list[_RunState]]]:
+        """Return the jobs that labels remember, with their time, and of what state each AIMD run's labels are."""
+        names = ("source", "source_uuid", "source_completed_at", "other_sources", "builder_version", "trajectory_id")
+        fields = dict.fromkeys((*names, "provenance.stride", "provenance.n_labels"), 1) | {"_id": 0}
+        jobs: set[tuple[str, str]] = set()
+        runs: dict[str, list[_RunState]] = defaultdict(list)
+        for label in self.labels.query({}, fields):
+            if label.get("source") == "aimd":
+                about = label.get("provenance") or {}
+                state = (label.get("builder_version"), label.get("source_completed_at"))
+                runs[str(label.get("trajectory_id"))].append((*state, about.get("stride"), about.get("n_labels")))
+            elif label.get("builder_version") == self.rules:
+                jobs.add((str(label.get("source_uuid")), str(label.get("source_completed_at") or "")))
+                jobs.update((label.get("other_sources") or {}).items())
+        return jobs, runs
 
-    def _built(self, cut: str | None) -> set[tuple[str, str]]:
-        fields = {"source_uuid": 1, "source_completed_at": 1, "other_sources": 1, "_id": 0}
-        since = {} if cut is None else {"newest_source_at": {"$gte": cut}}
-        found = set()
-        for label in self.labels.query(since | {"builder_version": self.rules}, fields):
-            found.add((label.get("source_uuid"), label.get("source_completed_at")))
-            found.update(label.get("other_sources", {}).items())
-        return found
+    def _is_built(self, trajectory: Mapping[str, Any], labels: Sequence[_RunState]) -> bool:
+        """Whether all labels of a run, as many as the first of them says, are there for its state and these rules."""
+        now = (self._rules_for(trajectory), ended_at(trajectory), self.aimd_stride)
+        found = [number for *state, number in labels if tuple(state) == now]
+        return bool(found) and len(found) >= int(found[0] or 1)
 
     def _jobs(self, scope: Database | None, uuids: Iterable[str], shifts: Shifts) -> Iterator[dict[str, Any]]:
         documents = read_outputs(self.outputs, uuids)
@@ -221,27 +231,6 @@ class LabelBuilder(CountingBuilder):
                 "uuid": document["uuid"],
                 "completed_at": str(document.get("completed_at", "")),
             }
-
-    def _waiting_runs(self, progress: Progress | None, members: dict[str, Any]) -> list[str]:
-        query: dict[str, Any] = {"engine": "aimd", "status": {"$in": list(ENDED)}}
-        if progress is not None and progress.trajectories_cut is not None:
-            query["last_updated"] = {"$gte": progress.trajectories_cut}
-        fields = ("trajectory_id", "last_updated", "pressure_gpa", "pressure_removed", "mean_volume_per_atom")
-        found = self.trajectories.query(query | members, dict.fromkeys(fields, 1) | {"_id": 0})
-        return sorted(t["trajectory_id"] for t in found if not self._is_built(t))
-
-    def _is_built(self, trajectory: dict[str, Any]) -> bool:
-        """Whether all labels of a run, as many as the first of them says, stand under these rules."""
-        query = {"trajectory_id": trajectory["trajectory_id"], "source": "aimd"}
-        fields = {"builder_version": 1, "source_completed_at": 1, "provenance": 1, "_id": 0}
-        found = [
-            label
-            for label in self.labels.query(query, fields)
-            if label["builder_version"] == self._rules_for(trajectory)
-            and label["source_completed_at"] == ended_at(trajectory)
-            and label["provenance"].get("stride") == self.aimd_stride
-        ]
-        return bool(found) and len(found) >= found[0]["provenance"]["n_labels"]
 
     def _labels_of_run(self, trajectory: dict[str, Any]) -> list[LabelDocument]:
         try:
@@ -261,13 +250,6 @@ def _members(scope: Database | None, name: str) -> dict[str, Any]:
 
 def _members_of(scope: Database | None, document: Mapping[str, Any]) -> list[str]:
     return list(document.get("campaigns") or []) if scope is None else scope.members_of(document)
-
-
-def _builds_name(database: Database) -> str:
-    """Return under which name a run notes how far it has read; each campaign reads for itself."""
-    if database.all_campaigns and not database.in_campaign(database.campaign).is_alone():
-        return "labels-of-all"
-    return "labels" if database.campaign == database.default_campaign else f"labels-of-{database.campaign}"
 
 
 def _as_member(output: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from aqvolt_builders.benchmarks import BenchmarkBuilder
 from aqvolt_builders.costs import CostBuilder
 from aqvolt_builders.labels import LabelBuilder
 from aqvolt_flows.errors import InputError
+from aqvolt_flows.quarantine import guarded
+from aqvolt_flows.stores import Database
 
 #: In the order in which ``all`` runs them.
 BUILDERS: dict[str, Callable[..., CountingBuilder]] = {
@@ -36,6 +38,10 @@ def run_builder(name: str, **options: Any) -> dict[str, int]:
     """
     if name not in BUILDERS:
         raise InputError(f"There is no builder {name!r}; known are {', '.join(BUILDERS)}.")
+    return guarded(lambda: _run(name, options), Database.connect)
+
+
+def _run(name: str, options: dict[str, Any]) -> dict[str, int]:
     builder = BUILDERS[name](**options)
     builder.run()
     return dict(builder.counts)

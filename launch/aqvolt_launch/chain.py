@@ -12,6 +12,7 @@ from aqvolt_flows.errors import ConfigError, InputError
 from aqvolt_flows.labelers import LABELERS
 from aqvolt_flows.labeling.plan import cost_model
 from aqvolt_flows.models import identity_of
+from aqvolt_flows.quarantine import guarded
 from aqvolt_flows.settings import AqvoltSettings
 from aqvolt_flows.stages import stage_named
 from aqvolt_flows.stores import Database
@@ -87,7 +88,7 @@ def _name_of(settings: AqvoltSettings, text: str, known: Sequence[str]) -> str:
 
 
 def plan(stage: str, campaign: Campaign, settings: AqvoltSettings, all_campaigns: bool = False) -> Plan:
-    """Return what a stage would do now; changes nothing.
+    """Return what a stage would do now; changes nothing, but for setting documents aside that stop it.
 
     Parameters
     ----------
@@ -103,9 +104,13 @@ def plan(stage: str, campaign: Campaign, settings: AqvoltSettings, all_campaigns
     DatabaseError
         If no database answers.
     """
-    planner = stage_named(stage).load_planner()
     database = database_of(campaign, settings, all_campaigns)
     campaign = with_models(campaign, partial(identity_of, database))
+    return guarded(lambda: _plan(stage, campaign, settings, database), lambda: database)
+
+
+def _plan(stage: str, campaign: Campaign, settings: AqvoltSettings, database: Database) -> Plan:
+    planner = stage_named(stage).load_planner()
     if stage == "label":  # no batches there
         return _with_campaigns(planner(campaign, database, frozenset()), database)
     # a round of sampling is a campaign's own, other units are the same for all
@@ -159,6 +164,21 @@ def submit_stage(
     if budget_core_hours is not None and stage != "label":
         raise InputError(f"A budget of core-hours was given for {stage}; only labels have a forecast, leave it out.")
     project = Project(settings).prepare()
+    options = {"limit": limit, "rerun_failed": rerun_failed, "window": window}
+    return guarded(
+        lambda: _submit(project, stage, campaign, budget_core_hours, all_campaigns, options), lambda: project.database
+    )
+
+
+def _submit(
+    project: Project,
+    stage: str,
+    campaign: Campaign,
+    budget_core_hours: float | None,
+    all_campaigns: bool,
+    options: dict[str, Any],
+) -> tuple[Plan, SubmitReport]:
+    settings = project.settings
     found = plan(stage, campaign, settings, all_campaigns)
     if found.missing:
         raise InputError(f"Nothing was submitted for {stage}: {'; '.join(found.missing)}.")
@@ -176,13 +196,4 @@ def submit_stage(
     if found.adopt is not None:
         found.adopt()
     Adopter(settings, campaign.name).adopt_units(found.queued)
-    report = submit(
-        found.items,
-        settings,
-        limit=limit,
-        rerun_failed=rerun_failed,
-        budget=budget,
-        window=window,
-        campaign=campaign.name,
-    )
-    return found, report
+    return found, submit(found.items, settings, budget=budget, campaign=campaign.name, **options)

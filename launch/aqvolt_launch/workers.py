@@ -10,20 +10,22 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
+from pymongo.errors import PyMongoError
 
-from aqvolt_flows.errors import InputError, ResourceError
+from aqvolt_flows.errors import DatabaseError, InputError, ResourceError
 from aqvolt_flows.settings import CONFIG_NAME, CONFIG_VARIABLE, AqvoltSettings
 from aqvolt_flows.stores import redact
 from aqvolt_launch import logs
 from aqvolt_launch.launchpad import ensure_launchpad, quiet_fireworks
 from aqvolt_launch.open_project import Project
+from aqvolt_launch.patience import Patience
 from aqvolt_launch.processes import host_name, worker_name
 from aqvolt_launch.repair.lost_runs import RecoveryReport, recover_dead
 from aqvolt_launch.submission import holds
@@ -48,13 +50,14 @@ _STEADY = {"MKL_DYNAMIC": "FALSE", "OMP_DYNAMIC": "FALSE"}
 
 @dataclass(frozen=True)
 class WorkReport:
-    """What a worker did: Fireworks that it completed or fizzled, lost runs that it recovered, seconds."""
+    """What a worker did: Fireworks that it completed, fizzled or left (``refused``), lost runs recovered, seconds."""
 
     name: str
     completed: int
     fizzled: int
     recovered: int
     seconds: float
+    refused: int = 0
 
     def as_dict(self) -> dict[str, object]:
         """Return the fields as a mapping."""
@@ -116,36 +119,46 @@ def work(
     with exported(settings), _working_directory():
         quiet_fireworks()
         worker = FWorker(name=name, category=category or "")
-        watched = WatchedLaunchPad(launchpad)
+        watched = WatchedLaunchPad(launchpad, settings)
+        patience = Patience(settings)
         while True:
-            holds.enforce(project, at_most_every=holds.LOOK)
-            queue.top_up(launchpad, category)
-            left = 0 if max_launches is None else max_launches - _launched(launchpad, name, before)
-            if max_launches is not None and left <= 0:
-                break
-            rapidfire(
-                watched,
-                worker,
-                m_dir=str(folder),
-                nlaunches=left,
-                max_loops=1,
-                sleep_time=sleep_s,
-                timeout=BUSY_LOOK_S,
-                strm_lvl="ERROR",
-                local_redirect=_has_terminal_files(),
-            )
-            CURRENT_JOB.reset()  # a job that raised stays the current one: what follows is not of its campaigns
-            if time.monotonic() - last_look > IDLE_LOOK_S:
-                recovered += recover_dead(settings).total()
-                last_look = time.monotonic()
-            if launchpad.run_exists(worker):
+            try:
+                holds.enforce(project, at_most_every=holds.LOOK)
+                queue.top_up(launchpad, category)
+                left = 0 if max_launches is None else max_launches - _launched(launchpad, name, before)
+                if max_launches is not None and left <= 0:
+                    break
+                if patience.wait_for_space():
+                    continue
+                rapidfire(
+                    watched,
+                    worker,
+                    m_dir=str(folder),
+                    nlaunches=left,
+                    max_loops=1,
+                    sleep_time=sleep_s,
+                    timeout=BUSY_LOOK_S,
+                    strm_lvl="ERROR",
+                    local_redirect=_has_terminal_files(),
+                )
+                CURRENT_JOB.reset()  # a job that raised stays the current one: what follows is not of its campaigns
+                if time.monotonic() - last_look > IDLE_LOOK_S or patience.lost:
+                    recovered += recover_dead(settings, gone=[name] if patience.lost else []).total()
+                    last_look = time.monotonic()
+                patience.all_is_well()
+                if watched.run_exists(worker):
+                    continue
+                if until_empty and not _unfinished(launchpad, category, list(watched.refused)):
+                    break
+            except (PyMongoError, DatabaseError) as error:
+                CURRENT_JOB.reset()
+                patience.wait_for_database(error)
                 continue
-            if until_empty and not _unfinished(launchpad, category):
-                break
             time.sleep(sleep_s)
     after = _launch_counts(launchpad, name)
     done = {state: after.get(state, 0) - before.get(state, 0) for state in ("COMPLETED", "FIZZLED")}
-    report = WorkReport(name, done["COMPLETED"], done["FIZZLED"], recovered, time.monotonic() - started)
+    seconds = time.monotonic() - started
+    report = WorkReport(name, done["COMPLETED"], done["FIZZLED"], recovered, seconds, len(watched.refused))
     logger.info("Worker %s ends: %d completed, %d fizzled, %.1f s.", name, *done.values(), report.seconds)
     return report
 
@@ -207,9 +220,9 @@ def spawn_worker(
 def environment_of(settings: AqvoltSettings) -> dict[str, str]:
     """Return the ``AQVOLT_…`` variables with which another process, in any folder, gets the same settings."""
     values = {
-        f"AQVOLT_{field.upper()}": str(value)
+        f"AQVOLT_{field.upper()}": ",".join(value) if isinstance(value, tuple) else str(value)
         for field, value in settings.model_dump().items()
-        if value is not None and field not in _NOT_EXPORTED
+        if value not in (None, ()) and field not in _NOT_EXPORTED
     }
     values["AQVOLT_ROOT"] = str(settings.path("."))
     config = settings.path(CONFIG_NAME)
@@ -260,13 +273,13 @@ def _launched(launchpad: LaunchPad, name: str, before: dict[str, int]) -> int:
     return sum(_launch_counts(launchpad, name).values()) - sum(before.values())
 
 
-def _unfinished(launchpad: LaunchPad, category: str | None) -> bool:
-    """Return whether something is ready, or runs on this host (and may have to be recovered)."""
+def _unfinished(launchpad: LaunchPad, category: str | None, refused: Sequence[int] = ()) -> bool:
+    """Return whether something is ready that was not refused, or runs on this host (and may have to be recovered)."""
     if queue.behind_window(launchpad, category):
         return True
     mine = {"spec._category": category} if category else {}
     waiting = {"$or": [{"state": "READY"}, {"state": "RESERVED", "launches": []}]}
-    if launchpad.fireworks.find_one(mine | waiting, {"_id": 1}):
+    if launchpad.fireworks.find_one(mine | waiting | {"fw_id": {"$nin": list(refused)}}, {"_id": 1}):
         return True
     running = {"state": "RUNNING", "fworker.name": {"$regex": f"^aqvolt-{re.escape(host_name())}-"}}
     fw_ids = [launch["fw_id"] for launch in launchpad.launches.find(running, {"fw_id": 1})]

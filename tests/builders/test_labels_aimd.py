@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import label_factory
 import numpy as np
 import pytest
@@ -86,6 +88,19 @@ def test_every_converged_step_is_a_label_once(database, tmp_path):
     assert run_builder("labels") == {"processed": 0}
     assert run_builder("labels", full=True) == {"processed": 0}
     assert list(database["labels"].find({}).sort("step", 1)) == before
+
+
+def test_a_run_that_is_dated_before_the_last_build_is_built(database, tmp_path):
+    """Written by a machine whose clock is behind, or late: its date says nothing."""
+    label_factory.fill(database, 2)
+    run_builder("labels")
+    store(database, frames(3), tmp_path)
+    early = datetime(2020, 1, 1, tzinfo=UTC)
+    database["trajectories"].update_one({"engine": "aimd"}, {"$set": {"last_updated": early}})
+    assert run_builder("labels") == {"processed": 3, "valid": 3}
+    assert run_builder("labels") == {"processed": 0}
+    database["trajectories"].update_one({"engine": "aimd"}, {"$set": {"last_updated": early - timedelta(days=2)}})
+    assert run_builder("labels")["processed"] == 3, "another state of the run, though older"
 
 
 def test_a_run_that_went_on_gives_the_new_steps(database, tmp_path):

@@ -14,13 +14,11 @@ import pytest
 
 from aqvolt_builders.jobs import BuildMaker
 from aqvolt_builders.labels import LabelBuilder
-from aqvolt_builders.progress import look
 from aqvolt_builders.registry import BUILDERS, run_builder
 from aqvolt_flows.datasets.labels import BUILDER_VERSION
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.vasp.settings import r2scan_protocol, static_incar
 
-TOLD = {"aimd_stride": 1, "query": "None"}
 MRUN_FILES = Path(__file__).parents[2] / "builders"
 
 
@@ -69,31 +67,57 @@ def test_a_rerun_job_is_built_again(database):
     assert run_builder("labels") == {"processed": 0}
 
 
-def test_full_looks_at_jobs_that_are_dated_before_the_last_run(database):
-    label_factory.fill(database, 2)
+def test_dates_and_counts_decide_nothing(database):
+    """An old job is replaced by another old one: number and newest date of outputs and labels stay what they were."""
+    label_factory.fill(database, 3)
     run_builder("labels")
     again = label_factory.output(label_factory.outcome(1, energy=-77.0), "uuid-1", at="2026-01-02T00:00:00")
     database["outputs"].replace_one({"uuid": "uuid-1"}, again)
-    assert run_builder("labels") == {"processed": 0}, "a job that runs again is dated now; this one was put back in"
-    assert run_builder("labels", full=True)["processed"] == 1
-    assert database["labels"].find_one({"frame_id": "frame-0001"})["energy"] == -77.0
-
-
-def test_a_run_with_nothing_new_compares_only_recent_jobs(database):
-    label_factory.fill(database, 6)
-    label = label_factory.output(label_factory.outcome(7), "uuid-7", at=datetime.now().isoformat())
-    database["outputs"].insert_one(label)
-    run_builder("labels")
-    progress = look(database, "labels", BUILDER_VERSION, TOLD)
-    assert progress.recent == 1
-    assert progress.cut is not None
-    database["outputs"].insert_one(label_factory.output(label_factory.outcome(8), "uuid-8"))
-    late = look(database, "labels", BUILDER_VERSION, TOLD)
-    assert late.cut is None, "a job from before the cut came late: everything is compared"
     assert run_builder("labels")["processed"] == 1
-    assert look(database, "labels", BUILDER_VERSION, TOLD | {"aimd_stride": 2}).cut is None
+    assert database["labels"].find_one({"frame_id": "frame-0001"})["energy"] == -77.0
+    database["outputs"].delete_one({"uuid": "uuid-2"})
+    database["outputs"].insert_one(label_factory.output(label_factory.outcome(9), "uuid-9", at="2020-01-01T00:00:00"))
+    assert run_builder("labels")["processed"] == 1, "of a machine whose clock is years behind"
     database["labels"].delete_one({"frame_id": "frame-0001"})
-    assert run_builder("labels")["processed"] == 1, "a label that was removed is made again"
+    database["labels"].insert_one({"label_id": "imported", "key": "imported", "frame_id": "x", "builder_version": "-"})
+    assert run_builder("labels")["processed"] == 1, "a label that was removed is made again, also when another came"
+    assert run_builder("labels") == {"processed": 0}
+
+
+def test_jobs_with_dates_of_any_clock_are_built_once(database):
+    """Clocks of workers two days off in both directions, and zones; nothing is missed and nothing built twice."""
+    database.upsert("frames", [label_factory.frame(i) for i in range(8)])
+    dates = ["1970-01-01T00:00:00", "2026-01-01T00:00:00", "2999-01-01T00:00:00+14:00", "", "2026-11-25T00:00:00Z"]
+    for number, at in enumerate(dates):
+        database["outputs"].insert_one(label_factory.output(label_factory.outcome(number), f"uuid-{number}", at=at))
+        assert run_builder("labels")["processed"] == 1, at
+        assert run_builder("labels") == {"processed": 0}
+
+
+def test_a_job_that_ran_again_makes_a_new_unit_of_building(database, settings, monkeypatch):
+    """Planned by a process of another folder, as the demo's is: the database that is given counts."""
+    from aqvolt_builders.plan import plan_build
+    from aqvolt_launch.chain import campaign_for
+
+    campaign = campaign_for(settings, "demo")
+    database = database.in_campaign(settings.campaign)
+    label_factory.fill(database, 3)
+    (first,) = plan_build(campaign, database).items
+    assert not first.done
+    run_builder("labels")
+    about = {"aqvolt": {"stage": "build", "key": first.key}}
+    database["outputs"].insert_one({"uuid": "build", "index": 1, "output": {}, "metadata": about})
+    with monkeypatch.context() as elsewhere:
+        elsewhere.delenv("AQVOLT_CONFIG_FILE")
+        elsewhere.chdir("/")
+        assert plan_build(campaign, database).items[0].done
+    again = label_factory.output(label_factory.outcome(1, energy=-77.0), "uuid-1", at="2026-01-01T00:00:01")
+    database["outputs"].replace_one({"uuid": "uuid-1"}, again)
+    (second,) = plan_build(campaign, database).items
+    assert not second.done
+    assert second.key != first.key
+    run_builder("labels")
+    assert plan_build(campaign, database).items[0].done
 
 
 def test_the_last_index_of_a_job_counts(database):
@@ -131,7 +155,6 @@ def test_other_rules_build_everything_again_but_write_only_what_differs(database
     label_factory.fill(database, 3)
     run_builder("labels")
     database["labels"].update_many({}, {"$set": {"builder_version": "labels/0"}})
-    database["builds"].update_one({}, {"$set": {"builder_version": "labels/0"}})
     assert run_builder("labels") == {"processed": 3, "valid": 3}
     assert database["labels"].distinct("builder_version") == [BUILDER_VERSION]
 

@@ -12,7 +12,7 @@ from ase.build import bulk
 
 from aqvolt_flows.errors import InputError, ResourceError
 from aqvolt_flows.potentials import check_model, check_physics, load_potential, model_hash
-from aqvolt_flows.potentials.registry import Evaluation, batches
+from aqvolt_flows.potentials.registry import Evaluation, batches, path_hash
 
 SHIPPED = ["7net-mf-0/R2SCAN", "chgnet/r2scan"]
 #: Both energies of LiCl (2 atoms) at a = 5.10 Å were read off the packages' own calculators, eV.
@@ -38,7 +38,11 @@ def model(request, tmp_path_factory):
         return request.param
     if importlib.util.find_spec("matgl") is None:
         pytest.skip("matgl is not installed")
-    return f"matgl:{small_m3gnet(tmp_path_factory.mktemp('m3gnet') / 'model')}"
+    return pinned(small_m3gnet(tmp_path_factory.mktemp("m3gnet") / "model"))
+
+
+def pinned(folder):
+    return f"matgl:{folder}@sha256:{path_hash(folder)}"
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +93,7 @@ def test_licl_has_its_minimum_near_the_measured_lattice_constant(potential):
 def test_an_untrained_model_fails_the_check_of_physics(tmp_path):
     pytest.importorskip("matgl")
     with pytest.raises(InputError, match=r"With matgl:.* LiCl has .* \(expected 5.1 Å\)"):
-        check_physics(load_potential(f"matgl:{small_m3gnet(tmp_path / 'm')}"))
+        check_physics(load_potential(pinned(small_m3gnet(tmp_path / "m"))))
 
 
 def test_forces_are_minus_the_gradient(precise):

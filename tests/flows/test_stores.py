@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import numpy as np
@@ -102,8 +103,23 @@ def test_bad_uris_and_passwords():
     for uri in ("localhost:1", "http://x", "mongodb://h:notaport/"):
         with pytest.raises(DatabaseError, match="URI"):
             normalise_uri(uri)
-    assert "secret" not in redact("mongodb://user:secret@host:1/x")
     assert redact("mongodb://host:1/x") == "mongodb://host:1/x"
+    for uri in (
+        "mongodb://user:secret@host:1/x",
+        "user:secret@host:1",
+        "secret@host:1",
+        "mongodb://user:sec:secret@host:1",
+        "mongodb://user:a/secret@host:1",
+        "mongodb://user:secret@@host:1",
+        "mongodb://host:1/?tls=true&tlsCertificateKeyFilePassword=secret",
+    ):
+        assert "secret" not in redact(uri)
+        with contextlib.suppress(DatabaseError):
+            normalise_uri(uri)
+            continue
+        with pytest.raises(DatabaseError) as error:
+            normalise_uri(uri)
+        assert "secret" not in str(error.value)
 
 
 def test_a_dead_server_is_a_sentence(settings):

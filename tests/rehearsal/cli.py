@@ -28,7 +28,8 @@ def main() -> int:
     if not uri:
         folder.mkdir(parents=True, exist_ok=True)
         server = AqvoltSettings(root=folder)
-        uri = f"mongodb://127.0.0.1:{embedded.start(server).port}/?directConnection=true"
+        embedded.start(server)
+        uri = server.database_uri().replace(f"/{server.database}?", "/?")  # each rehearsal has a database of its own
     try:
         disturbed, plain = (
             _rehearse(options, folder, uri, n, kills) for n, kills in (("disturbed", options.kills), ("undisturbed", 0))

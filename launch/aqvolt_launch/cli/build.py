@@ -19,9 +19,7 @@ def register(app: typer.Typer) -> None:
 
 def build(
     name: Annotated[str, typer.Argument(help="labels, benchmarks, costs, or all.")],
-    full: Annotated[
-        bool, typer.Option("--full", help="labels: look at every job again, not only at recent ones.")
-    ] = False,
+    full: Annotated[bool, typer.Option("--full", help="Without effect: every run looks at every job.")] = False,
     aimd_stride: Annotated[
         int | None,
         typer.Option("--aimd-stride", min=1, help="labels: keep every n-th ionic step; default: the campaign's."),

@@ -21,8 +21,10 @@ MODULES = (
     "labels",
     "release",
     "model",
+    "trust",
     "benchmark",
     "sweep",
+    "artifacts",
     "report",
     "demo",
 )

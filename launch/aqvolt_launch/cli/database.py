@@ -91,3 +91,23 @@ def migrate(as_json: Json = False) -> None:
         return
     campaign = Database.connect(settings).default_campaign
     output.table([{"collection": k, "given": n} for k, n in counts.items()], title=f"Given to {campaign}")
+
+
+@db.command(epilog="Example: aqvolt db quarantine --restore")
+def quarantine(
+    restore: Annotated[bool, typer.Option("--restore", help="Put back what fits its schema by now.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List documents that were set aside because they do not fit their schema, with the reason."""
+    from aqvolt_flows import quarantine as aside
+    from aqvolt_flows.stores import Database
+
+    database = Database.connect()
+    if restore:
+        counts = aside.restore(database)
+        if not as_json:
+            output.say(f"{counts['restored']} put back, {counts['left']} left.")
+            return
+        output.emit(counts)
+        return
+    output.table(aside.listed(database), as_json, title="Quarantine")

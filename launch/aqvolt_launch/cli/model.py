@@ -10,7 +10,7 @@ import typer
 from aqvolt_launch.cli import output
 from aqvolt_launch.cli.options import AllCampaigns, Json, OneCampaign
 
-models = typer.Typer(help="Trained potentials.", no_args_is_help=True)
+models = typer.Typer(help="Trained potentials, and which checkpoints are trusted.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="Name of a model (the newest trained of it) or its model_id.")]
 
 

@@ -32,6 +32,7 @@ COLUMNS = {
 FORMATS = ("table", "json", "csv", "extxyz")
 #: How far matches are counted for the line below a table; counting reads every one of them.
 _COUNTED = 10_000
+_SHOWN = 200
 
 
 def register(app: typer.Typer) -> None:
@@ -102,20 +103,24 @@ def parse_filter(text: str) -> dict[str, Any]:
     InputError
         If it is not JSON, or not an object.
     """
+    import bson
     from bson import json_util
     from bson.errors import BSONError
 
     from aqvolt_flows.errors import InputError
 
+    shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
     try:
         found = json_util.loads(text)
+        bson.encode({"filter": found})
     except json.JSONDecodeError as error:
         raise InputError(
-            f"The filter is not JSON at character {error.pos + 1} ({error.msg}): {text!r}; write it like "
+            f"The filter is not JSON at character {error.pos + 1} ({error.msg}): {shown!r}; write it like "
             '\'{"formula": "LiCl"}\', in single quotes for the shell.'
         ) from None
-    except (BSONError, TypeError, ValueError) as error:
-        raise InputError(f"The filter holds a value that MongoDB does not know ({error}); correct {text!r}.") from None
+    except (BSONError, TypeError, ValueError, ArithmeticError, AttributeError, LookupError, RecursionError) as error:
+        said = " ".join(str(error).split())[:_SHOWN] or type(error).__name__
+        raise InputError(f"The filter holds a value that MongoDB does not know ({said}); correct {shown!r}.") from None
     if not isinstance(found, dict):
         raise InputError(
             f'The filter is a JSON {type(found).__name__}; expected an object like \'{{"formula": "LiCl"}}\'.'
@@ -137,10 +142,9 @@ def _stream(
 
     try:
         ids = sorted((d[identity] for d in source.find(criteria, {"_id": 0, identity: 1}).limit(limit)), key=str)
-    except OperationFailure as error:
-        raise InputError(
-            f"The database refused the filter ({error.details.get('errmsg') if error.details else error})."
-        ) from None
+    except (OperationFailure, KeyError) as error:
+        said = (getattr(error, "details", None) or {}).get("errmsg") or error
+        raise InputError(f"The database refused the filter ({str(said)[:_SHOWN]}); correct it.") from None
     wanted = {k: v for k, v in projection.items() if k != "_id"}
     hidden = {} if identity == "_id" else {"_id": 0}
     chosen = hidden | (wanted | {identity: 1} if wanted else {})

@@ -50,6 +50,10 @@ def work(
     output.say(f"{report.completed} completed, {report.fizzled} fizzled{recovered}, {report.seconds:.1f} s.")
     if report.fizzled:
         output.say("See 'aqvolt status' for the reasons.")
+    if report.refused:
+        output.say(
+            f"{report.refused} jobs were left because they must not or cannot run here; 'aqvolt doctor' says why."
+        )
 
 
 def status(

@@ -4,7 +4,9 @@ It always runs with ``--sync-on-commit``: without it a SIGKILL can lose writes t
 The server is GPL software; it is started as an executable and never imported here.
 
 One folder (``settings.database_dir``) holds everything: ``wiredtiger/`` (the data), ``server.log``,
-``server.json`` (PID, port, URI; what :meth:`AqvoltSettings.database_uri` reads), ``last_port`` and ``.lock``.
+``server.json`` (PID, port, URI; what :meth:`AqvoltSettings.database_uri` reads), ``password``, ``last_port``,
+``my_launchpad.yaml`` (for FireWorks' commands) and ``.lock``. Only its owner can enter the folder, and the server asks
+for the password (:mod:`aqvolt_launch.embedded.password`).
 """
 
 from __future__ import annotations
@@ -19,18 +21,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import psutil
-from pymongo import MongoClient
-from pymongo.errors import PyMongoError
 
 from aqvolt_flows.errors import DatabaseError, InputError, ResourceError
-from aqvolt_flows.settings import AqvoltSettings
+from aqvolt_flows.settings import EMBEDDED_USER, AqvoltSettings
+from aqvolt_launch.embedded import password
+from aqvolt_launch.embedded.client_files import write_launchpad_file
 from aqvolt_launch.embedded.ports import HOST, free_port, is_free, port_taken
+from aqvolt_launch.embedded.probe import SILENT, answers, free_space_fault, refuses_writes
 from aqvolt_launch.processes import is_alive, start_mark
 
 EXECUTABLE = "secantusd-py"
@@ -43,6 +46,7 @@ _CACHE_SIZE = "512M"
 #: on an insert of large documents prunes it within its own transaction and blocks. Change streams and transactions
 #: need it; nothing here uses them.
 _ALONE = "--standalone"
+_PROTECTED = "--auth"
 
 _children: dict[int, subprocess.Popen[bytes]] = {}
 
@@ -58,7 +62,7 @@ class ServerInfo:
     answers
         It answered a ping.
     pid, port, uri
-        Process, TCP port on the loopback interface, MongoDB URI with the database's name.
+        Process, TCP port on the loopback interface, MongoDB URI with the database's name and without the password.
     started
         When it was started, ISO 8601 in UTC.
     storage, log
@@ -109,6 +113,7 @@ def start(settings: AqvoltSettings, port: int | None = None) -> ServerInfo:
     if port is not None and not folder.exists() and not is_free(port):
         raise port_taken(port)
     with _lock(folder):
+        password.make_private(folder)
         found = _find(settings)
         if found is not None:
             if port is not None and found["port"] != port:
@@ -116,9 +121,37 @@ def start(settings: AqvoltSettings, port: int | None = None) -> ServerInfo:
                     f"The embedded database runs already on port {found['port']}, not {port}; use it, or run "
                     "'aqvolt db stop' first."
                 )
-            _wait_until_ready(settings, found)
-            return _info(settings, found, answers=True)
+            again = _why_again(settings, found)
+            if not again:
+                return _info(settings, found, answers=True)
+            _terminate(found["pid"], STOP_DEADLINE_S)
+            settings.server_file.unlink(missing_ok=True)
+            return replace(_launch(settings, executable, found["port"]), note=again)
         return _launch(settings, executable, port)
+
+
+def _why_again(settings: AqvoltSettings, found: dict[str, Any]) -> str:
+    """Return why a running server must be started again; empty where it need not, and then it answers.
+
+    Raises
+    ------
+    DatabaseError
+        If starting it again would not help: the disk is full.
+    """
+    if not found.get("user"):
+        return "It ran without a password, and was started again with one; restart workers that were running."
+    uri = _uri(settings, found)
+    fault = refuses_writes(uri)
+    if fault.startswith(SILENT):  # it starts, or is stopped for a while
+        _wait_until_ready(settings, found)
+        fault = refuses_writes(uri)
+    if not fault:
+        write_launchpad_file(settings, uri)
+        return ""
+    full = free_space_fault(_storage(settings))
+    if full:
+        raise DatabaseError(f"The embedded database refuses writes ({fault}): {full}")
+    return f"It refused writes ({fault}), as after a full disk, and was started again."
 
 
 def stop(settings: AqvoltSettings, deadline_s: float = STOP_DEADLINE_S) -> ServerInfo:
@@ -154,7 +187,20 @@ def status(settings: AqvoltSettings) -> ServerInfo:
             else None
         )
         return ServerInfo(running=False, note=note)
-    return _info(settings, found, answers=_answers(found["uri"], _STATUS_WAIT_S))
+    fault = SILENT
+    with contextlib.suppress(DatabaseError):  # without its password file it is as good as silent
+        fault = refuses_writes(_uri(settings, found), _STATUS_WAIT_S)
+    info = _info(settings, found, answers=not fault)
+    if fault and not fault.startswith(SILENT):
+        full = free_space_fault(_storage(settings)) or "Run 'aqvolt db start', which starts it again."
+        return replace(info, note=f"It answers but refuses writes ({fault}). {full}")
+    if not found.get("user"):
+        return replace(info, note="It asks for no password: run 'aqvolt db start', which starts it again with one.")
+    return info
+
+
+def _uri(settings: AqvoltSettings, record: dict[str, Any]) -> str:
+    return settings.with_password(record["uri"], record.get("user"))
 
 
 def _info(settings: AqvoltSettings, record: dict[str, Any], answers: bool) -> ServerInfo:
@@ -174,6 +220,8 @@ def _info(settings: AqvoltSettings, record: dict[str, Any], answers: bool) -> Se
 def _launch(settings: AqvoltSettings, executable: str, port: int | None) -> ServerInfo:
     """Start a process and wait for it; a free port taken by another in the meantime is chosen anew."""
     previous = _read_record(settings)
+    if full := free_space_fault(_storage(settings)):
+        raise DatabaseError(f"The embedded database is not started: {full}")
     if port is not None:
         if not is_free(port):
             raise port_taken(port)
@@ -181,6 +229,9 @@ def _launch(settings: AqvoltSettings, executable: str, port: int | None) -> Serv
     else:
         old = previous["port"] if previous else _last_port(settings)
         candidates = ([old] if old and is_free(old) else []) + [free_port() for _ in range(3)]
+    new = not password.is_set(settings)
+    if new:
+        password.provision(settings, lambda: _unprotected(settings, executable))
     for index, chosen in enumerate(candidates):
         record = _spawn(settings, executable, chosen)
         try:
@@ -191,42 +242,52 @@ def _launch(settings: AqvoltSettings, executable: str, port: int | None) -> Serv
             if index + 1 < len(candidates) and not is_free(chosen):
                 continue
             raise
+        if new:
+            password.remove_strangers(_uri(settings, record))
         return _info(settings, record, answers=True)
     raise DatabaseError("No free port was found for the embedded database; name one with --port.")
 
 
+def _unprotected(settings: AqvoltSettings, executable: str) -> Iterator[str]:
+    """Run a server that asks for no password; no record tells of it."""
+    port = free_port()
+    process = _process_on(settings, executable, port, protected=False)
+    record = _record(settings, process.pid, port, protected=False)
+    try:
+        _wait_until_ready(settings, record)
+        yield record["uri"]
+    finally:
+        _terminate(process.pid, STOP_DEADLINE_S)
+
+
 def _spawn(settings: AqvoltSettings, executable: str, port: int) -> dict[str, Any]:
     """Start the server in a session of its own and record it at once."""
+    process = _process_on(settings, executable, port, protected=True)
+    record = _record(settings, process.pid, port, protected=True)
+    _write_record(settings, record)
+    (settings.path(settings.database_dir) / "last_port").write_text(f"{port}\n")
+    return record
+
+
+def _process_on(settings: AqvoltSettings, executable: str, port: int, protected: bool) -> subprocess.Popen[bytes]:
     folder = settings.path(settings.database_dir)
     config = folder / "secantusd.toml"
     if not config.exists():  # a file of ours, so that no other secantusd.toml of the machine is picked up
         config.write_text("# Settings come from the command line of 'aqvolt db start'.\n")
-    command = [
-        executable,
-        "--config",
-        str(config),
-        "--host",
-        HOST,
-        "--port",
-        str(port),
-        "--storage-path",
-        str(_storage(settings)),
-        "--sync-on-commit",
-        _ALONE,
-        "--cache-size",
-        _CACHE_SIZE,
-        "--log-level",
-        "WARNING",
-    ]
+    options = {"--config": str(config), "--host": HOST, "--port": str(port), "--storage-path": str(_storage(settings))}
+    options |= {"--cache-size": _CACHE_SIZE, "--log-level": "WARNING"}
+    command = [executable, *(word for option in options.items() for word in option), "--sync-on-commit", _ALONE]
     with _log_file(settings).open("ab") as log:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder, start_new_session=True
+            [*command, *([_PROTECTED] if protected else [])],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=folder,
+            start_new_session=True,
         )
     _children[process.pid] = process
-    record = _record(settings, process.pid, port)
-    _write_record(settings, record)
-    (folder / "last_port").write_text(f"{port}\n")
-    return record
+    return process
 
 
 def _last_port(settings: AqvoltSettings) -> int | None:
@@ -238,12 +299,13 @@ def _last_port(settings: AqvoltSettings) -> int | None:
     return port if 0 < port < 65536 else None
 
 
-def _record(settings: AqvoltSettings, pid: int, port: int, note: str | None = None) -> dict[str, Any]:
+def _record(settings: AqvoltSettings, pid: int, port: int, protected: bool, note: str | None = None) -> dict[str, Any]:
     created = psutil.Process(pid).create_time()
     return {
         "pid": pid,
         "port": port,
         "uri": f"mongodb://{HOST}:{port}/{settings.database}?directConnection=true",
+        "user": EMBEDDED_USER if protected else None,
         "started": datetime.fromtimestamp(created, UTC).isoformat(timespec="seconds"),
         "mark": start_mark(pid),
         "storage": str(_storage(settings)),
@@ -268,7 +330,8 @@ def _find(settings: AqvoltSettings) -> dict[str, Any] | None:
         port = _serves(process, storage)
         if port is not None and _process(process.pid) is not None:
             with contextlib.suppress(psutil.Error):
-                found = _record(settings, process.pid, port, note="Found running without a record.")
+                protected = _PROTECTED in process.cmdline()
+                found = _record(settings, process.pid, port, protected, note="Found running without a record.")
                 with contextlib.suppress(OSError):
                     _write_record(settings, found)
                 return found
@@ -323,22 +386,11 @@ def _wait_until_ready(settings: AqvoltSettings, record: dict[str, Any]) -> None:
     while time.monotonic() < end:
         if _process(record["pid"]) is None:
             raise DatabaseError(f"The embedded database ended while it started; {_tail(settings)}")
-        if _answers(record["uri"], 0.5):
+        if answers(_uri(settings, record), 0.5):
+            write_launchpad_file(settings, _uri(settings, record))
             return
         time.sleep(0.05)
     raise DatabaseError(f"The embedded database did not answer within {START_DEADLINE_S:g} s; {_tail(settings)}")
-
-
-def _answers(uri: str, timeout_s: float) -> bool:
-    milliseconds = int(timeout_s * 1000)
-    try:
-        with MongoClient[dict[str, Any]](
-            uri, serverSelectionTimeoutMS=milliseconds, connectTimeoutMS=milliseconds, socketTimeoutMS=4 * milliseconds
-        ) as client:
-            client.admin.command("ping")
-    except PyMongoError:
-        return False
-    return True
 
 
 def _tail(settings: AqvoltSettings, lines: int = 5) -> str:
@@ -400,7 +452,7 @@ def _check_writable(folder: Path) -> None:
 def _lock(folder: Path) -> Iterator[None]:
     """Let one process at a time start or stop the server of a folder."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         handle = (folder / ".lock").open("w")
     except OSError as error:
         raise ResourceError(

@@ -13,15 +13,19 @@ from pymongo.errors import PyMongoError
 
 from aqvolt_flows.checks import Check, problem
 from aqvolt_flows.errors import AqvoltError
+from aqvolt_flows.quarantine import listed
 from aqvolt_flows.schemas.candidate import ACCEPTED
 from aqvolt_flows.settings import AqvoltSettings
 from aqvolt_flows.stores import Database
+from aqvolt_launch.launchpad import get_launchpad
 from aqvolt_launch.project.preflight import labeler_checks, left_out
+from aqvolt_launch.runnable import waiting_refused
 
 if TYPE_CHECKING:
     from aqvolt_flows.campaign import Campaign
 
 MONGODB_VERSION = 7
+_SHOWN = 5
 
 
 def examine(settings: AqvoltSettings, campaign_name: str | None = None, all_campaigns: bool = False) -> list[Check]:
@@ -38,7 +42,7 @@ def examine(settings: AqvoltSettings, campaign_name: str | None = None, all_camp
     all_campaigns
         Check what the elements of all campaigns' candidates need.
     """
-    checks = [_database(settings), _artifacts(settings)]
+    checks = [_database(settings), *_documents(settings), _artifacts(settings)]
     campaign, row = _campaign(settings, campaign_name or settings.campaign)
     checks.append(row)
     if campaign is not None:
@@ -83,6 +87,23 @@ def _database(settings: AqvoltSettings) -> Check:
     if int(version.split(".")[0]) < MONGODB_VERSION:
         return Check("database", "warn", detail, f"Use MongoDB {MONGODB_VERSION} or newer; older ones are not tested.")
     return Check("database", "ok", detail)
+
+
+def _documents(settings: AqvoltSettings) -> Iterator[Check]:
+    """Yield what was set aside because it fits no schema, and waiting jobs that no worker of this machine takes."""
+    try:
+        database = Database.connect(settings)
+        found = listed(database)
+        refused = waiting_refused(get_launchpad(settings), settings)
+    except (AqvoltError, PyMongoError):
+        return  # another row says so
+    if found:
+        said = "; ".join(f"{e['collection']} {e['what']}: {e['reason']}" for e in found[:_SHOWN])
+        more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+        todo = "Mend them and run 'aqvolt db quarantine --restore', or leave them there."
+        yield Check("quarantine", "warn", f"{len(found)} documents do not fit their schema: {said}{more}", todo)
+    for reason, number in refused.items():
+        yield Check("waiting jobs", "warn", f"{number} stay READY, workers of this machine leave them", reason)
 
 
 def _artifacts(settings: AqvoltSettings) -> Check:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import string
 import sys
@@ -16,6 +18,8 @@ from aqvolt_flows.campaign import load_campaign, shipped_campaigns
 from aqvolt_flows.errors import ConfigError, DatabaseError, ResourceError
 from aqvolt_flows.settings import CONFIG_NAME, AqvoltSettings, load_settings
 from aqvolt_flows.stores import client_for, normalise_uri
+from aqvolt_launch.embedded.client_files import launchpad_file, write_launchpad_file
+from aqvolt_launch.runnable import worker_query
 
 TEMPLATES = "aqvolt_launch.templates"
 FILES = (
@@ -31,6 +35,13 @@ FILES = (
 )
 QUEUE_LOGS = ".aqvolt/queue"
 _NO_DATABASE = "mongodb://127.0.0.1:27017/{database}?directConnection=true"
+#: SHA-256 of files as version 0.1 wrote them, the folder's path replaced by ``${root}``: they are brought up to date.
+_EARLIER = {
+    "FW_config.yaml": "2a005444b22ffc7677c3fb5f7bf19db8e50668cc53df160e89516a9edad9e138",
+    "my_fworker_cpu.yaml": "50484dfe0b60b8632be66fb5663977d500a1e4581d7c92d9244517528732bc8a",
+    "my_fworker_gpu.yaml": "ee4fc26f15b1b74f735aa28cb791c577f5777030d7bb9ed7f55929e6a05632f7",
+    "my_fworker_vasp.yaml": "567eb216b29702c2bc1ca4ecec75a54619dec6ae7ea84372c5e0b207c6f46469",
+}
 
 
 def init_project(folder: Path, force: bool = False, campaign: str | None = None) -> list[dict[str, str]]:
@@ -66,9 +77,8 @@ def init_project(folder: Path, force: bool = False, campaign: str | None = None)
     settings = load_settings(config if config.is_file() else None, root=root)
     wanted = {name: render(name, settings, campaign) for name in FILES}
     actions = {name: _action(root / name, text) for name, text in wanted.items()}
-    stale = actions["my_launchpad.yaml"] == "differs" and _only_address_differs(root, wanted)
-    if stale:
-        actions["my_launchpad.yaml"] = "absent"
+    stale = [name for name, action in actions.items() if action == "differs" and _is_ours(root, name, wanted)]
+    actions |= dict.fromkeys(stale, "absent")
     if actions[CONFIG_NAME] == "differs" and not force:
         actions[CONFIG_NAME] = "unchanged"
     differing = [name for name, action in actions.items() if action == "differs"]
@@ -79,13 +89,15 @@ def init_project(folder: Path, force: bool = False, campaign: str | None = None)
         )
     try:
         (root / QUEUE_LOGS).mkdir(parents=True, exist_ok=True)  # qlaunch does not make the folder of its log
+        if settings.mongo_uri is None and not launchpad_file(settings).exists():
+            launchpad_file(settings).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            write_launchpad_file(settings, _NO_DATABASE.format(database=settings.database))
         for name, action in actions.items():
             if action != "unchanged":
                 _write(root / name, wanted[name])
     except OSError as error:
         raise ResourceError(f"{root} cannot be written ({error.strerror}); choose another folder.") from None
-    if stale:
-        actions["my_launchpad.yaml"] = "differs"
+    actions |= dict.fromkeys(stale, "differs")
     words = {"absent": "written", "differs": "replaced", "unchanged": "unchanged"}
     return [{"file": str(root / name), "done": words[action]} for name, action in actions.items()]
 
@@ -94,14 +106,17 @@ def render(name: str, settings: AqvoltSettings, campaign: str | None = None) -> 
     """Return the text of one file for these settings; no credentials are ever in it."""
     text = resources.files(TEMPLATES).joinpath(name).read_text(encoding="utf-8")
     uri, database, note = _address(settings)
+    root = settings.path(".")
     values = {
-        "root": str(settings.path(".")),
+        "root": str(root),
         "python": sys.executable,
         "database": database,
         "campaign": campaign or settings.campaign,
         "campaigns": ", ".join(shipped_campaigns()),
         "uri": uri,
         "launchpad_note": note,
+        "worker_query": json.dumps(worker_query(settings)),
+        "launchpad_file": str(root / "my_launchpad.yaml" if settings.mongo_uri else launchpad_file(settings)),
     }
     filled = string.Template(text).substitute(values)
     yaml.safe_load(filled)  # a path that breaks YAML is found here, not by FireWorks
@@ -116,10 +131,18 @@ def _address(settings: AqvoltSettings) -> tuple[str, str, str]:
     except DatabaseError:
         if settings.mongo_uri:
             raise
-        note = "No database runs yet: after 'aqvolt db start', 'aqvolt init' writes its address here."
+        note = (
+            "No database runs yet: 'aqvolt db start' writes .aqvolt/db/my_launchpad.yaml, which FW_config.yaml names."
+        )
         return _NO_DATABASE.format(database=settings.database), settings.database, note
-    kind = "configured" if settings.mongo_uri else "embedded; after a start on another port, run 'aqvolt init'"
-    return uri, name, f"The database is the {kind} one."
+    if settings.mongo_uri:
+        return uri, name, "The database is the configured one."
+    private = launchpad_file(settings)
+    return (
+        uri,
+        name,
+        f"The database is the embedded one; it wants a password: {private} holds it, FW_config.yaml names it.",
+    )
 
 
 def without_credentials(uri: str) -> str:
@@ -135,6 +158,17 @@ def _action(path: Path, text: str) -> str:
         return "unchanged" if path.read_text(encoding="utf-8") == text else "differs"
     except (OSError, UnicodeDecodeError):
         return "differs"
+
+
+def _is_ours(root: Path, name: str, wanted: dict[str, str]) -> bool:
+    """Return whether a file that differs is as we once wrote it: of version 0.1, or with an earlier address."""
+    if name == "my_launchpad.yaml":
+        return _only_address_differs(root, wanted)
+    try:
+        text = (root / name).read_text(encoding="utf-8").replace(str(root), "${root}")
+    except (OSError, UnicodeDecodeError):
+        return False
+    return hashlib.sha256(text.encode()).hexdigest() == _EARLIER.get(name)
 
 
 def _only_address_differs(root: Path, wanted: dict[str, str]) -> bool:

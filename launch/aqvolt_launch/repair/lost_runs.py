@@ -24,6 +24,7 @@ from __future__ import annotations
 import logging
 import re
 import time
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -65,19 +66,31 @@ class RecoveryReport:
         return sum(self.as_dict().values())
 
 
-def lost_launches(launchpad: LaunchPad) -> list[dict[str, Any]]:
-    """Return launches that say RUNNING and whose worker, on this host, is gone."""
+def lost_launches(launchpad: LaunchPad, gone: Collection[str] = ()) -> list[dict[str, Any]]:
+    """Return launches that say RUNNING and whose worker, on this host, is gone; see :func:`recover_dead`."""
     query = {"state": "RUNNING", "fworker.name": {"$regex": f"^aqvolt-{re.escape(host_name())}-"}}
     fields = {"launch_id": 1, "fw_id": 1, "fworker.name": 1, "launch_dir": 1}
-    return [launch for launch in launchpad.launches.find(query, fields) if is_dead(launch["fworker"]["name"])]
+    return [launch for launch in launchpad.launches.find(query, fields) if _is_gone(launch["fworker"]["name"], gone)]
 
 
-def recover_dead(settings: AqvoltSettings) -> RecoveryReport:
-    """Put right what workers killed on this host left; safe to call at any time, by several workers."""
+def _is_gone(name: str, gone: Collection[str]) -> bool:
+    return name in gone or is_dead(name) is True
+
+
+def recover_dead(settings: AqvoltSettings, gone: Collection[str] = ()) -> RecoveryReport:
+    """Put right what workers killed on this host left; safe to call at any time, by several workers.
+
+    Parameters
+    ----------
+    settings
+        Which database.
+    gone
+        Workers that live, but have lost what they ran: a worker names itself after the database was away.
+    """
     launchpad = get_launchpad(settings)
     unlocked = _unlock(launchpad)
     reruns = finished = 0
-    lost = lost_launches(launchpad)
+    lost = lost_launches(launchpad, gone)
     database = Database.connect(settings) if lost else None
     for launch in lost:
         if database is not None and settle(launchpad, database, launch["fw_id"], launch["launch_id"]):
@@ -92,11 +105,11 @@ def recover_dead(settings: AqvoltSettings) -> RecoveryReport:
                 "Firework %s was lost with worker %s; it runs again.", launch["fw_id"], launch["fworker"]["name"]
             )
         reruns += again_now
-    again, refreshed = _close_ended(launchpad)
+    again, refreshed = _close_ended(launchpad, gone)
     return RecoveryReport(
         rerun=reruns + again,
         finished=finished,
-        refreshed=refreshed + _refresh_finished(launchpad),
+        refreshed=refreshed + _refresh_finished(launchpad, gone),
         unreserved=_unreserve(launchpad),
         unlocked=unlocked,
         released=_release(launchpad),
@@ -120,7 +133,7 @@ def _unlock(launchpad: LaunchPad) -> int:
     return unlocked
 
 
-def _close_ended(launchpad: LaunchPad) -> tuple[int, int]:
+def _close_ended(launchpad: LaunchPad, gone: Collection[str] = ()) -> tuple[int, int]:
     """Rerun or refresh Fireworks that say RUNNING or RESERVED although their last launch has ended."""
     active = list(
         launchpad.fireworks.find(
@@ -139,20 +152,20 @@ def _close_ended(launchpad: LaunchPad) -> tuple[int, int]:
         fw_id = last[launch["launch_id"]]
         if launch["state"] == "FIZZLED" and not launch.get("action"):  # closed as lost, never finished by itself
             reruns += rerun(launchpad, fw_id, _ACTIVE, last_launch=launch["launch_id"])
-        elif _settled(launchpad, fw_id, launch["launch_id"]):
+        elif _settled(launchpad, fw_id, launch["launch_id"], gone):
             launchpad._refresh_wf(fw_id)
             refreshed += 1
     return reruns, refreshed
 
 
-def _settled(launchpad: LaunchPad, fw_id: int, launch_id: int) -> bool:
+def _settled(launchpad: LaunchPad, fw_id: int, launch_id: int, gone: Collection[str]) -> bool:
     """Return whether nobody is about to refresh this Firework: its worker is gone."""
     launch = launchpad.launches.find_one({"launch_id": launch_id}, {"fworker.name": 1})
     current = launchpad.fireworks.find_one({"fw_id": fw_id}, {"state": 1})
-    return bool(launch and current and current["state"] in _ACTIVE and is_dead(launch["fworker"]["name"]))
+    return bool(launch and current and current["state"] in _ACTIVE and _is_gone(launch["fworker"]["name"], gone))
 
 
-def _refresh_finished(launchpad: LaunchPad) -> int:
+def _refresh_finished(launchpad: LaunchPad, gone: Collection[str] = ()) -> int:
     """Refresh workflows that believe a Firework active although its document says it is finished."""
     refreshed = 0
     fields = {"fw_states": 1, "locked": 1}
@@ -165,7 +178,7 @@ def _refresh_finished(launchpad: LaunchPad) -> int:
         )
         for firework in list(finished):
             launch = launchpad.launches.find_one({"launch_id": {"$in": firework["launches"][-1:]}}, {"fworker.name": 1})
-            if launch and is_dead(launch["fworker"]["name"]):
+            if launch and _is_gone(launch["fworker"]["name"], gone):
                 launchpad._refresh_wf(firework["fw_id"])
                 refreshed += 1
     return refreshed

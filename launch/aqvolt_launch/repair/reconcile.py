@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 from bson import ObjectId
 
 from aqvolt_flows.labeling.spec import label_spec
+from aqvolt_flows.quarantine import guarded
 from aqvolt_flows.schemas.base import utc_now
 from aqvolt_flows.schemas.provenance import ArtifactRef
 from aqvolt_flows.settings import AqvoltSettings
@@ -126,6 +127,11 @@ def reconcile(settings: AqvoltSettings, dry_run: bool = False, check_files: bool
     """
     database = Database.connect(settings)
     launchpad = ensure_launchpad(settings)
+    return guarded(lambda: _reconcile(database, launchpad, dry_run, check_files), lambda: database)
+
+
+def _reconcile(database: Database, launchpad: LaunchPad, dry_run: bool, check_files: bool) -> ReconcileReport:
+    settings = database.settings
     lost = sorted(launch["fw_id"] for launch in lost_launches(launchpad))
     recovered = {} if dry_run else recover_dead(settings).as_dict()
     orphans, broken, empty = _unmatched(launchpad)

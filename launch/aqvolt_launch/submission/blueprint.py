@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from aqvolt_flows import __version__
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.stores import check_size
 from aqvolt_flows.work import WorkItem
@@ -36,7 +37,7 @@ def workflow_of(item: WorkItem, store: Any, campaign: str = "") -> Workflow:
 
     made = item.make()
     member = {"campaigns": [campaign]} if campaign else {}
-    mark = {"aqvolt": {"stage": item.stage, "key": item.key, **item.tags, **member}}
+    mark = {"aqvolt": {"stage": item.stage, "key": item.key, "version": __version__, **item.tags, **member}}
     made.update_metadata(mark)  # also for jobs that these jobs make at run time
     for job in [job for job, _ in made.iterflow()] if isinstance(made, Flow) else [made]:
         job.config.manager_config.update({"_category": item.category, "_priority": item.priority})

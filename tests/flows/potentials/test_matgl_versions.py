@@ -13,6 +13,7 @@ pytest.importorskip("matgl")
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.potentials import load_potential, matgl, physics
 from aqvolt_flows.potentials.physics import LatticeCheck
+from aqvolt_flows.potentials.registry import path_hash
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def test_an_outdated_checkpoint_without_the_minimum_of_licl_is_refused(outdated)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(InputError, match="written for an older matgl, and with the installed one LiCl has"):
-            _ = load_potential(f"matgl:{outdated}").model
+            _ = load_potential(f"matgl:{outdated}@sha256:{path_hash(outdated)}").model
 
 
 def test_an_outdated_checkpoint_with_the_minimum_loads(outdated, monkeypatch):

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -21,6 +22,7 @@ from pymongo.errors import PyMongoError
 from aqvolt_flows.errors import DatabaseError, InputError, ResourceError
 from aqvolt_flows.settings import AqvoltSettings, load_settings
 from aqvolt_launch.embedded import server as embedded
+from aqvolt_launch.embedded.ports import free_port
 from aqvolt_launch.processes import start_mark
 
 
@@ -40,7 +42,8 @@ def read(uri: str) -> set[int]:
 def test_start_answers_is_recorded_and_idempotent(folder: AqvoltSettings) -> None:
     assert not embedded.status(folder).running
     first = embedded.start(folder)
-    assert first.uri == folder.database_uri() == f"mongodb://127.0.0.1:{first.port}/aqvolt?directConnection=true"
+    assert first.uri == f"mongodb://127.0.0.1:{first.port}/aqvolt?directConnection=true"
+    assert folder.database_uri() == folder.with_password(first.uri, "aqvolt")
     assert embedded.start(folder) == first
     assert embedded.status(folder) == first
     process = psutil.Process(first.pid)
@@ -59,7 +62,7 @@ def test_start_answers_is_recorded_and_idempotent(folder: AqvoltSettings) -> Non
 
 def test_data_and_port_stay_after_the_server_was_killed(folder: AqvoltSettings) -> None:
     first = embedded.start(folder)
-    with MongoClient(first.uri) as client:
+    with MongoClient(folder.database_uri()) as client:
         client.get_default_database()["c"].insert_one({"n": 1})
     os.kill(first.pid, signal.SIGKILL)
     while psutil.pid_exists(first.pid) and psutil.Process(first.pid).status() != psutil.STATUS_ZOMBIE:
@@ -70,13 +73,13 @@ def test_data_and_port_stay_after_the_server_was_killed(folder: AqvoltSettings) 
     again = embedded.start(folder)
     assert again.pid != first.pid
     assert again.port == first.port, "the recorded port is free, so that open clients find the server again"
-    assert read(again.uri) == {1}
+    assert read(folder.database_uri()) == {1}
 
 
 def test_no_oplog_holds_documents_twice(folder: AqvoltSettings) -> None:
     """An oplog blocks large inserts from its 100,000th entry on; a server without one is no replica set."""
-    info = embedded.start(folder)
-    with MongoClient(info.uri) as client:
+    embedded.start(folder)
+    with MongoClient(folder.database_uri()) as client:
         client.get_default_database()["c"].insert_many([{"n": n} for n in range(10)])
         assert "setName" not in client.admin.command("hello")
         assert client["local"]["oplog.rs"].find_one() is None
@@ -86,7 +89,7 @@ def test_what_was_acknowledged_survives_sigkill(folder: AqvoltSettings) -> None:
     """Insert one document after another with w=1, kill the server in the middle, and look for each acknowledged one."""
     for _ in range(2):
         info = embedded.start(folder)
-        before = read(info.uri)
+        before = read(folder.database_uri())
         acknowledged: list[int] = []
 
         def insert(uri: str, done: list[int], start: int) -> None:
@@ -102,7 +105,7 @@ def test_what_was_acknowledged_survives_sigkill(folder: AqvoltSettings) -> None:
                     n += 1
 
         writers = [
-            threading.Thread(target=insert, args=(info.uri, acknowledged, (len(before) + 1) * 10**6 * i))
+            threading.Thread(target=insert, args=(folder.database_uri(), acknowledged, (len(before) + 1) * 10**6 * i))
             for i in (1, 2)
         ]
         for writer in writers:
@@ -113,8 +116,8 @@ def test_what_was_acknowledged_survives_sigkill(folder: AqvoltSettings) -> None:
         for writer in writers:
             writer.join()
         assert len(acknowledged) >= 50
-        again = embedded.start(folder)
-        assert set(acknowledged) | before <= read(again.uri)
+        embedded.start(folder)
+        assert set(acknowledged) | before <= read(folder.database_uri())
 
 
 def test_record_of_another_process_is_not_believed(folder: AqvoltSettings) -> None:
@@ -140,7 +143,127 @@ def test_server_without_record_is_found_again(folder: AqvoltSettings) -> None:
     folder.server_file.unlink()
     found = embedded.start(folder)
     assert (found.pid, found.port) == (first.pid, first.port)
-    assert folder.database_uri() == first.uri
+    assert folder.database_uri() == folder.with_password(first.uri, "aqvolt")
+
+
+def refused(uri: str) -> bool:
+    """Whether a connection can neither read, list, write nor make itself a user."""
+    with MongoClient(uri, serverSelectionTimeoutMS=5000, retryWrites=False) as client:
+        collection = client["aqvolt"]["fireworks"]
+        attempts = (
+            lambda: collection.find_one(),
+            lambda: collection.insert_one({"spec": {"_tasks": [{"_fw_name": "ScriptTask", "script": "id"}]}}),
+            lambda: client.list_database_names(),
+            lambda: client.drop_database("aqvolt"),
+            lambda: client.admin.command("createUser", "eve", pwd="eve", roles=["root"]),
+        )
+        for attempt in attempts:
+            with pytest.raises(PyMongoError):
+                attempt()
+    return True
+
+
+def test_nobody_reads_or_writes_without_the_password(folder: AqvoltSettings) -> None:
+    info = embedded.start(folder)
+    with MongoClient(folder.database_uri()) as client:
+        client["aqvolt"]["fireworks"].insert_one({"n": 1})
+    assert refused(info.uri)
+    assert refused(info.uri.replace("//", "//aqvolt:guessed@") + "&authSource=admin")
+    password = folder.password_file.read_text().strip()
+    assert len(password) >= 43, "256 bits"
+    assert stat.S_IMODE(folder.password_file.stat().st_mode) == 0o600
+    directory = folder.path(folder.database_dir)
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+    assert stat.S_IMODE((directory / "my_launchpad.yaml").stat().st_mode) == 0o600
+    shown = " ".join(psutil.Process(info.pid).cmdline()) + str(info.as_dict()) + folder.server_file.read_text()
+    shown += (directory / "server.log").read_text()
+    assert password not in shown
+    with MongoClient(folder.database_uri()) as client:
+        users = client.admin["system.users"].find()
+        assert [(u["db"], u["user"]) for u in users] == [("admin", "aqvolt")]
+        assert client["aqvolt"]["fireworks"].count_documents({}) == 1
+    directory.chmod(0o755)
+    folder.password_file.chmod(0o644)
+    embedded.start(folder)
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+    assert stat.S_IMODE(folder.password_file.stat().st_mode) == 0o600
+
+
+def test_a_database_of_version_0_1_gets_a_password_and_keeps_its_data(folder: AqvoltSettings) -> None:
+    """As 0.1 left it: the server runs, its record and its data know no user; somebody else made themself one."""
+    storage = folder.path(folder.database_dir) / "wiredtiger"
+    storage.mkdir(parents=True)
+    port = free_port()
+    command = [str(Path(sys.executable).with_name("secantusd-py")), "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--storage-path", str(storage), "--sync-on-commit", "--standalone"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    uri = f"mongodb://127.0.0.1:{port}/aqvolt?directConnection=true"
+    with MongoClient(uri, serverSelectionTimeoutMS=20000) as client:
+        client.get_default_database()["c"].insert_one({"n": 1})
+        client.admin.command("createUser", "eve", pwd="eve", roles=["root"])
+        client["aqvolt"].command("createUser", "eve", pwd="eve", roles=["readWrite"])
+    record = {"pid": process.pid, "port": port, "uri": uri, "started": "", "mark": start_mark(process.pid)}
+    folder.server_file.write_text(json.dumps(record | {"storage": str(storage), "note": None}))
+    assert folder.database_uri() == uri, "commands go on until it is started again"
+    assert "asks for no password" in str(embedded.status(folder).note)
+    info = embedded.start(folder)
+    process.wait(20)
+    assert info.port == port
+    assert "without a password" in str(info.note)
+    assert read(folder.database_uri()) == {1}
+    assert refused(uri)
+    for source in ("admin", "aqvolt"):
+        assert refused(f"{uri.replace('//', '//eve:eve@')}&authSource={source}"), "users of before are removed"
+    assert embedded.start(folder).note is None
+
+
+def test_a_lost_password_file_is_a_sentence_and_a_new_start_makes_another(folder: AqvoltSettings) -> None:
+    embedded.start(folder)
+    with MongoClient(folder.database_uri()) as client:
+        client.get_default_database()["c"].insert_one({"n": 1})
+    folder.password_file.unlink()
+    with pytest.raises(DatabaseError, match="'aqvolt db stop', then 'aqvolt db start'"):
+        folder.database_uri()
+    assert not embedded.status(folder).answers
+    with pytest.raises(DatabaseError, match="is gone"):
+        embedded.start(folder)
+    embedded.stop(folder)
+    embedded.start(folder)
+    assert read(folder.database_uri()) == {1}
+
+
+def test_a_start_that_was_killed_while_it_made_the_user_is_repeated(folder: AqvoltSettings, monkeypatch) -> None:
+    from aqvolt_launch.embedded import password
+
+    def killed(settings, unprotected):
+        next(unprotected())
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(password, "provision", killed)
+        with pytest.raises(KeyboardInterrupt):
+            embedded.start(folder)
+    info = embedded.start(folder)
+    assert info.answers
+    assert refused(info.uri)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_another_user_of_the_machine_can_neither_read_the_password_nor_connect(folder: AqvoltSettings) -> None:
+    info = embedded.start(folder)
+    code = (
+        "import os, sys; from pymongo import MongoClient\n"
+        "try:\n    MongoClient(sys.argv[2]).x.y.find_one()\nexcept Exception:\n    pass  # imports what it needs\n"
+        "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+        "try:\n    open(sys.argv[1]).read(); print('read')\nexcept PermissionError:\n    print('denied')\n"
+        "try:\n    print(MongoClient(sys.argv[2]).x.y.find_one())\nexcept Exception as e:\n    print(e.code)\n"
+        "try:\n    print(MongoClient(sys.argv[2]).x.y.insert_one({}))\nexcept Exception as e:\n    print(e.code)\n"
+    )
+    for folder_above in folder.password_file.parents[2:-1]:
+        folder_above.chmod(folder_above.stat().st_mode | 0o711)
+    words = [sys.executable, "-c", code, str(folder.password_file), info.uri]
+    done = subprocess.run(words, capture_output=True, text=True, cwd="/")
+    assert done.stdout.split() == ["denied", "13", "13"], done.stderr
 
 
 def test_concurrent_starts_run_one_server(folder: AqvoltSettings) -> None:

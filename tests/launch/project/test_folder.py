@@ -88,10 +88,25 @@ def test_no_password_is_written(project: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_address_of_the_embedded_database_is_kept_up_to_date(project: Path) -> None:
     init_project(project)
     settings = load_settings()
-    settings.server_file.parent.mkdir(parents=True)
     settings.server_file.write_text('{"uri": "mongodb://127.0.0.1:4321/aqvolt?directConnection=true"}')
     assert summary(init_project(project)) == {"written": 0, "replaced": 1, "unchanged": len(FILES) - 1}
     assert yaml.safe_load((project / "my_launchpad.yaml").read_text())["host"] == settings.database_uri()
+
+
+def test_files_as_version_0_1_wrote_them_are_brought_up_to_date(project: Path) -> None:
+    """The text of 0.1's FW_config.yaml; one that the user changed stays."""
+    init_project(project)
+    now = (project / "FW_config.yaml").read_text()
+    private = project / ".aqvolt/db/my_launchpad.yaml"
+    before = now.replace(str(private), f"{project}/my_launchpad.yaml")
+    assert before != now
+    assert private.stat().st_mode & 0o777 == 0o600
+    (project / "FW_config.yaml").write_text(before)
+    assert summary(init_project(project)) == {"written": 0, "replaced": 1, "unchanged": len(FILES) - 1}
+    assert (project / "FW_config.yaml").read_text() == now
+    (project / "FW_config.yaml").write_text(before + "RAPIDFIRE_SLEEP_SECS: 9\n")
+    with pytest.raises(ConfigError, match=r"FW_config.yaml in .*--force"):
+        init_project(project)
 
 
 def test_init_refuses_what_it_cannot_use(project: Path) -> None:

@@ -51,8 +51,8 @@ def test_worker_killed_in_a_job_is_recovered_and_the_job_completes_once(
 
 
 KILLED_WORKER = Path(__file__).parents[1] / "killed_worker.py"
-#: Write commands of a worker that runs one Firework: eight before the job, six after it.
-WRITES = 14
+#: Write commands of a worker that runs one Firework: nine before the job, six after it.
+WRITES = 15
 
 
 def run_killed_worker(number: int, when: str) -> subprocess.CompletedProcess[str]:
@@ -71,17 +71,17 @@ def test_the_writes_of_one_firework_are_counted(database: Database, settings: Aq
     ("number", "when", "stage", "runs"),
     [
         (1, "after", "label", 1),  # the Firework is reserved, no launch exists
-        (3, "before", "label", 1),  # the same, and a launch number is used up
-        (4, "before", "label", 1),  # the launch exists, the Firework does not know it
-        (5, "before", "label", 1),  # the Firework runs, the workflow does not know it
-        (6, "before", "label", 1),  # the same, with the workflow locked
-        (6, "after", "label", 1),  # all know, the lock stays
-        (8, "after", "label", 1),  # all know, the job is about to start
-        (9, "before", "label", 1),  # the job's output is stored, nothing tells of its end
-        (9, "before", "explore", 2),  # the same; only labels are never repeated, the output is replaced
-        (11, "before", "label", 1),  # the launch has ended, the Firework says it runs
-        (12, "after", "explore", 1),  # the Firework is completed, its workflow does not know it, locked
-        (13, "after", "label", 1),  # all is done, the lock stays
+        (4, "before", "label", 1),  # the same, and a launch number is used up
+        (5, "before", "label", 1),  # the launch exists, the Firework does not know it
+        (6, "before", "label", 1),  # the Firework runs, the workflow does not know it
+        (7, "before", "label", 1),  # the same, with the workflow locked
+        (7, "after", "label", 1),  # all know, the lock stays
+        (9, "after", "label", 1),  # all know, the job is about to start
+        (10, "before", "label", 1),  # the job's output is stored, nothing tells of its end
+        (10, "before", "explore", 2),  # the same; only labels are never repeated, the output is replaced
+        (12, "before", "label", 1),  # the launch has ended, the Firework says it runs
+        (13, "after", "explore", 1),  # the Firework is completed, its workflow does not know it, locked
+        (14, "after", "label", 1),  # all is done, the lock stays
         (WRITES, "after", "label", 1),  # nothing is left to do
     ],
 )

@@ -10,6 +10,7 @@ from checked_out import DEAD, start
 from fake_vasp.fixtures import VASP_WARNINGS, StoreFrames, rock_salt, stand_in, store_frames
 from fireworks import FWAction
 
+from aqvolt_flows import __version__
 from aqvolt_flows.labeling.protocols import label_key
 from aqvolt_flows.labeling.vasp import R2scanStaticMaker
 from aqvolt_flows.settings import AqvoltSettings
@@ -92,7 +93,7 @@ class TestVasp:
         for name in ("energy", "forces", "stress", "positions", "key", "frame_id", "raw"):
             assert document["output"][name] == expected[name], name
         assert document["output"]["details"]["salvaged"] is True
-        assert document["metadata"]["aqvolt"] == {"stage": "label", "key": key}
+        assert document["metadata"]["aqvolt"] == {"stage": "label", "key": key, "version": __version__}
         assert launchpad.workflows.find_one({})["state"] == "COMPLETED"
         assert work(settings, until_empty=True).completed == 0
 

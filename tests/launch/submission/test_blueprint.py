@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import pytest
 import trivial_jobs
 
+from aqvolt_flows import __version__
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.labeling.gpaw import GpawStaticMaker
 from aqvolt_flows.labeling.surrogate import SurrogateStaticMaker
@@ -73,7 +74,9 @@ def test_marks_inside_longer_text_and_held_units() -> None:
     assert firework["spec"]["_tasks"][0]["job"]["function_args"][-1:] != ["folder/\0argument 0\0.txt"]
     assert "folder/frame-9.txt" in repr(firework)
     assert firework["spec"]["aqvolt"]["held"] == "window:cpu:000"
-    assert firework["spec"]["_tasks"][0]["job"]["metadata"] == {"aqvolt": {"stage": "label", "key": "k"}}
+    assert firework["spec"]["_tasks"][0]["job"]["metadata"] == {
+        "aqvolt": {"stage": "label", "key": "k", "version": __version__}
+    }
     assert (firework["state"], workflow["state"]) == ("PAUSED", "PAUSED")
 
 

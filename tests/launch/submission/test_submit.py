@@ -13,6 +13,7 @@ import pytest
 import trivial_jobs
 from bson import json_util
 
+from aqvolt_flows import __version__
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.settings import AqvoltSettings
 from aqvolt_flows.stores import Database
@@ -66,7 +67,7 @@ def test_what_a_firework_carries(database: Database, settings: AqvoltSettings) -
     for firework in fireworks:
         assert firework["spec"]["_category"] == "gpu"
         assert firework["spec"]["_priority"] == 3
-        assert firework["spec"]["aqvolt"] == {"stage": "sample", "key": "flow"}
+        assert firework["spec"]["aqvolt"] == {"stage": "sample", "key": "flow", "version": __version__}
     text = json_util.dumps([workflow, fireworks])
     assert "mongodb:" not in text, "no address may be written into a Firework"
     assert "127.0.0.1" not in text
