@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from aqvolt_launch.cli import output
+from aqvolt_launch.cli.here import anywhere
 from aqvolt_launch.cli.options import AllCampaigns, Json, OneCampaign
 
 #: What a table shows of each collection when nothing else is asked for; of others, identity and indexed fields.
@@ -43,6 +44,7 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: aqvolt why frame-0f3a5c7e9b1d2f4a6c8e0a1b")(why)
 
 
+@anywhere
 def query(
     collection: Annotated[str, typer.Argument(help=f"One of {', '.join(COLUMNS)}.")],
     filter: Annotated[str, typer.Argument(help="MongoDB query as JSON.")] = "{}",
