@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import batched
 from typing import Annotated, Any
 
 import typer
 
 from aqvolt_launch.cli import output
-from aqvolt_launch.cli.here import anywhere
+from aqvolt_launch.cli.here import anywhere, require_project
 from aqvolt_launch.cli.options import AllCampaigns, Json, OneCampaign
 
 #: What a table shows of each collection when nothing else is asked for; of others, identity and indexed fields.
@@ -39,15 +39,28 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command(
         epilog="""Example: aqvolt query labels '{"chemsys": "Cl-Li-Y", "max_force": {"$lt": 5}}' """
-        "--format extxyz > frames.xyz"
+        "--format extxyz > frames.xyz; aqvolt query --release releases/halides-0f3a5c7e9b1d --sql "
+        "'SELECT formula, count(*) FROM labels GROUP BY formula'"
     )(query)
     app.command(epilog="Example: aqvolt why frame-0f3a5c7e9b1d2f4a6c8e0a1b")(why)
 
 
 @anywhere
 def query(
-    collection: Annotated[str, typer.Argument(help=f"One of {', '.join(COLUMNS)}.")],
+    collection: Annotated[str, typer.Argument(help=f"One of {', '.join(COLUMNS)}.")] = "labels",
     filter: Annotated[str, typer.Argument(help="MongoDB query as JSON.")] = "{}",
+    release: Annotated[
+        str | None,
+        typer.Option(
+            "--release",
+            help="Query the labels of a release folder with DuckDB, without a database; or of a release_id or name.",
+            show_default=False,
+        ),
+    ] = None,
+    sql: Annotated[
+        str | None,
+        typer.Option("--sql", help="With --release: a SELECT over labels, train, val, test …", show_default=False),
+    ] = None,
     fields: Annotated[str | None, typer.Option(help="Comma-separated fields, dots for nested ones.")] = None,
     limit: Annotated[int, typer.Option(min=0, help="Maximum number of documents; 0: 20 for tables, else all.")] = 0,
     campaign: OneCampaign = None,
@@ -57,7 +70,10 @@ def query(
     ] = "table",
     as_json: Json = False,
 ) -> None:
-    """Print documents of a collection."""
+    """Print documents of a collection, or labels of a release folder.
+
+    A release understands the same filters but $exists, dates, and patterns that look around; it has no rejected labels.
+    """
     from aqvolt_flows.errors import InputError
     from aqvolt_flows.settings import load_settings
     from aqvolt_flows.stores import IDENTITIES, INDEXES
@@ -66,6 +82,12 @@ def query(
     wanted = "json" if as_json else format
     if wanted not in FORMATS:
         raise InputError(f"There is no format {wanted!r}; known are {', '.join(FORMATS)}.")
+    if release is not None or sql is not None:
+        from aqvolt_launch.cli.query_release import query_release
+
+        query_release(release, sql, collection, filter, fields.split(",") if fields else None, limit, wanted)
+        return
+    require_project()
     criteria = parse_filter(filter)
     database = view_of(load_settings(), campaign, all_campaigns)
     source = database.own(collection)
@@ -84,9 +106,9 @@ def query(
     if wanted == "extxyz":
         _print_extxyz(database, collection, documents)
     elif wanted == "json":
-        _print_json(d if whole else {n: dig(d, n) for n in names} for d in documents)
+        print_json(d if whole else {n: dig(d, n) for n in names} for d in documents)
     elif wanted == "csv":
-        _print_csv(names, documents)
+        print_csv(names, documents)
     else:
         rows = [{n: dig(d, n) for n in names} for d in documents]
         output.table(rows, title=collection, columns=names)
@@ -187,7 +209,7 @@ def dig(document: dict[str, Any], path: str) -> Any:
     return value
 
 
-def _print_json(documents: Iterable[Any]) -> None:
+def print_json(documents: Iterable[Any]) -> None:
     """Print a JSON list document by document, so that any number of them needs the memory of one."""
     first = True
     for document in documents:
@@ -197,13 +219,14 @@ def _print_json(documents: Iterable[Any]) -> None:
     sys.stdout.write("[]\n" if first else "\n]\n")
 
 
-def _print_csv(names: list[str], documents: Any) -> None:
+def print_csv(names: list[str], documents: Any, value: Callable[[dict[str, Any], str], Any] = dig) -> None:
+    """Print a header and a line a document; lists and groups as JSON."""
     import csv
 
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(names)
     for document in documents:
-        values = [output.plain(dig(document, name)) for name in names]
+        values = [output.plain(value(document, name)) for name in names]
         writer.writerow([json.dumps(v) if isinstance(v, dict | list) else v for v in values])
 
 
