@@ -23,6 +23,7 @@ MODULES = (
     "build",
     "labels",
     "release",
+    "publish",
     "benchmark",
     "sweep",
     "report",
