@@ -59,6 +59,9 @@ def test_the_wheel_holds_three_packages_and_their_files(wheel):
         "aqvolt_flows/data/atomic_energies.csv",
         "aqvolt_flows/figures/report.html.j2",
         "aqvolt_flows/py.typed",
+        "aqvolt_builders/py.typed",
+        "aqvolt_launch/py.typed",
+        "aqvolt_flows/campaigns/sulfide.yaml",
         "aqvolt_builders/mrun/labels.json",
     ):
         assert needed in names

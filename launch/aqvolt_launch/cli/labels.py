@@ -224,7 +224,7 @@ def sweep(
     from aqvolt_flows.datasets.sweep import sweep_labels
     from aqvolt_flows.settings import load_settings
     from aqvolt_launch.chain import view_of
-    from aqvolt_launch.cli.query import parse_filter
+    from aqvolt_launch.cli.documents import parse_filter
 
     filters = make_filters(filter, values or [])
     rows = sweep_labels(view_of(load_settings(), campaign, all_campaigns), filters, parse_filter(query))
@@ -245,7 +245,7 @@ def align_levels(
     from aqvolt_flows.datasets.align import align
     from aqvolt_flows.settings import load_settings
     from aqvolt_launch.chain import view_of
-    from aqvolt_launch.cli.query import parse_filter
+    from aqvolt_launch.cli.documents import parse_filter
 
     found = align(view_of(load_settings(), campaign, all_campaigns), a, b, parse_filter(query))
     if figure is not None:

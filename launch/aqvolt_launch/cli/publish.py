@@ -74,7 +74,7 @@ def push_folder(
         As the options of the command say.
     """
     from aqvolt_flows.publish.content import read_content
-    from aqvolt_flows.publish.targets import target_named
+    from aqvolt_flows.publish.places import target_named
 
     place = target_named(target, {"releases": "dataset", "models": "model"}[collection], public, license)
     content = read_content(folder)
@@ -111,8 +111,8 @@ def pull(
     An interrupted pull continues when it is run again.
     """
     from aqvolt_flows.datasets.folder import verify
+    from aqvolt_flows.publish.places import target_named
     from aqvolt_flows.publish.pull import pull as fetch
-    from aqvolt_flows.publish.targets import target_named
     from aqvolt_flows.settings import load_settings
 
     project = in_project()

@@ -8,6 +8,7 @@ from itertools import chain, islice
 from typing import Any
 
 from aqvolt_launch.cli import output
+from aqvolt_launch.cli.documents import parse_filter, print_csv, print_json
 
 #: Rows of a table if nothing else is asked for.
 _ROWS = 20
@@ -46,7 +47,6 @@ def query_release(
     """
     from aqvolt_flows.datasets.release_tables import SHOWN, ReleaseTables
     from aqvolt_flows.errors import InputError
-    from aqvolt_launch.cli.query import parse_filter
     from aqvolt_launch.cli.release import find_release
 
     if release is None:
@@ -73,8 +73,6 @@ def query_release(
 
 def _print(rows: Iterable[dict[str, Any]], fields: list[str] | None, wanted: str) -> int:
     """Print rows and return how many, for a table."""
-    from aqvolt_launch.cli.query import print_csv, print_json
-
     if wanted == "json":
         print_json(rows)
         return 0

@@ -11,8 +11,8 @@ from aqvolt_flows.errors import InputError, ResourceError
 from aqvolt_flows.publish import folder as folder_module
 from aqvolt_flows.publish.content import listed, read_content, read_file
 from aqvolt_flows.publish.folder import FolderTarget
+from aqvolt_flows.publish.places import target_named
 from aqvolt_flows.publish.pull import pull
-from aqvolt_flows.publish.targets import target_named
 
 
 def quiet(_: str) -> None:

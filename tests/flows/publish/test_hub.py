@@ -16,8 +16,9 @@ from publishable import published, seal
 from aqvolt_flows.errors import InputError, ResourceError
 from aqvolt_flows.publish.content import read_content
 from aqvolt_flows.publish.hub import HubTarget, downloaded_dataset
+from aqvolt_flows.publish.places import target_named
 from aqvolt_flows.publish.pull import pull
-from aqvolt_flows.publish.targets import hub_reference, target_named
+from aqvolt_flows.publish.targets import hub_reference
 
 # the client's plain uploads use a spelling that its HTTP library no longer likes
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")

@@ -13,9 +13,9 @@ from publishable import published, seal
 
 from aqvolt_flows.errors import InputError, ResourceError
 from aqvolt_flows.publish.content import read_content
+from aqvolt_flows.publish.places import target_named
 from aqvolt_flows.publish.pull import pull
 from aqvolt_flows.publish.rest import Rest
-from aqvolt_flows.publish.targets import target_named
 from aqvolt_flows.publish.zenodo import ZenodoTarget
 
 

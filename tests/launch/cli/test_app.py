@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import aqvolt_flows
+
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "aqvolt_launch", *arguments]
@@ -39,3 +41,14 @@ print("heavy:", [name for name in heavy if name in sys.modules])
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.splitlines()[-1] == "heavy: []", done.stderr
     assert "substitute" in done.stdout
+
+
+def test_version_names_what_matters(project: Path) -> None:
+    from importlib.metadata import version
+
+    done = run("--version")
+    lines = done.stdout.splitlines()
+    assert (done.returncode, lines[0]) == (0, f"aqvolt-flows {aqvolt_flows.__version__}")
+    assert lines[1].startswith(f"Python {sys.version_info.major}.{sys.version_info.minor}.")
+    assert f"pymatgen {version('pymatgen')}" in lines
+    assert f"torch {version('torch')}" in lines
