@@ -25,7 +25,7 @@ def import_files(
         list[Path],
         typer.Argument(
             help="JSON(.gz), JSON lines, Parquet, ASE-LMDB, extxyz; folders of datasets or VASP runs; "
-            "hf:ORG/NAME[@REVISION][/PATH]."
+            "hf:ORG/NAME or hf:ORG/NAME@REVISION/PATH."
         ),
     ],
     source: Annotated[

@@ -52,3 +52,34 @@ def test_version_names_what_matters(project: Path) -> None:
     assert lines[1].startswith(f"Python {sys.version_info.major}.{sys.version_info.minor}.")
     assert f"pymatgen {version('pymatgen')}" in lines
     assert f"torch {version('torch')}" in lines
+
+
+def test_every_help_page_can_be_drawn(project: Path) -> None:
+    """Square brackets in a help text are markup to rich, and a wrong one ends the command."""
+    code = """
+import typer
+from typer.testing import CliRunner
+from typer.main import get_command
+from aqvolt_launch.cli import app, commands
+
+commands.register(app)
+
+def leaves(command, path=()):
+    below = getattr(command, "commands", None)
+    if below is None:
+        yield path
+    else:
+        yield path
+        for name, inner in below.items():
+            yield from leaves(inner, (*path, name))
+
+paths = list(leaves(get_command(app)))
+for path in paths:
+    done = CliRunner().invoke(app, [*path, "--help"])
+    assert done.exit_code == 0, (path, done.exception)
+    assert "Usage:" in done.output, path
+print(len(paths))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert int(done.stdout) > 40
