@@ -7,10 +7,12 @@ import json
 import pkgutil
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 #: Modules whose public names scripts may use, in the order of the page.
 PUBLIC = (
     "aqvolt_flows",
@@ -45,7 +47,19 @@ def pages() -> dict[str, str]:
         "reference/documents.md": documents_page(),
         "reference/python.md": python_page(),
     }
+    made |= {f"notebooks/{path.stem}.md": notebook_page(path) for path in sorted(NOTEBOOKS.glob("*.ipynb"))}
     return made | {f"reference/schemas/{name}.json": _json(model) for name, model in documents().items()}
+
+
+def notebook_page(path: Path) -> str:
+    """Return a notebook as a page: text, and code that can be copied."""
+    lines = []
+    for cell in json.loads(path.read_text())["cells"]:
+        text = "".join(cell["source"])
+        lines += [text if cell["cell_type"] == "markdown" else f"```python\n{text}\n```", ""]
+        if cell["cell_type"] == "markdown" and text.startswith("# "):
+            lines += [f"This page is the notebook `notebooks/{path.name}` of the checkout, which the tests run.", ""]
+    return "\n".join(lines)
 
 
 def commands_page() -> str:

@@ -247,3 +247,25 @@ def test_the_tutorials_run_on_the_demos_folder(finished):
     assert len(scripts) == 2
     for script in scripts:
         assert readme.python(script, workdir.parent, environment(), result["release_path"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(p.stem for p in (readme.HOUSE / "notebooks").glob("*.ipynb")))
+def test_a_notebook_runs_beside_the_demos_folder(name, finished, tmp_path):
+    """Every cell, in a kernel of its own; the last cell of each checks what came out."""
+    workdir, _ = finished
+    folder = workdir.parent / f"notebooks-{name}"
+    folder.mkdir()
+    code = (
+        "import sys, nbformat\n"
+        "from nbclient import NotebookClient\n"
+        "book = nbformat.read(sys.argv[1], as_version=4)\n"
+        "assert not any(cell.get('outputs') for cell in book.cells), 'committed without outputs'\n"
+        "where = {'metadata': {'path': sys.argv[2]}}\n"
+        "NotebookClient(book, timeout=300, kernel_name='python3', resources=where).execute()\n"
+        "print(sum(bool(cell.get('outputs')) for cell in book.cells))\n"
+    )
+    own = {"IPYTHONDIR": str(tmp_path / "ipython"), "JUPYTER_RUNTIME_DIR": str(tmp_path / "runtime")}
+    environ = environment() | own | {"HF_DATASETS_CACHE": str(tmp_path / "cache"), "MPLBACKEND": "agg"}
+    said = readme.python(code, folder, environ, str(readme.HOUSE / "notebooks" / f"{name}.ipynb"), str(folder))
+    assert int(said) >= 3
