@@ -46,6 +46,8 @@ def pages() -> dict[str, str]:
         "reference/campaign.md": campaign_page(),
         "reference/documents.md": documents_page(),
         "reference/python.md": python_page(),
+        "reference/reasons.md": reasons_page(),
+        "reference/choices.md": choices_page(),
     }
     made |= {f"notebooks/{path.stem}.md": notebook_page(path) for path in sorted(NOTEBOOKS.glob("*.ipynb"))}
     return made | {f"reference/schemas/{name}.json": _json(model) for name, model in documents().items()}
@@ -155,6 +157,76 @@ def campaign_page() -> str:
         cells = (f"`{p.key}`", default, p.unit, kind, p.description, p.source)
         lines.append("| " + " | ".join(_cell(c) for c in cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def choices_page() -> str:
+    """Return the page of all values that the paper leaves open, with this project's choice."""
+    from aqvolt_flows.campaign import load_campaign
+    from aqvolt_flows.campaign_keys import COMMENTED, parameters, value_at
+
+    campaign = load_campaign(COMMENTED)
+    lines = [
+        "# What the paper leaves open",
+        "",
+        "Every parameter about which the paper says nothing, and the value in `aqvolt26.yaml`. Change them in your "
+        "copy; the result then has other keys, and nothing is mixed.",
+        "",
+        "| key | our choice | unit | meaning | why |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for p in parameters():
+        if p.group or not p.source.startswith("silent"):
+            continue
+        value = json.dumps(value_at(campaign, p.key), ensure_ascii=False)
+        why = p.source.removeprefix("silent").lstrip(";:, ")
+        lines.append(
+            "| " + " | ".join(_cell(c) for c in (f"`{p.key}`", f"`{value}`", p.unit, p.description, why)) + " |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def reasons_page() -> str:
+    """Return the page of all reasons for which something is left out."""
+    from aqvolt_flows.candidates.refusals import REFUSALS
+    from aqvolt_flows.datasets.filters import REASONS as FILTERED
+    from aqvolt_flows.labeling.reasons import REASONS as LABELING
+    from aqvolt_flows.schemas.parameters import ReleaseParameters
+
+    limits = ReleaseParameters().model_dump()
+    again = {"here": "the job itself tries once more", "later": "after a change: `--rerun-failed`", "never": "no"}
+    lines = [
+        "# Reasons",
+        "",
+        "Nothing is dropped without a word. These are the words, where they are found, and what they mean. Those of "
+        "molecular dynamics are in [exploration](../exploration.md), those of frames in [sampling](../sampling.md), "
+        "and those of imported labels in [datasets](../datasets.md).",
+        "",
+        "## A record that gives no structure",
+        "",
+        "In the quarantine file that `aqvolt candidates import` names.",
+        "",
+        "| reason | meaning |",
+        "| --- | --- |",
+        *(f"| `{name}` | {_cell(said)} |" for name, said in REFUSALS.items()),
+        "",
+        "## A frame without a label",
+        "",
+        "In `failure.reason` of outcomes and rejected labels, and in `aqvolt status`.",
+        "",
+        "| reason | status | meaning | does it help to try again? |",
+        "| --- | --- | --- | --- |",
+        *(f"| `{n}` | {r.status} | {_cell(r.meaning)} | {again[r.again]} |" for n, r in LABELING.items()),
+        "",
+        "## A label that a release leaves out",
+        "",
+        "In the card and in `counts.dropped` of the manifest; numbers are the defaults.",
+        "",
+        "| reason | meaning |",
+        "| --- | --- |",
+        *(f"| `{name}` | {_cell(said.format(**limits))} |" for name, said in FILTERED.items()),
+        "",
+    ]
+    return "\n".join(lines)
 
 
 def documents() -> dict[str, type[BaseModel]]:

@@ -131,6 +131,19 @@ def test_schemas_are_schemas_and_documents_obey_them(site, database) -> None:
     assert len(reference.documents()) >= len(IDENTITIES) - 1
 
 
+def test_reasons_and_choices_are_whole() -> None:
+    from aqvolt_flows.candidates.refusals import REFUSALS
+    from aqvolt_flows.datasets.filters import REASONS as FILTERED
+    from aqvolt_flows.labeling.reasons import REASONS as LABELING
+
+    page = reference.reasons_page()
+    for name in (*REFUSALS, *LABELING, *FILTERED):
+        assert f"| `{name}` |" in page, name
+    choices = reference.choices_page()
+    assert '| `exploration.ensemble` | `"npt_crescale_isotropic"` |' in choices
+    assert "`exploration.n_steps`" not in choices, "the paper gives it"
+
+
 def test_cells_keep_a_table_whole() -> None:
     assert reference._cell("a | b\nc") == "a \\| b c"
     assert reference._cell("hf:ORG[@REV] `x[0]` <b>") == "hf:ORG\\[@REV] `x[0]` &lt;b>"
