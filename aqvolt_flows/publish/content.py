@@ -14,6 +14,8 @@ from aqvolt_flows.errors import InputError
 
 CARD = "README.md"
 MANIFEST = "manifest.json"
+#: What exported models have instead of a manifest: a list of hashes as sha256sum writes it, and what loads the weights.
+HASHES, MODEL = "SHA256SUMS", "aqvolt_model.json"
 _BLOCK = 1 << 20
 
 
@@ -121,16 +123,33 @@ def read_content(folder: str | Path) -> Content:
 
 
 def read_manifest(root: Path) -> dict[str, Any]:
-    """Return what the manifest of a folder says; empty without one.
+    """Return what the manifest of a folder says, or for an exported model its identity and the list of hashes.
 
     Raises
     ------
     InputError
-        If it is not a JSON object.
+        If it is broken; empty where there is none.
     """
-    path = root / MANIFEST
-    if not path.is_file():
-        return {}
+    if (root / MANIFEST).is_file():
+        return _json(root / MANIFEST)
+    found: dict[str, Any] = {}
+    if (root / MODEL).is_file():
+        about = _json(root / MODEL)
+        # not its content_hash, which is that of the release it learned from
+        found |= {name: about[name] for name in ("model_id", "name", "license", "creator") if about.get(name)}
+    if (root / HASHES).is_file():
+        found["files"] = _hashes(root / HASHES)
+    return found
+
+
+def _hashes(path: Path) -> dict[str, dict[str, str]]:
+    lines = [line.split(maxsplit=1) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not all(len(words) == 2 and len(words[0]) == 64 for words in lines):
+        raise InputError(f"{path} is not a list of SHA-256 hashes as sha256sum writes it; restore it from a copy.")
+    return {name.lstrip("*"): {"sha256": digest} for digest, name in lines}
+
+
+def _json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -145,7 +164,7 @@ def differences(manifest: Mapping[str, Any], files: tuple[PublishedFile, ...]) -
     said = manifest.get("files")
     if not isinstance(said, Mapping):
         return []
-    present = {f.name: f for f in files if f.name != MANIFEST}
+    present = {f.name: f for f in files if f.name not in {MANIFEST, HASHES}}
     faults = [f"{name} is missing" for name in said if name not in present]
     faults += [f"{name} is not listed" for name in present if name not in said]
     faults += [f"{n} was changed" for n, f in present.items() if n in said and said[n].get("sha256") != f.sha256]

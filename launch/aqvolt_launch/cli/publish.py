@@ -1,7 +1,9 @@
-"""``aqvolt release push`` and ``pull``: publish a release on the Hub, on Zenodo or in a folder, and get one."""
+"""``aqvolt release|model push`` and ``pull``: publish on the Hub, on Zenodo or in a folder, and get it back."""
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,6 +37,17 @@ def register(app: typer.Typer) -> None:  # noqa: ARG001 - every command module h
     if "push" not in known:
         releases.command("push", epilog="Example: aqvolt release push hf:my-org/halides halides --yes")(push)
         releases.command("pull", epilog="Example: aqvolt release pull hf:my-org/halides")(pull)
+    models = _group_of_models()
+    if models is not None and "push" not in {command.name for command in models.registered_commands}:
+        models.command("push", epilog="Example: aqvolt model push hf:my-org/esen exported --yes")(push_model)
+        models.command("pull", epilog="Example: aqvolt model pull hf:my-org/esen --out esen")(pull_model)
+
+
+def _group_of_models() -> typer.Typer | None:
+    """Return the group ``aqvolt model`` where it is installed."""
+    name = "aqvolt_launch.cli.model"
+    found = importlib.util.find_spec(name) and getattr(importlib.import_module(name), "models", None)
+    return found if isinstance(found, typer.Typer) else None
 
 
 @anywhere
@@ -129,6 +142,36 @@ def pull(
         f"{found['content_hash']}"
     )
     output.say(f"written: {content.folder}" + ("; it is in the collection releases" if registered else ""))
+
+
+@anywhere
+def push_model(
+    target: Where,
+    folder: Annotated[Path, typer.Argument(help="Folder that 'aqvolt model export' wrote.")],
+    yes: Yes = False,
+    public: Public = False,
+    license: License = None,
+    as_json: Json = False,
+) -> None:
+    """Publish an exported model with its card: first the plan, with --yes the upload, then a comparison by hashes."""
+    push_folder(folder, target, "models", yes, public, license, as_json)
+
+
+@anywhere
+def pull_model(
+    source: Where,
+    out: Annotated[Path | None, typer.Option("--out", help="The folder; by default MODEL_ID here.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Get a published model and compare its files with the hashes in it; the folder is then a model string."""
+    from aqvolt_flows.publish.places import target_named
+    from aqvolt_flows.publish.pull import pull as fetch
+
+    content = fetch(target_named(source, "model"), source, Path(), out, output.note)
+    if as_json:
+        output.emit({"path": str(content.folder), "model": content.identity, "files": [f.name for f in content.files]})
+    else:
+        output.say(f"written: {content.folder} ({content.identity}, {len(content.files)} files)")
 
 
 def _newest() -> Path:

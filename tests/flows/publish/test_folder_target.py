@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 
 import pytest
 from publishable import published, seal
@@ -13,6 +14,10 @@ from aqvolt_flows.publish.content import listed, read_content, read_file
 from aqvolt_flows.publish.folder import FolderTarget
 from aqvolt_flows.publish.places import target_named
 from aqvolt_flows.publish.pull import pull
+from aqvolt_flows.publish.record import write_publication
+from aqvolt_flows.schemas.model import ModelDocument
+
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 
 def quiet(_: str) -> None:
@@ -130,3 +135,57 @@ def test_hashes_are_those_of_other_programs(folder):
     assert found.sha256 == "01ba4719c80b6fe911b091a7c05124b64eeece964e09c058ef8f9805daca546b"
     assert found.md5 == "68b329da9893e34099c7d8ad5cb9c940"
     assert "exports/lmdb/train/data.0000.aselmdb-lock" not in listed(folder)
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A folder as 'aqvolt model export' writes it: weights, what loads them, a card, and hashes as sha256sum does."""
+    root = tmp_path / "esen"
+    root.mkdir()
+    (root / "inference_ckpt.pt").write_bytes(b"weights" * 500)
+    about = {"model_id": "model-0123456789abcdef01234567", "name": "esen", "content_hash": "that of its release"}
+    (root / "aqvolt_model.json").write_text(json.dumps(about))
+    (root / "README.md").write_text("# esen\n")
+    names = sorted(p.name for p in root.iterdir())
+    sums = subprocess.run(["sha256sum", *names], cwd=root, capture_output=True, text=True, check=True).stdout
+    (root / "SHA256SUMS").write_text(sums)
+    return root
+
+
+def test_an_exported_model_is_published_and_verified_by_its_own_hashes(model, hub, tmp_path):
+    content = read_content(model)
+    assert content.identity == "model-0123456789abcdef01234567"
+    assert content.content_hash != "that of its release"
+    done = target_named("hf:org/esen", "model").push(content, quiet)
+    assert hub.repos["org/esen"]["type"] == "model"
+    assert done.url == f"{hub.url}/org/esen/tree/{done.version}"
+    back = pull(target_named("hf:org/esen", "model"), "hf:org/esen", tmp_path / "models", None, quiet)
+    assert published(back.folder) == published(model)
+    assert back.folder.name == content.identity
+    (model / "inference_ckpt.pt").write_bytes(b"other")
+    with pytest.raises(InputError, match=r"inference_ckpt\.pt was changed"):
+        read_content(model)
+    (model / "SHA256SUMS").write_text("nonsense\n")
+    with pytest.raises(InputError, match="not a list of SHA-256 hashes"):
+        read_content(model)
+
+
+def test_where_a_model_is_is_written_into_its_document(model, database):
+    document = ModelDocument(
+        key="k",
+        model_id="model-0123456789abcdef01234567",
+        status="trained",
+        release_id="r@1",
+        content_hash="h",
+        architecture="eSEN",
+    )
+    database.upsert("models", [document])
+    content = read_content(model)
+    done = FolderTarget(model.parent / "copy").push(content, quiet)
+    assert write_publication(database, "models", content, done)
+    stored = ModelDocument(**database["models"].find_one({}, {"_id": 0}))
+    assert [p.version for p in stored.publications] == [content.content_hash]
+    database.upsert("models", [document])
+    assert database["models"].find_one()["publications"], "written again, it keeps them"
+    database["models"].delete_many({})
+    assert not write_publication(database, "models", content, done)
