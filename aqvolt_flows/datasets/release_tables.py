@@ -77,6 +77,10 @@ class ReleaseTables:
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         """Close the connection."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; a ``with`` statement does it by itself."""
         self._duck.close()
 
     def count(self, query: Mapping[str, Any]) -> int:
