@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,25 @@ PAGES = {
     "CONTRIBUTING.md": "contributing.md",
     "CODE_OF_CONDUCT.md": "code_of_conduct.md",
 }
+
+
+def on_config(config: Any) -> Any:
+    """Give pages that the navigation does not name a section of their own, so that none is forgotten."""
+    named = set(_names(config["nav"]))
+    written = {p.relative_to(HOUSE / "docs").as_posix() for p in (HOUSE / "docs").rglob("*.md")}
+    rest = sorted(written - named)
+    if rest:
+        config["nav"].append({"More": rest})
+    return config
+
+
+def _names(entries: Any) -> Iterator[str]:
+    """Yield the pages that a navigation names."""
+    if isinstance(entries, str):
+        yield entries
+        return
+    for entry in entries.values() if isinstance(entries, dict) else entries:
+        yield from _names(entry)
 
 
 def on_files(files: Files, config: Any) -> Files:
