@@ -31,6 +31,9 @@ ANYWHERE = {
     "release card",
     "release push",
     "release pull",
+    "model push",
+    "model pull",
+    "benchmark run",
 }
 
 
@@ -77,7 +80,12 @@ def test_every_command_that_needs_a_project_says_so_and_writes_nothing(app, proj
 
 @pytest.mark.parametrize(
     "arguments",
-    [("release", "verify", "halides"), ("query", "labels"), ("release", "card", "halides@0123456789ab")],
+    [
+        ("release", "verify", "halides"),
+        ("query", "labels"),
+        ("release", "card", "halides@0123456789ab"),
+        ("benchmark", "run", "ev_scan", "--model", "chgnet/r2scan"),
+    ],
 )
 def test_names_that_only_a_database_knows_need_a_project(app, project: Path, arguments) -> None:
     done = CliRunner().invoke(app, list(arguments))
