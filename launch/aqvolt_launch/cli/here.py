@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable
 from functools import wraps
@@ -13,7 +14,6 @@ import typer
 #: Either of these makes an environment a project without a file, as in containers.
 _VARIABLES = ("AQVOLT_MONGO_URI", "AQVOLT_ROOT")
 _ANYWHERE = "__aqvolt_anywhere__"
-_GUARDED = "__aqvolt_guarded__"
 
 
 def anywhere[Command: Callable[..., Any]](command: Command) -> Command:
@@ -49,23 +49,29 @@ def require_project() -> None:
 
 
 def guard(app: typer.Typer) -> None:
-    """Make every command of an application ask for a project before it runs, but those marked :func:`anywhere`."""
-    for info in app.registered_commands:
-        if info.callback is not None and not hasattr(info.callback, _ANYWHERE):
-            info.callback = _guarded(info.callback)
+    """Make every command of an application ask for a project before it runs, but those marked :func:`anywhere`.
+
+    Groups are copied: their modules share them with other applications.
+    """
+    app.registered_commands = [_guarded(info) for info in app.registered_commands]
+    app.registered_groups = [copy.copy(group) for group in app.registered_groups]
     for group in app.registered_groups:
         if group.typer_instance is not None:
+            group.typer_instance = copy.copy(group.typer_instance)
             guard(group.typer_instance)
 
 
-def _guarded(command: Callable[..., Any]) -> Callable[..., Any]:
-    if hasattr(command, _GUARDED):
-        return command
+def _guarded(info: Any) -> Any:
+    """Return a command's entry whose callback asks for a project first."""
+    command = info.callback
+    if command is None or hasattr(command, _ANYWHERE):
+        return info
 
     @wraps(command)
     def run(*args: Any, **kwargs: Any) -> Any:
         require_project()
         return command(*args, **kwargs)
 
-    setattr(run, _GUARDED, True)
-    return run
+    made = copy.copy(info)
+    made.callback = run
+    return made

@@ -122,3 +122,12 @@ def test_the_environment_can_be_the_project(project: Path, monkeypatch: pytest.M
     (project / "below").mkdir()
     monkeypatch.chdir(project / "below")
     here.require_project()
+
+
+def test_guarding_one_application_leaves_others_as_they_are(app, project: Path) -> None:
+    from aqvolt_launch.cli import database
+
+    alone = typer.Typer(pretty_exceptions_enable=False)
+    database.register(alone)
+    assert CliRunner().invoke(alone, ["db", "status"]).exit_code == 1, "it says that none runs"
+    assert isinstance(CliRunner().invoke(app, ["db", "status"]).exception, ConfigError)
