@@ -23,13 +23,13 @@ def leaves(values, prefix=""):
 
 
 def test_the_list_is_whole_and_its_defaults_are_those_of_the_models():
-    defaults = dict(leaves(Campaign(name="x").model_dump(mode="json")))
+    empty = Campaign(name="x")
     own = {p.key for p in parameters() if not p.group and "[]" not in p.key} | {"candidates.prototypes"}
-    assert set(defaults) <= own
-    assert all(BY_KEY[key].default is False for key in own - set(defaults)), "documents leave some out while false"
-    for key, value in defaults.items():
-        if key != "name":
-            assert BY_KEY[key].default == value, key
+    # documents may leave out what has its default; nothing that they hold is missing here
+    assert {key for key, _ in leaves(empty.model_dump(mode="json"))} <= own
+    assert len(own) > 150
+    for key in own - {"name"}:
+        assert value_at(empty, key) == BY_KEY[key].default, key
     assert BY_KEY["name"].required
 
 
