@@ -1,5 +1,5 @@
 # Two commands do everything: `make demo` and `make test`; both make .venv first.
-.PHONY: env demo test lint lock wheel clean
+.PHONY: env demo test lint docs lock wheel clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3.12
@@ -33,6 +33,10 @@ lint: env
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The documentation site, into site/; a warning is an error, and nothing is fetched.
+docs: env
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -W ignore -m mkdocs build --strict --quiet
+
 # All extras but gpaw (it compiles C), and the development tools; no download addresses.
 lock:
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -45,4 +49,4 @@ wheel: env
 	$(BIN)/uv build --quiet --wheel --no-build-isolation --python $(BIN)/python --out-dir dist .
 
 clean:
-	rm -rf $(VENV) build dist demo *.egg-info
+	rm -rf $(VENV) build dist demo site *.egg-info

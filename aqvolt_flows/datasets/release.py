@@ -116,6 +116,18 @@ def create_release(
     return _document(database, target, key, survey.as_of)
 
 
+def document_of(database: Database, release: Path) -> ReleaseDocument:
+    """Return the document of a folder in the release root that came from elsewhere; the caller stores it.
+
+    Raises
+    ------
+    InputError
+        If the folder is no release or differs from its manifest.
+    """
+    folder.verify_files(release)
+    return _document(database, release, None, None)
+
+
 def labels_fingerprint(database: Database, parameters: ReleaseParameters) -> str:
     """Return a hash that changes when a release with these parameters would; it reads scalars of valid labels only."""
     fields = ("label_id", "energy", "max_force", "pressure_gpa", "n_atoms")
@@ -287,7 +299,7 @@ def _write_json(target: Path, value: Any) -> None:
 def _document(database: Database, target: Path, key: str | None, as_of: datetime | None) -> ReleaseDocument:
     manifest = folder.read_manifest(target)
     release_id = manifest["release_id"]
-    known = database["releases"].find_one({"release_id": release_id}, {"key": 1})
+    known = database["releases"].find_one({"release_id": release_id}, {"key": 1, "publications": 1})
     own = content_key("release/1", name=manifest["name"], content_hash=manifest["content_hash"])
     stored = {k: v for k, v in manifest.items() if k != "files"}
     # the date of the newest label is of this database, not of the labels: the folder does not have it
@@ -301,5 +313,6 @@ def _document(database: Database, target: Path, key: str | None, as_of: datetime
         protocols=manifest["counts"]["by_protocol"],
         path=target.name,
         manifest=stored,
+        publications=(known or {}).get("publications", []),
         files=store_folder(database.artifacts, target),
     )

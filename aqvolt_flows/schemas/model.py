@@ -9,6 +9,7 @@ from pydantic import Field
 
 from aqvolt_flows.schemas.base import Document
 from aqvolt_flows.schemas.provenance import ArtifactRef, Failure
+from aqvolt_flows.schemas.publication import Publication
 
 
 class ModelDocument(Document):
@@ -47,6 +48,11 @@ class ModelDocument(Document):
     validated_on: str = Field(default="", description="val, or train where there is no validation frame.")
     parameters: dict[str, Any] = Field(default_factory=dict)
     seconds: float | None = None
+    publications: list[Publication] = Field(
+        default_factory=list,
+        exclude_if=lambda value: not value,  # documents of models that were not pushed stay as they are
+        description="Where its folder was pushed to, the last push to each place.",
+    )
 
 
 def model_name_of(document: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from aqvolt_flows.schemas.base import Document, Parameters
 from aqvolt_flows.schemas.provenance import ArtifactRef
+from aqvolt_flows.schemas.publication import Publication
 
 
 class ReleaseFile(Parameters):
@@ -27,4 +28,9 @@ class ReleaseDocument(Document):
     protocols: dict[str, int]
     path: str = Field(description="Folder, relative to the release root of aqvolt.yaml.")
     manifest: dict[str, Any]
+    publications: list[Publication] = Field(
+        default_factory=list,
+        exclude_if=lambda value: not value,  # documents of releases that were not pushed stay as they are
+        description="Where it was pushed to, the last push to each place.",
+    )
     files: list[ReleaseFile] = Field(default_factory=list, description="The folder in the artifact store.")

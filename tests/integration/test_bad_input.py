@@ -95,6 +95,7 @@ def test_a_workdir_that_cannot_be_written(tmp_path):
 
 
 def test_a_port_in_use(tmp_path):
+    (tmp_path / "aqvolt.yaml").write_text("{}\n")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

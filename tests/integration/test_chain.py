@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import readme
 
 from aqvolt_flows.settings import load_settings
 from aqvolt_flows.stores import IDENTITIES, Database, close_clients
@@ -85,7 +86,7 @@ def snapshot(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[s
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> tuple[Path, dict]:
-    workdir = tmp_path_factory.mktemp("chain") / "project"
+    workdir = tmp_path_factory.mktemp("chain") / "demo"
     return workdir, run(workdir)
 
 
@@ -202,3 +203,69 @@ def test_killed_at_random_points_it_ends_the_same(finished, tmp_path, monkeypatc
         assert label["energy"] == pytest.approx(theirs["labels"][label_id]["energy"], abs=1e-3)
     assert {f["state"] for f in mine["fireworks"].values()} == {"COMPLETED"}
     shutil.rmtree(workdir)
+
+
+@pytest.mark.slow
+def test_the_blocks_of_the_readme_run_on_the_demos_folder(finished, tmp_path):
+    """Every line of every block of README's section about the demo, as a reader would paste it."""
+    workdir, _ = finished
+    activate = workdir.parent / ".venv" / "bin" / "activate"
+    activate.parent.mkdir(parents=True, exist_ok=True)
+    activate.write_text(f'export PATH="{Path(sys.executable).parent}:$PATH"\n')
+    look, query = readme.blocks("The demo", "sh")
+    try:
+        said = readme.shell(look, workdir.parent, environment())
+    finally:
+        embedded.stop(load_settings(workdir / "aqvolt.yaml"))
+    assert "exclude_elements" in said or "excluded" in said, "the rejected candidate has a reason"
+    for step in ("candidate", "trajectory", "frame", "label", "release", "model"):
+        assert f"│ {step}" in said, "the lineage is whole"
+    assert "Nothing was sent" in said
+    assert not (workdir.parent / "share").exists()
+    assert "max(max_force)" in readme.shell(query, workdir.parent, environment())
+    assert (workdir / "frames.xyz").read_text().startswith("2\n")  # primitive LiCl
+    [code] = readme.blocks("The demo", "python")
+    environ = environment() | {"HF_DATASETS_CACHE": str(tmp_path / "cache")}
+    readme.python(code, workdir.parent, environ)
+
+
+@pytest.mark.slow
+def test_the_tutorials_run_on_the_demos_folder(finished):
+    """Every command of the page for a laptop, and the scripts of the page about releases."""
+    workdir, result = finished
+    page = (readme.HOUSE / "docs" / "tutorials" / "laptop.md").read_text()
+    code = "\n".join(code for language, code in readme.fenced(page) if language == "sh")
+    try:
+        said = readme.shell(code, workdir.parent, environment())
+    finally:
+        embedded.stop(load_settings(workdir / "aqvolt.yaml"))
+    assert "LiOF" in said, "the rejected candidate"
+    assert result["release_id"] in said
+    assert (workdir / "labels.xyz").stat().st_size > 0
+    page = (readme.HOUSE / "docs" / "tutorials" / "release.md").read_text()
+    scripts = [code for language, code in readme.fenced(page) if language == "python"]
+    assert len(scripts) == 2
+    for script in scripts:
+        assert readme.python(script, workdir.parent, environment(), result["release_path"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(p.stem for p in (readme.HOUSE / "notebooks").glob("*.ipynb")))
+def test_a_notebook_runs_beside_the_demos_folder(name, finished, tmp_path):
+    """Every cell, in a kernel of its own; the last cell of each checks what came out."""
+    workdir, _ = finished
+    folder = workdir.parent / f"notebooks-{name}"
+    folder.mkdir()
+    code = (
+        "import sys, nbformat\n"
+        "from nbclient import NotebookClient\n"
+        "book = nbformat.read(sys.argv[1], as_version=4)\n"
+        "assert not any(cell.get('outputs') for cell in book.cells), 'committed without outputs'\n"
+        "where = {'metadata': {'path': sys.argv[2]}}\n"
+        "NotebookClient(book, timeout=300, kernel_name='python3', resources=where).execute()\n"
+        "print(sum(bool(cell.get('outputs')) for cell in book.cells))\n"
+    )
+    own = {"IPYTHONDIR": str(tmp_path / "ipython"), "JUPYTER_RUNTIME_DIR": str(tmp_path / "runtime")}
+    environ = environment() | own | {"HF_DATASETS_CACHE": str(tmp_path / "cache"), "MPLBACKEND": "agg"}
+    said = readme.python(code, folder, environ, str(readme.HOUSE / "notebooks" / f"{name}.ipynb"), str(folder))
+    assert int(said) >= 3

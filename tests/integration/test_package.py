@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "sevenn", "chgnet", "fairchem", "torch_sim", "matplotlib", "gpaw", "secantus", "mp_api")
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
-    """Build from a copy, as a checkout may lie on a read-only disk and build folders leak between builds."""
+def source(tmp_path_factory) -> Path:
+    """A copy to build from, as a checkout may lie on a read-only disk and build folders leak between builds."""
     source = tmp_path_factory.mktemp("source") / "project"
     names = subprocess.run(
         ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
@@ -26,6 +29,12 @@ def wheel(tmp_path_factory) -> Path:
             target = source / name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes((ROOT / name).read_bytes())
+    return source
+
+
+@pytest.fixture(scope="module")
+def wheel(source: Path, tmp_path_factory) -> Path:
+    """The wheel."""
     out = tmp_path_factory.mktemp("dist")
     command = [
         sys.executable,
@@ -59,6 +68,9 @@ def test_the_wheel_holds_three_packages_and_their_files(wheel):
         "aqvolt_flows/data/atomic_energies.csv",
         "aqvolt_flows/figures/report.html.j2",
         "aqvolt_flows/py.typed",
+        "aqvolt_builders/py.typed",
+        "aqvolt_launch/py.typed",
+        "aqvolt_flows/campaigns/sulfide.yaml",
         "aqvolt_builders/mrun/labels.json",
     ):
         assert needed in names
@@ -68,6 +80,31 @@ def test_the_wheel_holds_three_packages_and_their_files(wheel):
     }
     every = {str(p.relative_to(ROOT)) for p in (ROOT / "aqvolt_flows").rglob("*.py")}
     assert every <= set(names)
+
+
+@pytest.mark.slow
+def test_the_source_distribution_holds_tests_and_docs(source, tmp_path):
+    script = f"import setuptools.build_meta as b; print(b.build_sdist({str(tmp_path)!r}))"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script], cwd=source, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    with tarfile.open(tmp_path / done.stdout.splitlines()[-1]) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    wanted = {name for name in tracked if name.startswith(("tests/", "docs/", "docs_build/", "notebooks/"))}
+    wanted |= {name for name in tracked if name.startswith(("aqvolt_flows/", "builders/", "launch/"))}
+    assert len(wanted) > 400
+    assert wanted - names == set()
+    assert {
+        "README.md",
+        "LICENSE",
+        "CHANGELOG.md",
+        "CITATION.cff",
+        "Makefile",
+        "mkdocs.yml",
+        "requirements.lock",
+    } <= names
 
 
 @pytest.mark.slow
@@ -133,3 +170,45 @@ print("HEAVY", sorted(heavy & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip().endswith("HEAVY []"), done.stdout + done.stderr
+
+
+def test_the_package_describes_itself():
+    """Citation, version, extras and typed packages agree with each other."""
+    import tomllib
+
+    import aqvolt_flows
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert project["version"] == aqvolt_flows.__version__ == citation["version"]
+    assert citation["license"] == project["license"]
+    extras = project["optional-dependencies"]
+
+    def named(extra: str) -> set[str]:
+        inner = {e for text in extras[extra] for m in re.findall(r"aqvolt-flows\[(.*)\]", text) for e in m.split(",")}
+        return inner | {deep for e in inner for deep in named(e)}
+
+    assert named("all") == set(extras) - {"all", "gpaw"}, "everything but what compiles C"
+    assert {"mlip", "train", "embedded", "report"} <= named("campaign")
+    for folder in ("aqvolt_flows", "builders/aqvolt_builders", "launch/aqvolt_launch"):
+        assert (ROOT / folder / "py.typed").is_file()
+    for template in (ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"):
+        assert yaml.safe_load(template.read_text())
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert [repo["repo"] for repo in hooks] == ["local"], "nothing is downloaded"
+
+
+def test_every_upper_bound_has_its_reason():
+    """Each package with an upper bound is in the table of docs/dependencies.md."""
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    page = (ROOT / "docs" / "dependencies.md").read_text()
+    wanted = [
+        *project["dependencies"],
+        *(text for extra in project["optional-dependencies"].values() for text in extra),
+    ]
+    for requirement in wanted:
+        name = re.match(r"[A-Za-z0-9_-]+", requirement)[0]
+        if "<" in requirement or "==" in requirement:
+            assert re.search(rf"^\|[^|]*\b{re.escape(name)}\b", page, re.MULTILINE), name

@@ -80,16 +80,36 @@ app = typer.Typer(
 )
 
 
+#: Packages whose version decides what comes out, in the order in which they are printed; absent ones are left out.
+_PACKAGES = (
+    "pymatgen", "ase", "numpy", "scikit-learn", "jobflow", "fireworks", "maggma", "atomate2", "custodian",
+    "torch", "torch-sim-atomistic", "sevenn", "chgnet", "matgl", "fairchem-core", "gpaw",
+    "SecantusDB", "duckdb", "huggingface-hub",
+)  # fmt: skip
+
+
 def _version(value: bool) -> None:
     if value:
+        import platform
+        from importlib.metadata import PackageNotFoundError, version
+
         output.say(f"aqvolt-flows {__version__}")
+        output.say(f"Python {platform.python_version()} on {platform.system()} {platform.machine()}")
+        for name in _PACKAGES:
+            try:
+                output.say(f"{name} {version(name)}")
+            except PackageNotFoundError:
+                continue
         raise typer.Exit
 
 
 @app.callback()
 def _root(
     version: Annotated[  # noqa: ARG001 - its callback prints
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Print the versions of what matters and exit."
+        ),
     ] = False,
     log_level: Annotated[
         str | None,

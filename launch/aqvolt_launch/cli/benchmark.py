@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from aqvolt_launch.cli import output
+from aqvolt_launch.cli.here import anywhere, require_project
 from aqvolt_launch.cli.options import Json
 
 _ROUND = 4
@@ -26,6 +27,7 @@ def register(app: typer.Typer) -> None:
 @benchmarks.command(
     "run", epilog="Example: aqvolt benchmark run ev_scan --model chgnet/r2scan --structures crystals.cif --out ev.json"
 )
+@anywhere
 def run(
     name: Annotated[
         str,
@@ -65,6 +67,7 @@ def run(
     if benchmark_runs.without_project(structures):
         run_one = benchmark_runs.alone(benchmark, Path(str(structures)))
     else:
+        require_project()
         run_one = benchmark_runs.in_project(benchmark, structures, release)
     found = []
     with contextlib.redirect_stdout(sys.stderr):  # models announce themselves on standard output

@@ -6,9 +6,12 @@ import importlib
 
 import typer
 
+from aqvolt_launch.cli import here
+
 MODULES = (
     "database",
     "project",
+    "campaign",
     "candidates",
     "generation",
     "stages",
@@ -22,6 +25,7 @@ MODULES = (
     "release",
     "model",
     "trust",
+    "publish",
     "benchmark",
     "sweep",
     "artifacts",
@@ -31,6 +35,7 @@ MODULES = (
 
 
 def register(app: typer.Typer) -> None:
-    """Add every command to the application."""
+    """Add every command to the application; those that are not marked :func:`~here.anywhere` ask for a project."""
     for name in MODULES:
         importlib.import_module(f"aqvolt_launch.cli.{name}").register(app)
+    here.guard(app)

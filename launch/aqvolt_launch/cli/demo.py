@@ -13,13 +13,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aqvolt_launch.cli import output
+from aqvolt_launch.cli.here import anywhere
 
 if TYPE_CHECKING:
     from aqvolt_launch.demo import DemoResult
 
 Watch = Callable[[str, int, int, str], None]
+#: Without a terminal a line tells at least this often that the demo is at work.
+_TELL_S = 10.0
 
 
+@anywhere
 def demo(
     workdir: Annotated[Path, typer.Option("--workdir", help="Where everything goes.")] = Path("aqvolt-demo"),
     campaign: Annotated[str, typer.Option("--campaign", help="Campaign file or shipped name.")] = "demo",
@@ -96,14 +100,20 @@ def _progress(quiet: bool) -> Iterator[Watch]:
         yield watch
 
 
-def _plain_watch() -> Watch:
+def _plain_watch(clock: Callable[[], float] = time.monotonic) -> Watch:
+    """Return a callback that prints a line when a stage ends, and one every ten seconds while it runs."""
     started: dict[str, float] = {}
+    told = clock()
 
     def watch(stage: str, done: int, total: int, detail: str) -> None:
-        begun = started.setdefault(stage, time.monotonic())
-        if "finished" in detail:
-            output.say(f"{stage:<12} {done}/{total} {detail} ({time.monotonic() - begun:.0f} s)")
-            sys.stdout.flush()
+        nonlocal told
+        now = clock()
+        begun = started.setdefault(stage, now)
+        if "finished" not in detail and now - told < _TELL_S:
+            return
+        told = now
+        output.say(f"{stage:<12} {done}/{total} {detail or 'running'} ({now - begun:.0f} s)")
+        sys.stdout.flush()
 
     return watch
 

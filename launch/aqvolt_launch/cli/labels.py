@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +10,9 @@ import typer
 
 from aqvolt_launch.cli import output
 from aqvolt_launch.cli.options import AllCampaigns, CampaignOption, Json, OneCampaign
+
+#: Where datasets of the Hub are downloaded to, in the project folder.
+HUB_CACHE = ".aqvolt/hub"
 
 labels = typer.Typer(
     help="Labels: import published ones, sweep a filter, compare two theory levels.", no_args_is_help=True
@@ -19,7 +23,10 @@ labels = typer.Typer(
 def import_files(
     files: Annotated[
         list[Path],
-        typer.Argument(help="JSON(.gz), JSON lines, Parquet, ASE-LMDB, extxyz; folders of datasets or VASP runs."),
+        typer.Argument(
+            help="JSON(.gz), JSON lines, Parquet, ASE-LMDB, extxyz; folders of datasets or VASP runs; "
+            "hf:ORG/NAME or hf:ORG/NAME@REVISION/PATH."
+        ),
     ],
     source: Annotated[
         str,
@@ -146,7 +153,7 @@ def _import_all(paths: list[Path], options: Any, database: Any, settings: Any) -
 
     memory = ImportMemory()
     reports: list[dict[str, Any]] = []
-    for path in paths:
+    for path in map(partial(_here, settings=settings), paths):
         try:
             listed = dataset_files(path, options.source)
         except InputError as error:
@@ -157,6 +164,16 @@ def _import_all(paths: list[Path], options: Any, database: Any, settings: Any) -
         own = options.model_copy(update={"license": said}) if said else options
         reports += [_import_one(file, name, own, database, settings, memory) for file, name in listed]
     return reports
+
+
+def _here(path: Path, settings: Any) -> Path:
+    """Return the path; of a dataset on the Hub, where it was downloaded to."""
+    if not str(path).startswith("hf:"):
+        return path
+    from aqvolt_flows.publish.hub import downloaded_dataset
+
+    output.note(f"Downloading {path}; what is there already is not fetched again.")
+    return downloaded_dataset(str(path), settings.path(HUB_CACHE))
 
 
 def _import_one(path: Path, name: str, options: Any, database: Any, settings: Any, memory: Any) -> dict[str, Any]:
@@ -207,7 +224,7 @@ def sweep(
     from aqvolt_flows.datasets.sweep import sweep_labels
     from aqvolt_flows.settings import load_settings
     from aqvolt_launch.chain import view_of
-    from aqvolt_launch.cli.query import parse_filter
+    from aqvolt_launch.cli.documents import parse_filter
 
     filters = make_filters(filter, values or [])
     rows = sweep_labels(view_of(load_settings(), campaign, all_campaigns), filters, parse_filter(query))
@@ -228,7 +245,7 @@ def align_levels(
     from aqvolt_flows.datasets.align import align
     from aqvolt_flows.settings import load_settings
     from aqvolt_launch.chain import view_of
-    from aqvolt_launch.cli.query import parse_filter
+    from aqvolt_launch.cli.documents import parse_filter
 
     found = align(view_of(load_settings(), campaign, all_campaigns), a, b, parse_filter(query))
     if figure is not None:

@@ -8,20 +8,38 @@ from typing import Annotated
 import typer
 
 from aqvolt_launch.cli import output
+from aqvolt_launch.cli.here import anywhere
 from aqvolt_launch.cli.options import AllCampaigns, CampaignOption, Json
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command(epilog="Example: aqvolt init halides --campaign aqvolt26")(init)
+    app.command(epilog="Example: aqvolt init sulfides --campaign sulfide --template laptop")(init)
     app.command(epilog="Example: aqvolt doctor --json")(doctor)
 
 
+@anywhere
 def init(
     folder: Annotated[
         Path, typer.Argument(metavar="[DIR]", help="The project folder; made if it is not there.")
     ] = Path(),
-    campaign: Annotated[str | None, typer.Option(help="Campaign file, or the name of a shipped one.")] = None,
+    campaign: Annotated[
+        str | None,
+        typer.Option(
+            "--campaign",
+            help="Copy this campaign into the folder to edit it: aqvolt26, sulfide, demo, or a file. Without: "
+            "aqvolt26 as shipped.",
+            show_default=False,
+        ),
+    ] = None,
+    template: Annotated[
+        str | None,
+        typer.Option(
+            "--template",
+            help="slurm: with the files for qlaunch, VASP and GPU workers (default). laptop: only what runs here.",
+            show_default=False,
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace files that differ.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -29,12 +47,25 @@ def init(
 
     Running it again changes nothing; files that you changed are not overwritten. No password is written.
     """
-    from aqvolt_launch.project.folder import init_project
+    from aqvolt_flows.settings import CONFIG_NAME, load_settings
+    from aqvolt_launch.project.folder import campaign_copy, init_project
 
-    rows = init_project(folder, force=force, campaign=campaign)
+    rows = init_project(folder, force=force, campaign=campaign, template=template, copy_campaign=True)
     output.table(rows, as_json, title="Project folder")
-    if not as_json:
-        output.say("Next: 'aqvolt db start' (or set AQVOLT_MONGO_URI), then 'aqvolt doctor'.")
+    if as_json:
+        return
+    named = load_settings(folder / CONFIG_NAME).campaign
+    copied = next(iter(campaign_copy(folder.resolve(), campaign)), None) if campaign else None
+    if copied is not None and named != copied:
+        output.say(
+            f"But your {CONFIG_NAME} names the campaign {named}; write 'campaign: {copied}' there to use the copy."
+        )
+    elif copied is not None:
+        output.say(
+            f"Edit {folder / copied}; 'aqvolt campaign show KEY' explains a key, 'aqvolt campaign check' reads it."
+        )
+    there = "" if folder.resolve() == Path.cwd() else f"'cd {folder}', "
+    output.say(f"Next: {there}'aqvolt db start' (or set AQVOLT_MONGO_URI), then 'aqvolt doctor'.")
 
 
 def doctor(

@@ -7,6 +7,7 @@ from typing import Any
 import typer
 
 from aqvolt_launch.cli import output
+from aqvolt_launch.cli.here import anywhere
 from aqvolt_launch.cli.options import CampaignOption, Json, Labeler
 
 
@@ -15,6 +16,7 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: aqvolt protocol --labeler vasp")(protocol)
 
 
+@anywhere
 def protocol(
     campaign: CampaignOption = None,
     labeler: Labeler = None,

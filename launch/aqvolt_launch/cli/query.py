@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import batched
 from typing import Annotated, Any
 
 import typer
 
 from aqvolt_launch.cli import output
+from aqvolt_launch.cli.documents import dig, parse_filter, print_csv, print_json
+from aqvolt_launch.cli.here import anywhere, require_project
 from aqvolt_launch.cli.options import AllCampaigns, Json, OneCampaign
 
 #: What a table shows of each collection when nothing else is asked for; of others, identity and indexed fields.
@@ -39,14 +40,28 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command(
         epilog="""Example: aqvolt query labels '{"chemsys": "Cl-Li-Y", "max_force": {"$lt": 5}}' """
-        "--format extxyz > frames.xyz"
+        "--format extxyz > frames.xyz; aqvolt query --release releases/halides-0f3a5c7e9b1d --sql "
+        "'SELECT formula, count(*) FROM labels GROUP BY formula'"
     )(query)
     app.command(epilog="Example: aqvolt why frame-0f3a5c7e9b1d2f4a6c8e0a1b")(why)
 
 
+@anywhere
 def query(
-    collection: Annotated[str, typer.Argument(help=f"One of {', '.join(COLUMNS)}.")],
+    collection: Annotated[str, typer.Argument(help=f"One of {', '.join(COLUMNS)}.")] = "labels",
     filter: Annotated[str, typer.Argument(help="MongoDB query as JSON.")] = "{}",
+    release: Annotated[
+        str | None,
+        typer.Option(
+            "--release",
+            help="Query the labels of a release folder with DuckDB, without a database; or of a release_id or name.",
+            show_default=False,
+        ),
+    ] = None,
+    sql: Annotated[
+        str | None,
+        typer.Option("--sql", help="With --release: a SELECT over labels, train, val, test …", show_default=False),
+    ] = None,
     fields: Annotated[str | None, typer.Option(help="Comma-separated fields, dots for nested ones.")] = None,
     limit: Annotated[int, typer.Option(min=0, help="Maximum number of documents; 0: 20 for tables, else all.")] = 0,
     campaign: OneCampaign = None,
@@ -56,7 +71,10 @@ def query(
     ] = "table",
     as_json: Json = False,
 ) -> None:
-    """Print documents of a collection."""
+    """Print documents of a collection, or labels of a release folder.
+
+    A release understands the same filters but $exists, dates, and patterns that look around; it has no rejected labels.
+    """
     from aqvolt_flows.errors import InputError
     from aqvolt_flows.settings import load_settings
     from aqvolt_flows.stores import IDENTITIES, INDEXES
@@ -65,6 +83,12 @@ def query(
     wanted = "json" if as_json else format
     if wanted not in FORMATS:
         raise InputError(f"There is no format {wanted!r}; known are {', '.join(FORMATS)}.")
+    if release is not None or sql is not None:
+        from aqvolt_launch.cli.query_release import query_release
+
+        query_release(release, sql, collection, filter, fields.split(",") if fields else None, limit, wanted)
+        return
+    require_project()
     criteria = parse_filter(filter)
     database = view_of(load_settings(), campaign, all_campaigns)
     source = database.own(collection)
@@ -83,9 +107,9 @@ def query(
     if wanted == "extxyz":
         _print_extxyz(database, collection, documents)
     elif wanted == "json":
-        _print_json(d if whole else {n: dig(d, n) for n in names} for d in documents)
+        print_json(d if whole else {n: dig(d, n) for n in names} for d in documents)
     elif wanted == "csv":
-        _print_csv(names, documents)
+        print_csv(names, documents)
     else:
         rows = [{n: dig(d, n) for n in names} for d in documents]
         output.table(rows, title=collection, columns=names)
@@ -93,39 +117,6 @@ def query(
         if total > len(rows):
             several = f"{_COUNTED} or more" if criteria and total == _COUNTED else str(total)
             output.say(f"{len(rows)} of {several}; --limit shows more")
-
-
-def parse_filter(text: str) -> dict[str, Any]:
-    """Return the MongoDB query that a JSON text describes (extended JSON, so that ``$date`` works).
-
-    Raises
-    ------
-    InputError
-        If it is not JSON, or not an object.
-    """
-    import bson
-    from bson import json_util
-    from bson.errors import BSONError
-
-    from aqvolt_flows.errors import InputError
-
-    shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
-    try:
-        found = json_util.loads(text)
-        bson.encode({"filter": found})
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"The filter is not JSON at character {error.pos + 1} ({error.msg}): {shown!r}; write it like "
-            '\'{"formula": "LiCl"}\', in single quotes for the shell.'
-        ) from None
-    except (BSONError, TypeError, ValueError, ArithmeticError, AttributeError, LookupError, RecursionError) as error:
-        said = " ".join(str(error).split())[:_SHOWN] or type(error).__name__
-        raise InputError(f"The filter holds a value that MongoDB does not know ({said}); correct {shown!r}.") from None
-    if not isinstance(found, dict):
-        raise InputError(
-            f'The filter is a JSON {type(found).__name__}; expected an object like \'{{"formula": "LiCl"}}\'.'
-        )
-    return found
 
 
 def _stream(
@@ -179,34 +170,6 @@ def queried_fields(criteria: dict[str, Any]) -> set[str]:
         elif not name.startswith("$"):
             found.add(name)
     return found
-
-
-def dig(document: dict[str, Any], path: str) -> Any:
-    """Return the value at a dotted path, or ``None``."""
-    value: Any = document
-    for part in path.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
-    return value
-
-
-def _print_json(documents: Iterable[Any]) -> None:
-    """Print a JSON list document by document, so that any number of them needs the memory of one."""
-    first = True
-    for document in documents:
-        text = json.dumps(output.plain(document), indent=2, ensure_ascii=False).replace("\n", "\n  ")
-        sys.stdout.write(("[\n  " if first else ",\n  ") + text)
-        first = False
-    sys.stdout.write("[]\n" if first else "\n]\n")
-
-
-def _print_csv(names: list[str], documents: Any) -> None:
-    import csv
-
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(names)
-    for document in documents:
-        values = [output.plain(dig(document, name)) for name in names]
-        writer.writerow([json.dumps(v) if isinstance(v, dict | list) else v for v in values])
 
 
 def _print_extxyz(database: Any, collection: str, documents: Any) -> None:

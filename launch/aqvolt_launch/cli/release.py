@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aqvolt_launch.cli import output
+from aqvolt_launch.cli.here import anywhere, require_project
 from aqvolt_launch.cli.options import AllCampaigns, Json, OneCampaign
 
 if TYPE_CHECKING:
@@ -39,7 +40,9 @@ def register(app: typer.Typer) -> None:
 @releases.command(epilog=_CREATE)
 def create(
     name: Annotated[str, typer.Argument(help="Name of the release, e.g. aqvolt26.")],
-    campaign: Annotated[str | None, typer.Option("--from", help="Campaign whose release parameters are used.")] = None,
+    parameters_of: Annotated[
+        str | None, typer.Option("--from", hidden=True, help="Campaign whose release parameters are used.")
+    ] = None,
     split: Annotated[str | None, typer.Option(help="Shares and group: 90/5/5, formula, or 80/10/10:candidate.")] = None,
     filters: Annotated[
         list[str] | None, typer.Option("--filter", help=f"NAME=VALUE; names: {', '.join(FILTERS)}.")
@@ -51,7 +54,7 @@ def create(
     exports: Annotated[
         list[str] | None, typer.Option("--export", help="aselmdb, extxyz or matpes-json, written into the release.")
     ] = None,
-    labels_of: OneCampaign = None,
+    campaign: OneCampaign = None,
     all_campaigns: AllCampaigns = False,
     as_json: Json = False,
 ) -> None:
@@ -64,8 +67,9 @@ def create(
     from aqvolt_launch.chain import campaign_for, view_of
 
     settings = load_settings()
-    database = view_of(settings, labels_of, all_campaigns)
-    base = campaign_for(settings, campaign or (None if labels_of == database.default_campaign else labels_of)).release
+    database = view_of(settings, campaign, all_campaigns)
+    other = None if campaign == database.default_campaign else campaign
+    base = campaign_for(settings, parameters_of or other).release
     parameters = _parameters(base, name, split, filters or [], exports or [], query, hold_out or [])
     root = settings.path(settings.release_root)
     document = create_release(database, parameters, root)
@@ -89,6 +93,7 @@ def create(
 
 
 @releases.command(epilog="Example: aqvolt release verify releases/aqvolt26-0f3a5c7e9b1d")
+@anywhere
 def verify(release: Place, as_json: Json = False) -> None:
     """Rehash every file and recompute the content hash and counts from the data."""
     from aqvolt_flows.datasets.folder import verify as verify_folder
@@ -104,6 +109,7 @@ def verify(release: Place, as_json: Json = False) -> None:
 
 
 @releases.command(epilog="Example: aqvolt release diff aqvolt26@0f3a5c7e9b1d aqvolt26")
+@anywhere
 def diff(
     a: Place,
     b: Place,
@@ -132,6 +138,7 @@ def diff(
 
 
 @releases.command(epilog="Example: aqvolt release export aqvolt26 --format aselmdb --out train_data")
+@anywhere
 def export(
     release: Place,
     format: Annotated[str, typer.Option("--format", help="aselmdb, extxyz, matpes-json or parquet.")],
@@ -146,6 +153,7 @@ def export(
 
 
 @releases.command(epilog="Example: aqvolt release card aqvolt26")
+@anywhere
 def card(release: Place) -> None:
     """Print the dataset card, computed again from the data."""
     from aqvolt_flows.datasets.card import render
@@ -166,6 +174,7 @@ def find_release(text: str) -> Path:
     """
     if Path(text).is_dir():
         return Path(text)
+    require_project()
     from aqvolt_flows.errors import InputError
     from aqvolt_flows.releases import release_folder
     from aqvolt_flows.settings import load_settings

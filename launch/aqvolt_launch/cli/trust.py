@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from aqvolt_launch.cli import output
+from aqvolt_launch.cli.here import anywhere
 from aqvolt_launch.cli.model import models
 from aqvolt_launch.cli.options import Json
 
@@ -17,6 +18,7 @@ def register(_app: typer.Typer) -> None:
 
 
 @models.command(epilog="Example: aqvolt model trust inference_ckpt.pt")
+@anywhere
 def trust(
     paths: Annotated[
         list[Path],
@@ -42,6 +44,7 @@ def trust(
 
 
 @models.command(epilog="Example: aqvolt model trusted")
+@anywhere
 def trusted(as_json: Json = False) -> None:
     """List the checkpoints that you trust: hash, and when and where you said so."""
     from aqvolt_flows.potentials.trust import trust_file, trusted_hashes

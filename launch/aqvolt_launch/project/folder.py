@@ -29,10 +29,16 @@ FILES = (
     "my_fworker_gpu.yaml",
     "my_fworker_vasp.yaml",
     "my_qadapter.yaml",
+    "my_qadapter_gpu.yaml",
     "FW_config.yaml",
     "jobflow.yaml",
     "atomate2.yaml",
 )
+#: What a project folder is for, and which files it then has.
+TEMPLATE_FILES = {
+    "slurm": FILES,
+    "laptop": (CONFIG_NAME, "my_launchpad.yaml", "my_fworker_cpu.yaml", "FW_config.yaml", "jobflow.yaml"),
+}
 QUEUE_LOGS = ".aqvolt/queue"
 _NO_DATABASE = "mongodb://127.0.0.1:27017/{database}?directConnection=true"
 #: SHA-256 of files as version 0.1 wrote them, the folder's path replaced by ``${root}``: they are brought up to date.
@@ -44,7 +50,13 @@ _EARLIER = {
 }
 
 
-def init_project(folder: Path, force: bool = False, campaign: str | None = None) -> list[dict[str, str]]:
+def init_project(
+    folder: Path,
+    force: bool = False,
+    campaign: str | None = None,
+    template: str | None = None,
+    copy_campaign: bool = False,
+) -> list[dict[str, str]]:
     """Write the files of a project folder; files that are right already stay as they are.
 
     Parameters
@@ -56,6 +68,11 @@ def init_project(folder: Path, force: bool = False, campaign: str | None = None)
         an embedded database in ``my_launchpad.yaml``, which is brought up to date).
     campaign
         Name or path for a new ``aqvolt.yaml``.
+    template
+        ``slurm`` (all files) or ``laptop`` (no queue); by default what the folder is already, else ``slurm``.
+    copy_campaign
+        Copy the campaign file into the folder, where a new ``aqvolt.yaml`` then names the copy. A file of this name
+        that is there already is never replaced.
 
     Returns
     -------
@@ -66,21 +83,27 @@ def init_project(folder: Path, force: bool = False, campaign: str | None = None)
     Raises
     ------
     ConfigError
-        If a file differs and ``force`` is not given, or an existing ``aqvolt.yaml`` or the campaign is wrong.
+        If a file differs and ``force`` is not given, an existing ``aqvolt.yaml`` or the campaign is wrong, or there is
+        no such template.
     ResourceError
         If the folder cannot be written.
     """
     if campaign is not None:
         load_campaign(campaign)
     root = folder.resolve()
+    copied = campaign_copy(root, campaign) if copy_campaign and campaign else {}
+    named = next(iter(copied), campaign)
     config = root / CONFIG_NAME
-    settings = load_settings(config if config.is_file() else None, root=root)
-    wanted = {name: render(name, settings, campaign) for name in FILES}
+    settings = _settings(config, root)
+    chosen = template or _template_of(root)
+    wanted = {name: render(name, settings, named, chosen) for name in _files_of(chosen)}
     actions = {name: _action(root / name, text) for name, text in wanted.items()}
     stale = [name for name, action in actions.items() if action == "differs" and _is_ours(root, name, wanted)]
     actions |= dict.fromkeys(stale, "absent")
     if actions[CONFIG_NAME] == "differs" and not force:
         actions[CONFIG_NAME] = "unchanged"
+    wanted |= copied
+    actions |= {name: "unchanged" if (root / name).exists() else "absent" for name in copied}
     differing = [name for name, action in actions.items() if action == "differs"]
     if differing and not force:
         raise ConfigError(
@@ -102,7 +125,37 @@ def init_project(folder: Path, force: bool = False, campaign: str | None = None)
     return [{"file": str(root / name), "done": words[action]} for name, action in actions.items()]
 
 
-def render(name: str, settings: AqvoltSettings, campaign: str | None = None) -> str:
+def campaign_copy(root: Path, campaign: str) -> dict[str, str]:
+    """Return name → text of the campaign file that a project folder gets; empty where the file lies in it already."""
+    if campaign in shipped_campaigns():
+        text = resources.files("aqvolt_flows").joinpath(f"campaigns/{campaign}.yaml").read_text(encoding="utf-8")
+        return {f"{campaign}.yaml": text}
+    path = Path(campaign).resolve()
+    inside = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+    return {inside: path.read_text(encoding="utf-8")}
+
+
+def _settings(config: Path, root: Path) -> AqvoltSettings:
+    """Return the settings of a folder; without a file those of the environment, not of a folder further up."""
+    return load_settings(config) if config.is_file() else load_settings(Path(os.devnull), root=root)
+
+
+def _files_of(template: str) -> tuple[str, ...]:
+    if template not in TEMPLATE_FILES:
+        raise ConfigError(f"There is no template {template!r}; expected {' or '.join(TEMPLATE_FILES)}.")
+    return TEMPLATE_FILES[template]
+
+
+def _template_of(root: Path) -> str:
+    """Return the template that a folder was made from; ``slurm`` where there is none yet."""
+    try:
+        text = (root / "FW_config.yaml").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return "slurm"
+    return "slurm" if "QUEUEADAPTER_LOC" in text else "laptop"
+
+
+def render(name: str, settings: AqvoltSettings, campaign: str | None = None, template: str = "slurm") -> str:
     """Return the text of one file for these settings; no credentials are ever in it."""
     text = resources.files(TEMPLATES).joinpath(name).read_text(encoding="utf-8")
     uri, database, note = _address(settings)
@@ -117,6 +170,8 @@ def render(name: str, settings: AqvoltSettings, campaign: str | None = None) -> 
         "launchpad_note": note,
         "worker_query": json.dumps(worker_query(settings)),
         "launchpad_file": str(root / "my_launchpad.yaml" if settings.mongo_uri else launchpad_file(settings)),
+        "fworker": "my_fworker_vasp.yaml" if template == "slurm" else "my_fworker_cpu.yaml",
+        "queueadapter": f"QUEUEADAPTER_LOC: {settings.path('my_qadapter.yaml')}\n" if template == "slurm" else "",
     }
     filled = string.Template(text).substitute(values)
     yaml.safe_load(filled)  # a path that breaks YAML is found here, not by FireWorks

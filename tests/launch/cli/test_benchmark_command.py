@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from aqvolt_flows.benchmarks import base
 from aqvolt_flows.chemistry import describe_structure
-from aqvolt_flows.errors import DatabaseError, InputError
+from aqvolt_flows.errors import ConfigError, InputError
 from aqvolt_flows.schemas.candidate import CandidateDocument
 from aqvolt_flows.stores import Database
 from aqvolt_launch.cli import benchmark, report
@@ -133,7 +133,7 @@ def test_a_file_is_measured_without_a_project(
     assert len(document["rows"][0]["energies"]) == 21
     assert list(tmp_path.glob(".aqvolt*")) == [], "nothing else was written"
     needs = CliRunner().invoke(app, ["benchmark", "run", "ev-scan", "--model", "chgnet/r2scan"])
-    assert isinstance(needs.exception, DatabaseError)
+    assert isinstance(needs.exception, ConfigError)
     unknown = CliRunner().invoke(app, [*arguments[:4], "model-0123", *arguments[5:]])
     assert "no project here that knows 'model-0123'" in str(unknown.exception)
 

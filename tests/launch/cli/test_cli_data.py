@@ -255,3 +255,41 @@ def test_why_of_an_unknown_frame(aqvolt):
 def test_build_of_an_unknown_name(aqvolt):
     with pytest.raises(InputError, match="known are labels, benchmarks, costs and all"):
         aqvolt("build", "tables")
+
+
+def test_a_release_is_queried_without_a_database(aqvolt, filled, tmp_path, monkeypatch, capsys):
+    aqvolt("build", "labels")
+    path = created(aqvolt)["path"]
+    with_server = json.loads(aqvolt("query", "labels", '{"max_force": {"$lt": 0.5}, "status": "valid"}', "--json"))
+    release_folder = tmp_path / "releases" / path
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    monkeypatch.delenv("AQVOLT_CONFIG_FILE")
+    (tmp_path / "aqvolt.yaml").unlink()
+    asked = ("query", '{"max_force": {"$lt": 0.5}}', "--release", release_folder)
+    found = json.loads(aqvolt(*asked, "--json"))
+    assert [r["label_id"] for r in found] == [r["label_id"] for r in with_server]
+    assert len(found) > 0
+    assert found[0]["energy_per_atom"] == pytest.approx(with_server[0]["energy"] / 8)
+    assert json.loads(aqvolt("query", "labels", *asked[1:], "--json")) == found
+    frames = ase.io.read(io.StringIO(aqvolt(*asked, "--format", "extxyz")), ":", format="extxyz")
+    assert [a.info["label_id"] for a in frames] == [r["label_id"] for r in found]
+    rows = list(csv.DictReader(io.StringIO(aqvolt(*asked, "--format", "csv", "--fields", "label_id,stress"))))
+    assert json.loads(rows[0]["stress"]) == with_server[0]["stress"]
+    assert "1 of " in aqvolt(*asked, "--limit", "1")
+    sql = "SELECT formula, count(*) AS n FROM labels GROUP BY formula"
+    assert json.loads(aqvolt("query", "--release", release_folder, "--sql", sql, "--json")) == [
+        {"formula": "LiCl", "n": 12}
+    ]
+    assert "LiCl" in aqvolt("query", "--release", release_folder, "--sql", sql)
+    assert list(elsewhere.iterdir()) == []
+    for arguments, message in (
+        (("query", "frames", "--release", release_folder), "holds labels, not frames"),
+        (("query", "--sql", sql), "name it with --release"),
+        (("query", *asked[1:], "--sql", sql), "neither a filter nor"),
+        (("query", "--release", elsewhere), "is not a release"),
+        (("query", "--release", "halides"), "not a project"),
+    ):
+        with pytest.raises(AqvoltError, match=message):
+            aqvolt(*arguments)

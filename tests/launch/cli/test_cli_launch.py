@@ -53,12 +53,13 @@ def test_work_status_reconcile(database: Database, settings: AqvoltSettings, app
 
 @pytest.mark.parametrize("command", ["status", "work", "reconcile"])
 def test_without_a_database_one_sentence_and_exit_code_2(project: Path, command: str) -> None:
+    (project / "aqvolt.yaml").write_text("{}\n")
     done = run(command)
     assert done.returncode == 2
     assert done.stderr.startswith("aqvolt: No database: ")
     assert "aqvolt db start" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
-    assert list(project.iterdir()) == [], "nothing is written"
+    assert [path.name for path in project.iterdir()] == ["aqvolt.yaml"], "nothing is written"
 
 
 def test_unreachable_database_is_a_sentence_without_the_password(

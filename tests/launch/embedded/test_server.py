@@ -267,6 +267,7 @@ def test_another_user_of_the_machine_can_neither_read_the_password_nor_connect(f
 
 
 def test_concurrent_starts_run_one_server(folder: AqvoltSettings) -> None:
+    (folder.root / "aqvolt.yaml").write_text("{}\n")
     command = [sys.executable, "-m", "aqvolt_launch", "db", "start", "--json"]
     starters = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     infos = [json.loads(starter.communicate(timeout=60)[0]) for starter in starters]

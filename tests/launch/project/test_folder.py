@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+import aqvolt_flows
 from aqvolt_flows.errors import ConfigError, ResourceError
 from aqvolt_flows.settings import load_settings
-from aqvolt_launch.project.folder import FILES, init_project, summary, without_credentials
+from aqvolt_launch.chain import campaign_for
+from aqvolt_launch.project.folder import FILES, TEMPLATE_FILES, init_project, summary, without_credentials
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -116,3 +118,53 @@ def test_init_refuses_what_it_cannot_use(project: Path) -> None:
     with pytest.raises(ConfigError, match="no campaign file nonsense"):
         init_project(project / "x", campaign="nonsense")
     assert [path.name for path in project.iterdir()] == ["file"]
+
+
+def test_a_campaign_is_copied_and_named(project: Path) -> None:
+    rows = init_project(project / "s", campaign="sulfide", copy_campaign=True)
+    assert Path(rows[-1]["file"]).name == "sulfide.yaml"
+    settings = load_settings(project / "s" / "aqvolt.yaml")
+    assert settings.campaign == "sulfide.yaml"
+    shipped = (Path(aqvolt_flows.__file__).parent / "campaigns" / "sulfide.yaml").read_text()
+    copy = project / "s" / "sulfide.yaml"
+    assert copy.read_text() == shipped
+    assert campaign_for(settings).name == "sulfide"
+    copy.write_text(shipped.replace("n_steps: 50000", "n_steps: 7"))
+    for force in (False, True):
+        init_project(project / "s", campaign="sulfide", copy_campaign=True, force=force)
+        assert campaign_for(settings).exploration.n_steps == 7, "an edited campaign is never replaced"
+
+
+def test_a_campaign_file_from_elsewhere_is_copied_and_one_inside_is_named(project: Path) -> None:
+    mine = project / "mine.yaml"
+    mine.write_text("name: mine\n")
+    init_project(project / "p", campaign="mine.yaml", copy_campaign=True)
+    assert (project / "p" / "mine.yaml").read_text() == "name: mine\n"
+    assert campaign_for(load_settings(project / "p" / "aqvolt.yaml")).name == "mine"
+    (project / "q" / "campaigns").mkdir(parents=True)
+    (project / "q" / "campaigns" / "own.yaml").write_text("name: own\n")
+    init_project(project / "q", campaign="q/campaigns/own.yaml", copy_campaign=True)
+    assert load_settings(project / "q" / "aqvolt.yaml").campaign == "campaigns/own.yaml"
+    assert not (project / "q" / "own.yaml").exists()
+
+
+def test_a_folder_for_a_laptop_has_no_queue_and_stays_one(project: Path) -> None:
+    init_project(project, template="laptop")
+    assert set(contents(project)) == set(TEMPLATE_FILES["laptop"])
+    config = yaml.safe_load((project / "FW_config.yaml").read_text())
+    assert Path(config["FWORKER_LOC"]).is_file()
+    assert "QUEUEADAPTER_LOC" not in config
+    assert summary(init_project(project))["unchanged"] == len(TEMPLATE_FILES["laptop"])
+    init_project(project, template="slurm", force=True)
+    assert set(contents(project)) == set(FILES)
+    config = yaml.safe_load((project / "FW_config.yaml").read_text())
+    assert Path(config["QUEUEADAPTER_LOC"]).is_file()
+    with pytest.raises(ConfigError, match="no template 'pc'; expected slurm or laptop"):
+        init_project(project / "x", template="pc")
+
+
+def test_a_new_folder_takes_nothing_from_a_project_above_it(project: Path) -> None:
+    (project / "aqvolt.yaml").write_text("campaign: demo\nmongo_uri: mongodb://above.example.org/outer\n")
+    init_project(project / "below")
+    assert load_settings(project / "below" / "aqvolt.yaml").campaign == "aqvolt26"
+    assert "above.example.org" not in (project / "below" / "my_launchpad.yaml").read_text()

@@ -1,0 +1,1 @@
+"""Building the documentation site: pages that are generated from the code."""
