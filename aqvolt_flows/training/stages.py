@@ -24,7 +24,6 @@ import yaml
 
 from aqvolt_flows.aside import written_aside
 from aqvolt_flows.errors import AqvoltError, InputError, ResourceError
-from aqvolt_flows.potentials.fairchem import check_contents
 from aqvolt_flows.training.esen import ENERGY_HEAD
 from aqvolt_flows.training.layout import Layout, command
 from aqvolt_flows.training.resume import STARTED, check_same, identity
@@ -416,6 +415,8 @@ def load_checkpoint(path: Path) -> Any:
 
     import torch
     from fairchem.core.units.mlip_unit.api.inference import MLIPInferenceCheckpoint
+
+    from aqvolt_flows.potentials.fairchem import check_contents
 
     check_contents(path)
     try:

@@ -14,8 +14,9 @@ from aqvolt_flows.identity import file_sha256
 from aqvolt_flows.models import identity_of, resolve_model
 from aqvolt_flows.potentials.checkpoints import channel_hash
 from aqvolt_flows.potentials.given import check_model_given, storable
-from aqvolt_flows.potentials.registry import check_model, located, model_hash
-from aqvolt_flows.potentials.trained import MODEL_FILE, folder_string
+from aqvolt_flows.potentials.registry import check_model, located, model_hash, path_hash
+from aqvolt_flows.potentials.trained import MODEL_FILE, folder_string, string_of
+from aqvolt_flows.potentials.trust import trust
 from aqvolt_flows.schemas.model import ModelDocument, model_name_of
 from aqvolt_flows.settings import CONFIG_NAME, CONFIG_VARIABLE, load_settings
 from aqvolt_flows.stores import Database
@@ -53,7 +54,7 @@ def test_identity_and_name_lead_to_the_same_weights(database: Database):
     document = stored(database, "0a", name="demo-sevennet", family="sevennet", channel="R2SCAN")
     path = database.artifacts.local_path(document.checkpoint)
     for name in ("model-0a", "demo-sevennet"):
-        assert located(name) == f"sevennet:{path}#R2SCAN"
+        assert located(name) == f"sevennet:{path}#R2SCAN@sha256:{document.checkpoint.sha256}"
         assert model_hash(name) == channel_hash(document.checkpoint.sha256, "R2SCAN")
         check_model(name)
         check_model_given(name)
@@ -78,7 +79,9 @@ def test_a_document_of_version_0_1_loads_and_has_a_name(database: Database, tmp_
     document = stored(database, "0a", model="fairchem:/elsewhere/artifacts/sha256/aa/aa.pt")
     later = dict.fromkeys(("name", "family", "trainer"), "")
     database["models"].update_one({"model_id": "model-0a"}, {"$unset": later})
-    assert resolve_model(database, "model-0a").load == f"fairchem:{database.artifacts.local_path(document.checkpoint)}"
+    assert resolve_model(database, "model-0a").load == string_of(
+        "fairchem", database.artifacts.local_path(document.checkpoint), None, document.checkpoint.sha256
+    )
     assert identity_of(database, "demo-eSEN-L4") == "model-0a"
     assert ModelDocument(**database["models"].find_one({}, {"_id": 0})).trainer == "esen"
 
@@ -95,7 +98,8 @@ def test_a_moved_project_loads_its_models(
     with pytest.raises(ResourceError, match="point artifact_root at the store"):
         located("mine")
     monkeypatch.setenv(CONFIG_VARIABLE, str(there / CONFIG_NAME))
-    assert located("mine") == f"fairchem:{there / 'artifacts' / document.checkpoint.path}"
+    path, digest = there / "artifacts" / document.checkpoint.path, document.checkpoint.sha256
+    assert located("mine") == f"fairchem:{path}@sha256:{digest}"
     assert resolve_model(Database.connect(load_settings()), "mine").load == located("mine")
 
 
@@ -111,11 +115,15 @@ def test_a_folder_is_a_model_string(project: Path, database: Database):
     assert resolve_model(database, str(folder)).load == f"fairchem:{folder / 'inference_ckpt.pt'}"
 
 
-def test_a_mace_folder_is_pinned(tmp_path: Path):
-    """mace checkpoints are arbitrary pickles: they load with their hash only, and the folder brings it."""
-    folder = exported(tmp_path / "mine", family="mace")
-    digest = file_sha256(folder / "inference_ckpt.pt")
-    assert folder_string(folder) == f"mace:{folder / 'inference_ckpt.pt'}@sha256:{digest}"
+def test_a_folder_does_not_vouch_for_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Whoever made the folder wrote its hash, too: the user or ``models`` must know it."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    folder = exported(tmp_path / "mine")
+    assert "@sha256" not in folder_string(folder)
+    with pytest.raises(InputError, match="run 'aqvolt model trust"):
+        check_model(str(folder))
+    trust(path_hash(folder), folder)
+    check_model(str(folder))
 
 
 @pytest.mark.parametrize(
