@@ -18,6 +18,7 @@ commands.register(app)
 
 
 def test_a_flipped_bit_a_cut_file_and_a_stranger_are_named(project: Path) -> None:
+    (project / "aqvolt.yaml").write_text("{}\n")
     store = ArtifactStore(load_settings().artifact_url)
     refs = [store.put_bytes(bytes([n]) * 1000, "parquet" if n % 2 else "tar.gz") for n in range(6)]
     done = CliRunner().invoke(app, ["artifacts", "verify"])
