@@ -22,9 +22,14 @@ from aqvolt_flows.training.packing import drawn, packed
 from aqvolt_flows.training.preflight import Checked
 
 STAGES = ("direct", "conservative")
-#: Atoms that one H100 trains on per second at Table S1's sizes: orders of magnitude, not measured; a campaign's
-#: ``gpu_atoms_per_s`` goes before them.
-GPU_ATOMS_PER_S = {"direct": 10_000.0, "conservative": 2_000.0}
+#: Atoms that one H100 (80 GB) trains on per second with the network of Table S1, and at what that was measured; rates
+#: of the conservative stage follow the edges (1,535 for LiF, 2,626 for LiCl). A campaign's ``gpu_atoms_per_s`` goes
+#: before them.
+GPU_ATOMS_PER_S = {"direct": 14_700.0, "conservative": 1_940.0}
+MEASURED_AT = {
+    "direct": "measured on an H100 at 10,000 atoms of LiCl per batch",
+    "conservative": "measured on an H100 at 1,000 atoms of LiCl and LiF per batch",
+}
 #: Memory of a training step at Table S1's sizes, counted on a CPU: MiB per edge, bf16 without and FP32 with a second
 #: backward pass (3 MiB an atom at 31 edges, 550 KiB an edge).
 MIB_PER_EDGE = {"direct": 3.0 / 31, "conservative": 550 / 1024}
@@ -147,7 +152,7 @@ def stage_length(
         round(1 / (1 - parameters.ema_decay)),
         parameters.ema_decay ** (steps - 1),
         rate,
-        f"training.{stage}.gpu_atoms_per_s" if chosen.gpu_atoms_per_s else "estimate for an H100, not measured",
+        f"training.{stage}.gpu_atoms_per_s" if chosen.gpu_atoms_per_s else MEASURED_AT[stage],
         seen / rate / 3600,
         seen / rate / 3600 / chosen.ranks,
         "steps" if chosen.steps else "epochs",

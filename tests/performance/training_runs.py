@@ -121,8 +121,8 @@ def curve(out: Path) -> Path:
         (file,) = out.glob(f"training-*/{stage}/progress.jsonl")
         (out / f"progress-{stage}.jsonl").write_bytes(file.read_bytes())
         records = [json.loads(text) for text in file.read_text().splitlines()]
-        steps = {r["step"]: r for r in records if r["event"] == "train"}
-        evals = {r["step"]: r["metrics"] for r in records if r["event"] == "eval"}
+        steps = dict(sorted({r["step"]: r for r in records if r["event"] == "train"}.items()))
+        evals = dict(sorted({r["step"]: r["metrics"] for r in records if r["event"] == "eval"}.items()))
         row[0].semilogy(steps.keys(), [r["loss"] for r in steps.values()])
         row[0].set(xlabel="step", ylabel=f"loss, stage {stage}")
         row[1].semilogy(steps.keys(), [r["gradient_norm"] for r in steps.values()], label="gradient norm")

@@ -74,7 +74,14 @@ def test_hours_follow_from_the_rate_that_is_given():
     assert found.gpu_hours == pytest.approx(70 * PAPER.sum() / 20_000 / 3600)
     assert found.hours == pytest.approx(found.gpu_hours / 8)
     assert found.rate_from == "training.direct.gpu_atoms_per_s"
-    assert "not measured" in stage_length("direct", TrainingParameters(), [PAPER]).rate_from
+
+
+@pytest.mark.parametrize(("stage", "rate"), [("direct", 14_700), ("conservative", 1_940)])
+def test_hours_follow_from_what_was_measured_where_no_rate_is_given(stage, rate):
+    """Rates of docs/performance/training.md."""
+    found = stage_length(stage, TrainingParameters(), [PAPER])
+    assert found.gpu_hours == pytest.approx(found.atoms_seen / rate / 3600)
+    assert "measured on an H100 at" in found.rate_from
 
 
 def test_memory_is_what_was_counted_at_table_s1s_sizes():
