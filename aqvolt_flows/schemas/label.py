@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from aqvolt_flows.schemas.base import Document, Parameters
 from aqvolt_flows.schemas.provenance import ArtifactRef, Failure, Protocol
@@ -29,6 +29,9 @@ class LabelOutcome(Parameters, FurtherResults):
     ``energy`` is total, eV; ``forces`` (n_atoms, 3), eV/Å; ``stress`` 6 numbers, eV/Å³, ASE sign,
     order xx yy zz yz xz xy. ``positions`` and ``cell`` (Å) are those that were computed.
     """
+
+    #: A result that is not finite must arrive, to be rejected with its reason.
+    model_config = ConfigDict(allow_inf_nan=True)
 
     frame_id: str
     key: str
