@@ -159,6 +159,8 @@ def storable(model: Any) -> Any:
         If it is no model.
     """
     if isinstance(model, PurePath):
+        if not is_folder(str(model)):
+            raise InputError(f"A path was given as model; write it as a model string, 'fairchem:{model}'.")
         return str(model)
     if model is None or isinstance(model, str | CalculatorRecipe | GivenModel) or hasattr(model, "uuid"):
         return model
@@ -181,8 +183,6 @@ def check_model_given(model: Any) -> None:
     InputError
         For anything else, and for a model string that no family knows.
     """
-    if isinstance(model, PurePath) and not is_folder(str(model)):
-        raise InputError(f"A path was given as model; write it as a model string, 'fairchem:{model}'.")
     storable(model)
     if isinstance(model, str | PurePath):
         model_hash(str(model))
