@@ -19,6 +19,7 @@ from scipy.spatial.transform import Rotation
 
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.potentials import load_potential
+from aqvolt_flows.potentials.checkpoints import checkpoint_sha256
 from aqvolt_flows.potentials.fairchem import choose_task
 from aqvolt_flows.units import matrix_to_voigt
 
@@ -32,7 +33,7 @@ def sevennet(_folder: Path) -> str:
     import sevenn
 
     weights = Path(sevenn.__file__).parent / "pretrained_potentials/SevenNet_MF_0/checkpoint_sevennet_mf_0.pth"
-    return f"sevennet:{weights}#R2SCAN"
+    return f"sevennet:{weights}#R2SCAN@sha256:{checkpoint_sha256(weights)}"
 
 
 def esen(folder: Path) -> str:
@@ -158,9 +159,9 @@ def test_the_task_comes_from_the_checkpoint(tmp_path: Path):
     with pytest.raises(InputError, match=r"has the tasks omat, oc20 and none was named; name one as in .*two.pt#omat"):
         load_potential(string).evaluate([rattled()])
     with pytest.raises(InputError, match="and not 'odac'"):
-        load_potential(f"{string}#odac").evaluate([rattled()])
+        load_potential(string.replace("@", "#odac@")).evaluate([rattled()])
     for task in ("omat", "oc20"):
-        potential = load_potential(f"{string}#{task}")
+        potential = load_potential(string.replace("@", f"#{task}@"))
         (found,) = potential.evaluate([rattled()])
         assert potential.task == potential.calculator().task_name == task
         assert np.isfinite(found.energy)

@@ -163,7 +163,7 @@ DISORDERED = Structure(Lattice.cubic(5), [{"Ar": 0.5, "Ne": 0.5}], [[0, 0, 0]])
         (lambda: maker().make([AR4], temperatures_k=[40, 40.0]), "40 K was given twice"),
         (lambda: maker(5), "A int was given as model; expected a model string"),
         (lambda: maker("7net").make(AR4), "There is no potential '7net'"),
-        (lambda: maker(Path("x.pt")), "A PosixPath was given as model"),
+        (lambda: maker(Path("x.pt")), "A path was given as model; write it as a model string"),
         (lambda: NpTMDMaker(parameters={"n_stepz": 1}), "no field 'n_stepz'; known are .*n_steps"),
         (lambda: NpTMDMaker(parameters={"n_steps": 0}), "ExplorationParameters.n_steps is 0"),
         (lambda: NpTMDMaker(parameters=7), "given as a int; expected ExplorationParameters or a dict"),
