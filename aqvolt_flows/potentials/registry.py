@@ -205,6 +205,15 @@ FAMILIES: Registry[Family] = Registry(
             install="pip install 'aqvolt-flows[mlip]'",
             advice="give the path of a checkpoint that sevenn wrote.",
         ),
+        Family(
+            name="committee",
+            pattern="committee:PATH",
+            module="aqvolt_flows.potentials.committee",
+            package="torch_sim",
+            distribution="aqvolt-flows",
+            install="pip install 'aqvolt-flows[mlip]'",
+            advice="give the JSON file of a committee, as a loop writes it.",
+        ),
     ],
     group="aqvolt.potentials",
 )
