@@ -139,8 +139,8 @@ class Guard:
             return batch
         if sigma is None:
             raise InputError(
-                "max_force_sigma_ev_per_a is set, but the potential gives no spread of forces; explore with a committee "
-                "(committee:PATH), or leave it out."
+                "max_force_sigma_ev_per_a is set, but the potential gives no spread of forces; explore with a "
+                "committee (committee:PATH), or leave it out."
             )
         s = batch.systems
         largest = torch.zeros_like(s["force_sigma"])
@@ -254,7 +254,7 @@ class Guard:
             _COLLAPSED: f"V/V₀ reached {value:.2f}; limit 1/{self.max_volume_ratio:g}: it collapsed, or its pressure "
             "could not be balanced",
             _TEMPERATURE: f"{value:.0f} K at a target of {target:.0f} K",
-            _UNCERTAIN: f"σ_F was above {self.max_force_sigma} eV/Å for {self.uncertain_steps} steps, last {value:.3g}: the "
-            "committee does not know these configurations",
+            _UNCERTAIN: f"σ_F was above {self.max_force_sigma} eV/Å for {self.uncertain_steps} steps, last "
+            f"{value:.3g}: the committee does not know these configurations",
             _LOST: f"{value:.0f} atoms have no other within {self.lost_atom_cutoff:g} Å",
         }[code]

@@ -107,10 +107,10 @@ def select(
 ) -> list[Judged]:
     """Return what becomes of every frame, in the order given.
 
-    Frames with new environments and frames with a doubt between the trust levels are worth a label. They are taken by
-    gain per forecast core-hour (per atom without a forecast), the best first; a doubtful one without new environments
-    is left out if it is near one that is taken. 2DIRECT's frames above the upper trust level are taken, too: it is a
-    geometry that filters let pass, and nobody knows it.
+    Frames with new environments and frames with a doubt between the trust levels are worth a label. A doubtful one
+    without new environments is left out if it is near one of more gain. The others are taken by gain per forecast
+    core-hour (per atom without a forecast), the best first. 2DIRECT's frames above the upper trust level are taken,
+    too: filters let their geometry pass, and nobody knows it.
 
     Parameters
     ----------
@@ -142,14 +142,13 @@ def select(
         order = np.random.default_rng(seed).permutation(wanted).tolist()
     else:
         order = sorted(wanted, key=lambda i: (-gains[i] / costs[i], offered[i].trajectory_id, offered[i].row))
+    if criterion != "random" and near is not None:
+        order = _without_repeats(order, offered, gains, near, verdicts)
     taken: list[int] = []
     hours = 0.0
     for i in order:
-        repeats = criterion != "random" and not offered[i].environments and near is not None and near(i, taken)
         own = 0.0 if np.isnan(offered[i].core_hours) else offered[i].core_hours
-        if repeats:
-            verdicts[i] = "repeats"
-        elif len(taken) >= budget.max_labels:
+        if len(taken) >= budget.max_labels:
             verdicts[i] = "not_drawn" if criterion == "random" else "over_limit"
         elif budget.core_hours is not None and hours + own > budget.core_hours:
             verdicts[i] = "over_budget"
@@ -157,6 +156,24 @@ def select(
             taken.append(i)
             hours += own
     return [Judged(o, v, g, float(c)) for o, v, g, c in zip(offered, verdicts, gains, costs, strict=True)]
+
+
+def _without_repeats(
+    order: list[int],
+    offered: Sequence[Offered],
+    gains: Sequence[float],
+    near: Callable[[int, Sequence[int]], bool],
+    verdicts: list[Verdict],
+) -> list[int]:
+    """Return the order without doubtful frames near one of more gain; costs, which are measured, do not decide here."""
+    kept: list[int] = []
+    for i in sorted(order, key=lambda i: (-gains[i], offered[i].trajectory_id, offered[i].row)):
+        if not offered[i].environments and near(i, kept):
+            verdicts[i] = "repeats"
+        else:
+            kept.append(i)
+    stays = set(kept)
+    return [i for i in order if i in stays]
 
 
 def _worth(o: Offered, lower: float, upper: float, criterion: str) -> Verdict:

@@ -98,9 +98,10 @@ def check_members(entries: Sequence[Mapping[str, Any]]) -> None:
         raise InputError(f"{twice} is in the committee twice; its members must be different models, change a seed.")
     trained_on = sorted({str(e["release"]) for e in entries if e.get("release")})
     if len(trained_on) > 1:
+        named = ", ".join(h[:12] for h in trained_on)
         raise InputError(
-            f"Members of the committee were trained on {len(trained_on)} releases ({', '.join(h[:12] for h in trained_on)}"
-            "); their spread would be that of the data: give models of one release."
+            f"Members of the committee were trained on {len(trained_on)} releases ({named}); their spread would be "
+            "that of the data: give models of one release."
         )
 
 

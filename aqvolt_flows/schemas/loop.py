@@ -8,7 +8,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from aqvolt_flows.schemas.base import Document, Parameters
 from aqvolt_flows.schemas.parameters import OURS, Strictly
-from aqvolt_flows.schemas.provenance import Failure
+from aqvolt_flows.schemas.provenance import ArtifactRef, Failure
 
 #: Steps of a round, in order.
 STEPS = ("explore", "sample", "select", "label", "build", "release", "train", "evaluate")
@@ -103,6 +103,7 @@ class LoopDocument(Document):
     parameters: dict[str, Any] = Field(description="The loop's parameters when the round began.")
     potential: str = Field(description="What explores: the base potential, then the committee of the round before.")
     potential_sha256: str
+    committee: ArtifactRef | None = Field(default=None, description="File of the committee that explores, if any.")
     hold_out: list[str] = Field(default_factory=list, description="frame_id that no round trains on; the same in all.")
     scale: float | None = Field(
         default=None, description="True error over doubt on the hold-out, of what explores; none: uncalibrated."

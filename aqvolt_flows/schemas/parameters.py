@@ -137,7 +137,7 @@ class ExplorationParameters(Parameters):
         default=None,
         gt=0,
         allow_inf_nan=False,
-        description="σ_F of an atom, of a committee of potentials, above which a run is uncertain; none: not looked at.",
+        description="σ_F of an atom, of a committee, above which a run is uncertain; none: not looked at.",
     )
     uncertain_steps: PositiveInt = Field(
         default=10, description=f"Steps in a row that are uncertain end a run, its frames up to there are kept. {OURS}"
