@@ -111,7 +111,7 @@ def campaign(folder: Path, **loop: Any) -> Campaign:
     for name, epsilon in (("oracle", 0.1), ("base", 0.05)):
         write_model(folder / f"{name}.json", epsilon)
     mini["exploration"] |= {"potential": f"toy:{folder / 'base.json'}", "n_steps": 20, "temperatures_k": [300.0, 900.0]}
-    mini["exploration"] |= {"timestep_fs": 1.0}
+    mini["exploration"] |= {"timestep_fs": 1.0, "min_length_a": 5.0}
     mini["labeling"] |= {"surrogate": f"toy:{folder / 'oracle.json'}", "max_energy_jump_ev": 0}
     mini["release"] |= {"max_cohesive_energy_ev": 1e6, "exports": [], "group_by": "frame"}
     mini["loop"] = {
