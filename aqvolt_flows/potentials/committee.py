@@ -208,7 +208,9 @@ class CommitteePotential:
         """Return ASE's average of the members' own calculators."""
         from ase.calculators.mixing import AverageCalculator
 
-        return AverageCalculator([m.ase_calculator() for m in self.members])
+        average: Any = AverageCalculator([m.ase_calculator() for m in self.members])
+        mean: Calculator = average
+        return mean
 
     def calculator(self) -> Calculator:
         """Return :meth:`ase_calculator`."""
