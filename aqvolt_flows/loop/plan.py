@@ -188,9 +188,8 @@ def _release(campaign: Campaign, database: Database, _document: LoopDocument, _c
     return _of(plan, facts=facts)
 
 
-def _train(campaign: Campaign, database: Database, document: LoopDocument, _claimed: frozenset[str]) -> StepPlan:
-    p = LoopParameters(**document.parameters)
-    plans = [plan_stage("train", member, database) for member in member_campaigns(campaign, p.members)]
+def _train(campaign: Campaign, database: Database, _document: LoopDocument, _claimed: frozenset[str]) -> StepPlan:
+    plans = [plan_stage("train", member, database) for member in member_campaigns(campaign)]
     items = list({i.key: i for plan in plans for i in plan.items}.values())
     missing = sorted({sentence for plan in plans for sentence in plan.missing})
     found = {d["key"]: d for d in by_keys(database, [i.key for i in items])}

@@ -91,18 +91,29 @@ def round_campaign(campaign: Campaign, database: Database, document: LoopDocumen
         release["hold_out"] = release["hold_out"] | {HOLD_OUT: {"frame_id": {"$in": document.hold_out}}}
     return campaign.model_copy(
         update={
+            "loop": p,
             "exploration": campaign.exploration.model_copy(update=exploration),
             "release": ReleaseParameters(**release),
         }
     )
 
 
-def member_campaigns(campaign: Campaign, members: int) -> list[Campaign]:
-    """Return one campaign a member of the committee: the same but for the seed of the training."""
-    training = campaign.training
+def member_campaigns(campaign: Campaign) -> list[Campaign]:
+    """Return one campaign a member of the committee, each with one training: the same but for its seed.
+
+    Raises
+    ------
+    InputError
+        If the campaign has no training of the name that the loop gives.
+    """
+    p, choices = campaign.loop, campaign.trainings
+    name = p.training or next(iter(choices), "")
+    if name not in choices:
+        raise InputError(f"loop.training is {name!r}; the campaign's trainings are {', '.join(choices) or 'none'}.")
+    first = int(choices[name].get("seed", campaign.training.seed))
     return [
-        campaign.model_copy(update={"training": training.model_copy(update={"seed": training.seed + i})})
-        for i in range(members)
+        campaign.model_copy(update={"trainings": {f"{name}-{i}": {**choices[name], "seed": first + i}}})
+        for i in range(p.members)
     ]
 
 
@@ -168,6 +179,7 @@ def check_start(campaign: Campaign, database: Database) -> None:
 
     from aqvolt_flows.potentials import load_potential
 
+    member_campaigns(campaign)
     query = explored(campaign.substitution.only_aimd)
     systems = {
         d["formula"]: d["elements"] for d in database.own("candidates").find(query, {"formula": 1, "elements": 1})
@@ -185,21 +197,18 @@ def check_start(campaign: Campaign, database: Database) -> None:
 
 
 def committee_file(database: Database, model_ids: Sequence[str]) -> ArtifactRef:
-    """Return the committee of some trained models, stored beside their weights.
+    """Return the file of the committee of some trained models, in the artifact store.
 
     Raises
     ------
     InputError
         As :func:`~aqvolt_flows.potentials.committee.describe_committee`.
     """
-    from aqvolt_flows.models import resolve_model
     from aqvolt_flows.potentials.committee import describe_committee
 
     found = {d["model_id"]: d for d in database.find_by_ids("models", list(model_ids))}
-    members = [resolve_model(database, m).load for m in model_ids]
-    weights = database.artifacts.local_path(ArtifactRef(**found[model_ids[0]]["checkpoint"]))
-    # all artifacts are two folders below one root: seen from any of them the members are ../XX/NAME
-    content = describe_committee(members, weights.parent.parent / "00", [found[m]["content_hash"] for m in model_ids])
+    # members are named by their identity, which every machine of the project finds
+    content = describe_committee(model_ids, database.settings.path("."), [found[m]["content_hash"] for m in model_ids])
     return database.artifacts.put_bytes(content, "json")
 
 

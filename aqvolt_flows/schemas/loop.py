@@ -51,6 +51,9 @@ class LoopParameters(Parameters):
         default=None, pattern=r"^[a-z0-9][a-z0-9._-]*$", description="Of the loop; none: the campaign's."
     )
     members: int = Field(default=4, ge=2, description=f"Models of a committee, one seed each. DP-GEN's 4. {OURS}")
+    training: str | None = Field(
+        default=None, description="Which of the campaign's trainings makes the members; none: the first."
+    )
     criterion: Literal["both", "doubt", "2direct", "random"] = Field(
         default="both", description="What is offered for labeling: new environments, doubtful frames, both, or any."
     )

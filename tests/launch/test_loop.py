@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -20,18 +19,12 @@ from aqvolt_launch.launchpad import get_launchpad
 
 @pytest.fixture(autouse=True)
 def toys(monkeypatch, quick):
-    from aqvolt_flows import models, stages
-    from aqvolt_flows.loop import plan
     from aqvolt_flows.potentials.registry import FAMILIES
+    from aqvolt_flows.trainers import TRAINERS
 
     monkeypatch.setattr(toy_loop, "FAILING", set())
     monkeypatch.setitem(FAMILIES._entries, "toy", toy_loop.FAMILY)
-    monkeypatch.setattr(models, "resolve_model", toy_loop.resolve)
-
-    def plan_stage(name: str, *arguments: Any) -> Any:
-        return toy_loop.plan_train(*arguments) if name == "train" else stages.plan_stage(name, *arguments)
-
-    monkeypatch.setattr(plan, "plan_stage", plan_stage)
+    monkeypatch.setitem(TRAINERS._entries, "toy", toy_loop.TRAINER)
 
 
 @pytest.fixture
@@ -115,8 +108,9 @@ def two_rounds(settings, database, tmp_path):
     # errors by hand: the committee's ε against the oracle's, |F| scales with it
     held = second.facts_of("evaluate")["hold_out"]
     committee = database.artifacts.local_path(ArtifactRef(**second.facts_of("train")["committee"]))
-    members = [json.loads(committee.read_text())["members"][i]["model"].removeprefix("toy:") for i in range(3)]
-    epsilons = [json.loads((committee.parent / m).read_text())["epsilon"] for m in members]
+    members = [m["model"] for m in json.loads(committee.read_text())["members"]]
+    weights = [ArtifactRef(**database["models"].find_one({"model_id": m})["checkpoint"]) for m in members]
+    epsilons = [json.loads(database.artifacts.local_path(w).read_text())["epsilon"] for w in weights]
     forces = np.concatenate(
         [np.abs(d["forces"]).ravel() for d in database["labels"].find({"frame_id": {"$in": first.hold_out}})]
     )
@@ -194,7 +188,7 @@ def killed_run(settings, database, tmp_path, monkeypatch):
 class TestHolds:
     def test_failed_trainings_hold_it_and_retry_runs_them_again(self, settings, database, tmp_path):
         campaign = begin(settings, database, tmp_path, members=2, max_labels=4, stop={"max_rounds": 1})
-        toy_loop.FAILING.add(campaign.training.seed + 1)
+        toy_loop.FAILING.add(1)
         held = drive(settings, campaign)
         assert (held.status, held.step) == ("held", "train")
         assert "1 of 2 trainings failed" in held.said
@@ -257,6 +251,10 @@ class TestHolds:
 
 
 class TestStart:
+    def test_a_training_that_the_campaign_lacks(self, settings, database, tmp_path):
+        with pytest.raises(InputError, match=r"loop\.training is 'esen'; the campaign's trainings are toy"):
+            loop.start(settings, toy_loop.campaign(tmp_path, training="esen"))
+
     def prepared(self, settings, tmp_path, **options):
         campaign = toy_loop.campaign(tmp_path, **options)
         chain.submit_stage("candidates", campaign, settings)

@@ -7,24 +7,17 @@ and is off by 30 %/√n with a sign and size that its seed draws: members differ
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
-from jobflow import Maker
 
 from aqvolt_flows.campaign import Campaign
-from aqvolt_flows.jobs import campaign_job
-from aqvolt_flows.models import ResolvedModel
+from aqvolt_flows.errors import InputError
 from aqvolt_flows.potentials.registry import Family
-from aqvolt_flows.releases import latest_release, release_folder
-from aqvolt_flows.schemas.model import ModelDocument
-from aqvolt_flows.schemas.provenance import ArtifactRef, Failure
-from aqvolt_flows.stores import Database
-from aqvolt_flows.training.jobs import model_id_of, train_key
-from aqvolt_flows.work import Plan, WorkItem, bind
+from aqvolt_flows.schemas.base import Parameters
+from aqvolt_flows.trainers import Trained, Trainer, TrainingTask
 
 SIGMA, CUTOFF = 2.38, 6.0
 FAMILY = Family(name="toy", pattern="toy:PATH", module="toy_loop", package="torch_sim", distribution="pytest")
@@ -60,50 +53,34 @@ def load(model: str, device: str, dtype: str = "float32") -> Any:
     return Toy(model, device, "float64")
 
 
-def plan_train(campaign: Campaign, database: Database, _claimed: Any = frozenset()) -> Plan:
-    release = latest_release(database, campaign.release.name)
-    if release is None:
-        return Plan("train", [], ["there is no release yet"])
-    seed, key = campaign.training.seed, train_key(campaign.training, release["content_hash"])
-    make = bind(ToyTrainMaker(seed=seed).make, release["release_id"], release["content_hash"], key)
-    done = database["models"].find_one({"key": key}) is not None
-    return Plan("train", [WorkItem("train", key, f"toy {seed}", make, category="gpu", done=done)])
-
-
-@dataclass
-class ToyTrainMaker(Maker):
-    name: str = "toy training"
+class ToyParameters(Parameters):
     seed: int = 0
 
-    @campaign_job()
-    def make(self, database: Database, release_id: str, content_hash: str, key: str) -> str:
-        from aqvolt_flows.datasets.loaded import load_release
-        from aqvolt_flows.potentials import load_potential
 
-        about = {
-            "key": key, "model_id": model_id_of(key), "release_id": release_id, "content_hash": content_hash,
-            "architecture": "toy",
-        }  # fmt: skip
-        if self.seed in FAILING:
-            failure = Failure(reason="diverged", message="it was told to fail")
-            database.upsert("models", [ModelDocument(status="failed", failure=failure, **about)])
-            return "failed"
-        release = load_release(release_folder(database, database.find_by_ids("releases", [release_id])[0]))
-        labels = list(release.atoms("train"))
-        unit = load_potential(write_model(Path("unit.json"), 1.0).replace("toy:", f"toy:{Path.cwd()}/"))
-        ours = np.concatenate([e.forces for e in unit.evaluate(labels)]).ravel()
-        theirs = np.concatenate([a.get_forces() for a in labels]).ravel()
-        off = np.random.default_rng(self.seed).normal() * 0.3 / np.sqrt(len(labels))
-        write_model(Path("model.json"), float(ours @ theirs / (ours @ ours) * (1 + off)))
-        checkpoint = database.artifacts.put_file("model.json", "json")
-        database.upsert("models", [ModelDocument(status="trained", checkpoint=checkpoint, **about)])
-        return "trained"
+PARAMETERS = ToyParameters
+TRAINER = Trainer("toy", "a depth", "toy_loop", family="toy", suffix="json")
 
 
-def resolve(database: Database, model: str) -> ResolvedModel:
-    document = database["models"].find_one({"model_id": model})
-    reference = ArtifactRef(**document["checkpoint"])
-    return ResolvedModel(model, f"toy:{database.artifacts.local_path(reference)}", reference.sha256, model)
+def architecture_of(_parameters: ToyParameters) -> str:
+    return "toy"
+
+
+def train(task: TrainingTask) -> Trained:
+    from aqvolt_flows.datasets.loaded import load_release
+    from aqvolt_flows.potentials import load_potential
+
+    if task.parameters.seed in FAILING:
+        raise InputError("it was told to fail")
+    task.workdir.mkdir(parents=True, exist_ok=True)
+    labels = list(load_release(task.release).atoms("train"))
+    unit = load_potential(write_model(task.workdir / "unit.json", 1.0))
+    ours = np.concatenate([e.forces for e in unit.evaluate(labels)]).ravel()
+    theirs = np.concatenate([a.get_forces() for a in labels]).ravel()
+    off = np.random.default_rng(task.parameters.seed).normal() * 0.3 / np.sqrt(len(labels))
+    write_model(task.workdir / "model.json", float(ours @ theirs / (ours @ ours) * (1 + off)))
+    progress = task.workdir / "progress.jsonl"
+    progress.write_text("")
+    return Trained(task.workdir / "model.json", progress)
 
 
 def campaign(folder: Path, **loop: Any) -> Campaign:
@@ -114,6 +91,7 @@ def campaign(folder: Path, **loop: Any) -> Campaign:
     mini["exploration"] |= {"timestep_fs": 1.0, "min_length_a": 5.0}
     mini["labeling"] |= {"surrogate": f"toy:{folder / 'oracle.json'}", "max_energy_jump_ev": 0}
     mini["release"] |= {"max_cohesive_energy_ev": 1e6, "exports": [], "group_by": "frame"}
+    mini["trainings"] = {"toy": {"trainer": "toy"}}
     mini["loop"] = {
         "members": 3, "max_labels": 8, "trust": {"lower_ev_per_a": 1e-4, "upper_ev_per_a": 1.0},
         "stop": {"max_rounds": 2}, "hold_out_fraction": 0.3,
