@@ -118,6 +118,26 @@ class LoopDocument(Document):
         """Return what a step that is done gave; empty before."""
         return next((s.facts for s in self.steps if s.name == step), {})
 
+    def row(self) -> dict[str, Any]:
+        """Return what people read of the round: counts, costs, error on the hold-out with interval, scale, decision."""
+        chosen, held = self.facts_of("select"), self.facts_of("evaluate").get("hold_out") or {}
+        calibration = held.get("calibration") or {}
+        return {
+            "round": self.round,
+            "status": self.status,
+            "step": self.step,
+            "offered": chosen.get("offered"),
+            "doubtful": chosen.get("doubtful_fraction"),
+            "chosen": len(chosen["chosen"]) if "chosen" in chosen else None,
+            "labels": self.facts_of("build").get("valid"),
+            "core_hours": self.facts_of("label").get("core_hours"),
+            "force_mae_ev_per_a": held.get("force_mae_ev_per_a"),
+            "interval": held.get("force_mae_interval_ev_per_a"),
+            "rank_correlation": calibration.get("rank_correlation"),
+            "scale": calibration.get("scale"),
+            "said": self.failure.message if self.failure else self.decision.get("sentence", ""),
+        }
+
     @property
     def step(self) -> str | None:
         """The step that is next, or None."""

@@ -19,7 +19,7 @@ from aqvolt_flows.errors import InputError
 from aqvolt_flows.labeling.labelers import check_labeler
 from aqvolt_flows.loop import rounds
 from aqvolt_flows.loop.plan import StepPlan, plan_step, valid_frames
-from aqvolt_flows.loop.stopping import Decision, RoundNumbers, decide
+from aqvolt_flows.loop.stopping import RoundNumbers, decide
 from aqvolt_flows.schemas.base import utc_now
 from aqvolt_flows.schemas.loop import LoopDocument, LoopParameters, RoundStep
 from aqvolt_flows.schemas.provenance import ArtifactRef, Failure
@@ -178,51 +178,22 @@ def retry(settings: AqvoltSettings, campaign: Campaign) -> LoopDocument:
 def status(settings: AqvoltSettings, campaign: Campaign) -> list[dict[str, Any]]:
     """Return one row per round: where it stands, what it gave and what was decided."""
     database = database_of(campaign, settings)
-    return [row_of(d) for d in rounds.rounds_of(database, campaign)]
+    return [d.row() for d in rounds.rounds_of(database, campaign)]
 
 
-def row_of(document: LoopDocument) -> dict[str, Any]:
-    """Return what people read of a round."""
-    chosen, held = document.facts_of("select"), document.facts_of("evaluate").get("hold_out") or {}
-    return {
-        "round": document.round,
-        "status": document.status,
-        "step": document.step,
-        "offered": chosen.get("offered"),
-        "doubtful": chosen.get("doubtful_fraction"),
-        "chosen": len(chosen["chosen"]) if "chosen" in chosen else None,
-        "labels": document.facts_of("build").get("valid"),
-        "core_hours": document.facts_of("label").get("core_hours"),
-        "force_mae_ev_per_a": held.get("force_mae_ev_per_a"),
-        "interval": held.get("force_mae_interval_ev_per_a"),
-        "scale": (held.get("calibration") or {}).get("scale"),
-        "said": document.failure.message if document.failure else document.decision.get("sentence", ""),
-    }
-
-
-def why(settings: AqvoltSettings, campaign: Campaign, frame_id: str) -> list[dict[str, Any]]:
-    """Return what each round said of a frame.
-
-    Raises
-    ------
-    InputError
-        If no round was offered it.
-    """
+def judgments(database: Database, frame_id: str) -> list[dict[str, Any]]:
+    """Return what rounds of all loops said of a frame, as steps of its lineage: what, identity and facts."""
     import pyarrow.parquet as pq
 
-    database = database_of(campaign, settings)
+    fields = {"_id": 0, "round_id": 1, "steps": 1}
     found = []
-    for document in rounds.rounds_of(database, campaign):
-        table = document.facts_of("select").get("table")
+    for document in database["loops"].find({}, fields).sort([("loop", 1), ("round", 1)]):
+        table = next((s["facts"].get("table") for s in document["steps"] if s["name"] == "select"), None)
         if table:
             path = database.artifacts.local_path(ArtifactRef(**table))
-            rows = pq.read_table(path, filters=[("frame_id", "=", frame_id)]).to_pylist()
-            found += [{"round": document.round, **row} for row in rows]
-    if not found:
-        raise InputError(
-            f"No round of {rounds.loop_name(campaign)} was offered a frame {frame_id!r}: filters left it out, or it is "
-            "of another loop. Frames are named frame-… in 'aqvolt query frames'."
-        )
+            for row in pq.read_table(path, filters=[("frame_id", "=", frame_id)]).to_pylist():
+                facts = {k: v for k, v in row.items() if k not in {"frame_id", "trajectory_id", "row"}}
+                found.append({"what": "loop round", "identity": document["round_id"], "facts": facts})
     return found
 
 
@@ -392,6 +363,3 @@ def _ended(document: LoopDocument) -> Tick:
     if document.status == "held":
         said = f"held at {document.step}: {said} Mend it and run 'aqvolt loop retry'."
     return Tick(document.loop, document.round, document.step, document.status, said=said)
-
-
-__all__ = ["Decision", "Tick", "numbers_of", "plan", "retry", "row_of", "start", "status", "stop", "tick", "why"]

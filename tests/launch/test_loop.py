@@ -8,12 +8,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import toy_loop
+from in_process import command_of
 
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.loop.rounds import HOLD_OUT, draw_hold_out, rounds_of
 from aqvolt_flows.schemas.loop import STEPS
 from aqvolt_flows.schemas.provenance import ArtifactRef
 from aqvolt_launch import chain, loop, workers
+from aqvolt_launch.cli import loop as loop_command
+from aqvolt_launch.cli import query
 from aqvolt_launch.launchpad import get_launchpad
 
 
@@ -122,11 +125,19 @@ def two_rounds(settings, database, tmp_path):
     table = pq.read_table(database.artifacts.local_path(ArtifactRef(**two["table"]))).to_pylist()
     assert len(table) == two["offered"]
     for row in (table[0], table[-1]):
-        [said] = [r for r in loop.why(settings, campaign, row["frame_id"]) if r["round"] == 1]
-        assert said["verdict"] == row["verdict"]
+        [said] = [s for s in loop.judgments(database, row["frame_id"]) if s["identity"] == "mini-r1"]
+        assert (said["facts"]["verdict"], said["facts"]["why"]) == (row["verdict"], row["why"])
     assert {r["frame_id"] for r in table if r["verdict"] == "chosen"} == set(two["chosen"])
-    with pytest.raises(InputError, match="was offered a frame 'frame-none'"):
-        loop.why(settings, campaign, "frame-none")
+    assert loop.judgments(database, "frame-none") == []
+    run = command_of(loop_command, query)
+    left_out = next(r for r in table if r["verdict"] != "chosen")
+    assert left_out["why"] in json.dumps(json.loads(run("why", left_out["frame_id"], "--json")), ensure_ascii=False)
+    chosen = json.loads(run("why", two["chosen"][0], "--json"))
+    assert {"candidate", "frame", "label", "loop round"} <= {s["what"] for s in chosen}
+    shown = json.loads(run("loop", "status", "--json"))
+    assert [r["force_mae_ev_per_a"] for r in shown][1] == held["force_mae_ev_per_a"]
+    assert json.loads(run("loop", "plan", "--json"))["status"] == "done"
+    assert json.loads(run("loop", "tick", "--json"))["status"] == "done"
 
     # another tick changes nothing
     before = list(database["loops"].find())
@@ -224,13 +235,18 @@ class TestHolds:
 
     def test_stopped_it_waits_for_a_user(self, settings, database, tmp_path):
         campaign = begin(settings, database, tmp_path)
-        loop.stop(settings, campaign)
+        run = command_of(loop_command)
+        assert "round 0; run 'aqvolt loop tick'" in run("loop", "start")
+        assert json.loads(run("loop", "plan", "--json"))["units"] == 1
+        assert "is stopped in round 0" in run("loop", "stop")
         assert loop.tick(settings, campaign).status == "stopped"
         assert get_launchpad(settings).workflows.count_documents({"metadata.aqvolt.stage": "explore"}) == 0
         with pytest.raises(InputError, match="has ended already"):
             loop.stop(settings, campaign)
-        loop.retry(settings, campaign)
-        assert loop.tick(settings, campaign).status == "running"
+        assert "goes on with explore of round 0" in run("loop", "retry")
+        assert "explore of round 0: 1 units to run" in run("loop", "tick")
+        with pytest.raises(InputError, match="expected seconds above 0"):
+            run("loop", "tick", "--watch", "0")
 
     def test_a_round_whose_labels_all_fail(self, settings, database, tmp_path):
         campaign = begin(settings, database, tmp_path, max_labels=4)

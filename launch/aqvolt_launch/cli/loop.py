@@ -1,4 +1,4 @@
-"""``aqvolt loop …`` and ``aqvolt why``: a closed loop of exploring, doubting, labeling and training."""
+"""``aqvolt loop …``: a closed loop of exploring, doubting, labeling and training."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def start(campaign: CampaignOption = None, as_json: Json = False) -> None:
 
     document = loop.start(*_loaded(campaign))
     if as_json:
-        output.emit(loop.row_of(document) | {"loop": document.loop})
+        output.emit(document.row() | {"loop": document.loop})
         return
     output.say(
         f"Loop {document.loop} is at round {document.round}; run 'aqvolt loop tick' and 'aqvolt work', by turns."
@@ -93,7 +93,7 @@ def stop(campaign: CampaignOption = None, as_json: Json = False) -> None:
 
     document = loop.stop(*_loaded(campaign))
     if as_json:
-        output.emit(loop.row_of(document))
+        output.emit(document.row())
         return
     output.say(f"Loop {document.loop} is stopped in round {document.round}; 'aqvolt loop retry' lets it go on.")
 
@@ -105,28 +105,11 @@ def retry(campaign: CampaignOption = None, as_json: Json = False) -> None:
 
     document = loop.retry(*_loaded(campaign))
     if as_json:
-        output.emit(loop.row_of(document))
+        output.emit(document.row())
         return
     output.say(f"Loop {document.loop} goes on with {document.step} of round {document.round} at the next tick.")
 
 
-def why(
-    frame: Annotated[str, typer.Argument(help="frame_id of a frame, chosen or not.")],
-    campaign: CampaignOption = None,
-    as_json: Json = False,
-) -> None:
-    """Say why each round of a loop chose a frame for labeling, or did not."""
-    from aqvolt_launch import loop
-
-    rows = loop.why(*_loaded(campaign), frame)
-    if as_json:
-        output.emit(rows)
-        return
-    for row in rows:
-        output.say(f"Round {row['round']}: {row['verdict'].replace('_', ' ')}. {row['why']}")
-
-
 def register(app: typer.Typer) -> None:
-    """Add the group and the command."""
+    """Add the group."""
     app.add_typer(looped, name="loop")
-    app.command(epilog="Example: aqvolt why frame-0123456789abcdef01234567")(why)
