@@ -25,7 +25,8 @@ def rounds(number: int, error: float | None, **values) -> LoopDocument:
     about = {"key": f"k{number}", "round_id": f"l-r{number}", "loop": "l", "round": number, "campaign": "aqvolt26"}
     about |= {"status": "done", "parameters": {}, "potential": "x", "potential_sha256": "ab"}
     steps = [RoundStep(name=s, facts=facts.get(s, {})) for s in STEPS]
-    return LoopDocument(steps=steps, decision={"stop": False, "sentence": "no rule holds"}, **about | values)
+    about |= {"steps": steps, "decision": {"stop": False, "sentence": "no rule holds"}}
+    return LoopDocument(**about | values)
 
 
 def test_rounds_are_shown_with_errors_doubts_and_decisions(database):
