@@ -13,13 +13,13 @@ from typing import Any
 from aqvolt_flows.campaign import Campaign
 from aqvolt_flows.exploration.plan import finished_runs, plan_explore, wanted_runs
 from aqvolt_flows.identity import content_key
-from aqvolt_flows.labeling.plan import plan_label
+from aqvolt_flows.labeling.plan import label_items
 from aqvolt_flows.loop.jobs import EvaluateMaker, SelectMaker
-from aqvolt_flows.loop.rounds import committee_file, core_hours, member_campaigns, round_campaign
+from aqvolt_flows.loop.rounds import committee_file, member_campaigns, round_campaign
 from aqvolt_flows.schemas.loop import LoopDocument, LoopParameters
 from aqvolt_flows.schemas.provenance import Failure
 from aqvolt_flows.stages import plan_stage
-from aqvolt_flows.stores import Database
+from aqvolt_flows.stores import Database, by_ids
 from aqvolt_flows.work import Plan, WorkItem, bind
 
 
@@ -147,21 +147,22 @@ def _select(campaign: Campaign, database: Database, document: LoopDocument, _cla
     return StepPlan("select", [item], facts=found or {})
 
 
-def _label(campaign: Campaign, database: Database, document: LoopDocument, claimed: frozenset[str]) -> StepPlan:
+def _label(campaign: Campaign, database: Database, document: LoopDocument, _claimed: frozenset[str]) -> StepPlan:
     chosen = set(document.facts_of("select")["chosen"])
-    items = [i for i in plan_label(campaign, database, claimed).items if i.tags["frame_id"] in chosen]
+    items = label_items(campaign, database, sorted(chosen))
     ended = {i.key for i in items if i.done}
-    converged = _converged(database, ended)
+    outcomes = _outcomes(database, ended)
+    converged = [d for d in outcomes if (d.get("output") or {}).get("status") == "converged"]
     facts = {
         "chosen": len(chosen),
         "outcomes": len(ended),
         "converged": len(converged),
         "held": sum(bool(i.held) for i in items),
-        "core_hours": core_hours(database, chosen),
+        "core_hours": float(sum((d.get("output") or {}).get("cost_core_hours") or 0.0 for d in outcomes)),
     }
     trouble = None
     if items and not converged:
-        said = "; ".join(sorted({i.held for i in items if i.held} | _reasons(database, ended)))
+        said = "; ".join(sorted({i.held for i in items if i.held} | _reasons(outcomes)))
         trouble = Failure(reason="labels_failed", message=f"All {len(items)} labels of the round failed: {said}.")
     return StepPlan("label", items, facts=facts, trouble=trouble)
 
@@ -265,24 +266,16 @@ def by_keys(database: Database, keys: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _outcomes(database: Database, keys: set[str]) -> list[dict[str, Any]]:
-    fields = {"metadata.aqvolt.key": 1, "output.status": 1, "output.failure": 1, "_id": 0}
-    found = database["outputs"].find({"metadata.aqvolt.stage": "label"}, fields).batch_size(5000)
-    return [d for d in found if d["metadata"]["aqvolt"]["key"] in keys]
+    fields = {"metadata.aqvolt.key": 1, "output.status": 1, "output.failure": 1, "output.cost_core_hours": 1, "_id": 0}
+    return list(by_ids(database["outputs"], "metadata.aqvolt.key", sorted(keys), fields))
 
 
-def _converged(database: Database, keys: set[str]) -> set[str]:
-    found = _outcomes(database, keys)
-    return {d["metadata"]["aqvolt"]["key"] for d in found if (d.get("output") or {}).get("status") == "converged"}
-
-
-def _reasons(database: Database, keys: set[str]) -> set[str]:
-    failures = [(d.get("output") or {}).get("failure") or {} for d in _outcomes(database, keys)]
+def _reasons(outcomes: Sequence[Mapping[str, Any]]) -> set[str]:
+    failures = [(d.get("output") or {}).get("failure") or {} for d in outcomes]
     return {f"{f.get('reason')}: {f.get('message')}" for f in failures if f}
 
 
 def _labels(database: Database, frame_ids: Sequence[str]) -> list[dict[str, Any]]:
-    from aqvolt_flows.stores import by_ids
-
     fields = {"_id": 0, "frame_id": 1, "trajectory_id": 1, "status": 1, "failure": 1}
     return list(by_ids(database["labels"], "frame_id", frame_ids, fields))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aqvolt_flows.campaign import Campaign
@@ -210,12 +210,3 @@ def committee_file(database: Database, model_ids: Sequence[str]) -> ArtifactRef:
     # members are named by their identity, which every machine of the project finds
     content = describe_committee(model_ids, database.settings.path("."), [found[m]["content_hash"] for m in model_ids])
     return database.artifacts.put_bytes(content, "json")
-
-
-def core_hours(database: Database, frame_ids: Iterable[str]) -> float:
-    """Return the core-hours that the labels of frames took, failed ones included."""
-    wanted = set(frame_ids)
-    fields = {"output.frame_id": 1, "output.cost_core_hours": 1, "_id": 0}
-    found = database["outputs"].find({"metadata.aqvolt.stage": "label"}, fields).batch_size(5000)
-    outputs = (d.get("output") or {} for d in found)
-    return float(sum(o.get("cost_core_hours") or 0.0 for o in outputs if o.get("frame_id") in wanted))
