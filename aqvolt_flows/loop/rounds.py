@@ -207,6 +207,12 @@ def committee_file(database: Database, model_ids: Sequence[str]) -> ArtifactRef:
     from aqvolt_flows.potentials.committee import describe_committee
 
     found = {d["model_id"]: d for d in database.find_by_ids("models", list(model_ids))}
+    documents = [found[m] for m in model_ids]
     # members are named by their identity, which every machine of the project finds
-    content = describe_committee(model_ids, database.settings.path("."), [found[m]["content_hash"] for m in model_ids])
+    content = describe_committee(
+        model_ids,
+        database.settings.path("."),
+        [d["content_hash"] for d in documents],
+        [d["checkpoint"]["sha256"] for d in documents],
+    )
     return database.artifacts.put_bytes(content, "json")

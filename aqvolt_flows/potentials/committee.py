@@ -61,7 +61,9 @@ class CommitteeEvaluation:
         return Evaluation(float(self.energies.mean()), self.forces.mean(axis=0), self.stresses.mean(axis=0))
 
 
-def describe_committee(members: Sequence[str], folder: str | Path, releases: Sequence[str | None] = ()) -> bytes:
+def describe_committee(
+    members: Sequence[str], folder: str | Path, releases: Sequence[str | None] = (), hashes: Sequence[str] = ()
+) -> bytes:
     """Return the file of a committee; equal members give equal bytes, wherever they are.
 
     Parameters
@@ -72,6 +74,8 @@ def describe_committee(members: Sequence[str], folder: str | Path, releases: Seq
         Where the file will be; paths inside this folder or beside it are written relative to it.
     releases
         content_hash of what each was trained on, where it is known; they must agree.
+    hashes
+        SHA-256 of their weights; by default they are computed.
 
     Raises
     ------
@@ -79,9 +83,10 @@ def describe_committee(members: Sequence[str], folder: str | Path, releases: Seq
         If there are fewer than two members, two are the same model, or they were trained on different releases.
     """
     given = list(releases) or [None] * len(members)
+    known = list(hashes) or [model_hash(m) for m in members]
     entries = [
-        {"model": _relative(m, Path(folder)), "sha256": model_hash(m), "release": r}
-        for m, r in zip(members, given, strict=True)
+        {"model": _relative(m, Path(folder)), "sha256": h, "release": r}
+        for m, h, r in zip(members, known, given, strict=True)
     ]
     entries.sort(key=lambda e: str(e["sha256"]))
     check_members(entries)
