@@ -204,6 +204,7 @@ def committee_file(database: Database, model_ids: Sequence[str]) -> ArtifactRef:
     InputError
         As :func:`~aqvolt_flows.potentials.committee.describe_committee`.
     """
+    from aqvolt_flows.potentials.checkpoints import channel_hash
     from aqvolt_flows.potentials.committee import describe_committee
 
     found = {d["model_id"]: d for d in database.find_by_ids("models", list(model_ids))}
@@ -213,6 +214,6 @@ def committee_file(database: Database, model_ids: Sequence[str]) -> ArtifactRef:
         model_ids,
         database.settings.path("."),
         [d["content_hash"] for d in documents],
-        [d["checkpoint"]["sha256"] for d in documents],
+        [channel_hash(d["checkpoint"]["sha256"], d.get("channel")) for d in documents],
     )
     return database.artifacts.put_bytes(content, "json")

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aqvolt_flows.errors import InputError
-from aqvolt_flows.potentials.checkpoints import split_pin
+from aqvolt_flows.potentials.checkpoints import CheckpointName, parse_name, split_pin
 from aqvolt_flows.potentials.registry import (
     Evaluation,
     Potential,
@@ -135,19 +135,23 @@ def read_committee(path: str | Path) -> list[dict[str, Any]]:
 
 def _relative(model: str, folder: Path) -> str:
     scheme, colon, rest = model.partition(":")
-    path, pin = split_pin(rest) if colon else (Path(), None)
-    if not colon or not path.exists():
+    if not colon or not (place := parse_name(rest)).path.exists():
         return model
-    near = os.path.relpath(path.resolve(), folder.resolve())
-    return f"{scheme}:{Path(near).as_posix()}" + (f"@sha256:{pin}" if pin else "")
+    near = Path(os.path.relpath(place.path.resolve(), folder.resolve()))
+    return _string(scheme, near.as_posix(), place)
 
 
 def _absolute(model: str, folder: Path) -> str:
     scheme, colon, rest = model.partition(":")
     if not colon:
         return model
-    path, pin = split_pin(rest)
-    return f"{scheme}:{(folder / path).resolve()}" + (f"@sha256:{pin}" if pin else "")
+    place = parse_name(rest)
+    return _string(scheme, str((folder / place.path).resolve()), place)
+
+
+def _string(scheme: str, path: str, place: CheckpointName) -> str:
+    channel = f"#{place.channel}" if place.channel else ""
+    return f"{scheme}:{path}{channel}" + (f"@sha256:{place.sha256}" if place.sha256 else "")
 
 
 class CommitteePotential:

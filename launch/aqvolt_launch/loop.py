@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pymongo.errors import DuplicateKeyError
@@ -246,7 +246,12 @@ def _settled(
         document = _change(database, document, retry=False)
         if again:  # what failed runs now, and its old result says nothing
             return document, StepPlan(found.step, [], waiting=1, facts=found.facts)
-    if report.failed and not found.done:
+    lost = _fizzled_keys(project, found) if report.failed else set()
+    if lost and found.step == "label" and lost == {i.key for i in found.todo} and found.facts["converged"]:
+        # single labels without an outcome hold nothing: the round goes on with the others
+        others = [i for i in found.items if i.key not in lost]
+        found = replace(found, items=others, facts={**found.facts, "fizzled": len(lost)})
+    elif lost and not (found.step == "label" and len(lost) < len(found.todo)):
         return _change(database, document, status="held", failure=_fizzled(project, found)), found
     if not found.done and report.done and report == SubmitReport(done=report.done):
         found = _planned(project, database, campaign, document)  # they may have ended since it was planned
@@ -274,6 +279,11 @@ def _with_hold_out(database: Database, campaign: Campaign, document: LoopDocumen
     except InputError as error:
         return _change(database, document, status="held", failure=Failure(reason="no_hold_out", message=str(error)))
     return _change(database, document, hold_out=held)
+
+
+def _fizzled_keys(project: Project, found: StepPlan) -> set[str]:
+    known = workflows_by_key(project.launchpad, [i.key for i in found.todo])
+    return {key for key, workflow in known.items() if workflow["state"] == "FIZZLED"}
 
 
 def _fizzled(project: Project, found: StepPlan) -> Failure:

@@ -32,7 +32,7 @@ def toys(monkeypatch, quick):
 
 @pytest.fixture
 def configured(tmp_path):
-    return {"campaign": "mini.yaml"}
+    return {"campaign": "mini.yaml", "job_packages": ["toy_loop"]}
 
 
 def begin(settings, database, tmp_path, **options):
@@ -257,6 +257,28 @@ class TestHolds:
         assert broken
         loop.retry(settings, campaign)
         assert drive(settings, campaign).status == "held", "nothing has changed"
+
+    def test_single_labels_hold_nothing(self, settings, database, tmp_path):
+        """One of four labels fizzles, and one ends by its wall time while others are still to run."""
+        campaign = begin(settings, database, tmp_path, max_labels=4, members=2, stop={"max_rounds": 1})
+        while loop.tick(settings, campaign).step != "label":
+            work(settings)
+        launchpad = get_launchpad(settings)
+        lost = launchpad.workflows.find_one({"metadata.aqvolt.stage": "label"})
+        fw_id = lost["nodes"][0]
+        launchpad.fireworks.update_one({"fw_id": fw_id}, {"$set": {"state": "FIZZLED"}})
+        fizzled = {"state": "FIZZLED", f"fw_states.{fw_id}": "FIZZLED"}
+        launchpad.workflows.update_one({"_id": lost["_id"]}, {"$set": fizzled})
+        with workers.exported(settings):
+            workers.work(settings, until_empty=True, max_launches=1)
+        late = {"output.status": "killed", "output.failure": {"reason": "wall_time", "message": "late"}}
+        database["outputs"].update_one({"metadata.aqvolt.stage": "label"}, {"$set": late})
+        assert (found := loop.tick(settings, campaign)).status == "running", found.said
+        assert found.waiting == 3
+        assert drive(settings, campaign).status == "done"
+        [document] = rounds_of(database.in_campaign("mini"), campaign)
+        facts = document.facts_of("label")
+        assert (facts["chosen"], facts["converged"], facts["fizzled"]) == (4, 2, 1)
 
     def test_runs_without_a_frame(self, settings, database, tmp_path):
         campaign = begin(settings, database, tmp_path)

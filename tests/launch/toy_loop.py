@@ -20,7 +20,7 @@ from aqvolt_flows.schemas.base import Parameters
 from aqvolt_flows.trainers import Trained, Trainer, TrainingTask
 
 SIGMA, CUTOFF = 2.38, 6.0
-FAMILY = Family(name="toy", pattern="toy:PATH", module="toy_loop", package="torch_sim", distribution="pytest")
+FAMILY = Family(name="toy", pattern="toy:PATH", module="toy_loop", package="torch_sim", plain_data=True)
 #: Seeds whose training fails, until they are taken out.
 FAILING: set[int] = set()
 
