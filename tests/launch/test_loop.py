@@ -207,7 +207,7 @@ class TestHolds:
         assert loop.tick(settings, campaign).status == "held", "it stays held"
         toy_loop.FAILING.clear()
         loop.retry(settings, campaign)
-        assert drive(settings, campaign).status == "done"
+        assert (ended := drive(settings, campaign)).status == "done", ended.said
         assert database["models"].count_documents({"status": "trained"}) == 2
         with pytest.raises(InputError, match="is done, not held"):
             loop.retry(settings, campaign)
@@ -275,7 +275,7 @@ class TestHolds:
         database["outputs"].update_one({"metadata.aqvolt.stage": "label"}, {"$set": late})
         assert (found := loop.tick(settings, campaign)).status == "running", found.said
         assert found.waiting == 3
-        assert drive(settings, campaign).status == "done"
+        assert (ended := drive(settings, campaign)).status == "done", ended.said
         [document] = rounds_of(database.in_campaign("mini"), campaign)
         facts = document.facts_of("label")
         assert (facts["chosen"], facts["converged"], facts["fizzled"]) == (4, 2, 1)

@@ -34,9 +34,10 @@ def load(model: str, device: str, dtype: str = "float32") -> Any:
     import torch
     from torch_sim.models.lennard_jones import LennardJonesModel
 
+    from aqvolt_flows.potentials.checkpoints import split_pin
     from aqvolt_flows.potentials.torchsim import TorchSimPotential
 
-    about = json.loads(Path(model.removeprefix("toy:")).read_text())
+    about = json.loads(split_pin(model.removeprefix("toy:"))[0].read_text())
 
     class Toy(TorchSimPotential):
         elements = frozenset(about["elements"])

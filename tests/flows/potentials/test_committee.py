@@ -78,13 +78,14 @@ class TestCommittee:
         (tmp_path / "a").mkdir()
         for name in ("x.pt", "y.pt"):
             (tmp_path / "a" / name).write_bytes(name.encode())
-        models = [f"fairchem:{tmp_path / 'a' / name}" for name in ("x.pt", "y.pt")]
+        ends = {"x.pt": "#omat", "y.pt": f"@sha256:{'ab' * 32}"}  # a level of theory, and a pinned hash
+        models = [f"fairchem:{tmp_path / 'a' / name}{end}" for name, end in ends.items()]
         content = describe_committee(models, tmp_path / "a")
         assert str(tmp_path) not in content.decode()
         (tmp_path / "a" / "c.json").write_bytes(content)
         (tmp_path / "a").rename(tmp_path / "b")
         found = {e["model"] for e in read_committee(tmp_path / "b" / "c.json")}
-        assert found == {f"fairchem:{tmp_path / 'b' / name}" for name in ("x.pt", "y.pt")}
+        assert found == {f"fairchem:{tmp_path / 'b' / name}{end}" for name, end in ends.items()}
 
     @pytest.mark.parametrize(
         ("members", "releases", "said"),
