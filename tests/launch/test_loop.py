@@ -102,7 +102,7 @@ def two_rounds(settings, database, tmp_path):
     # the hold-out is the same, and no round trains on it
     assert first.hold_out == second.hold_out
     for number in (0, 1):
-        release = database["releases"].find_one({"name": f"mini-r{number}"})
+        release = database["releases"].find_one({"name": f"{campaign.release.name}-r{number}"})
         folder = settings.path(settings.release_root) / release["path"] / "data"
         splits = {p.stem: set(pq.read_table(p)["frame_id"].to_pylist()) for p in folder.glob("*.parquet")}
         assert splits[HOLD_OUT] == set(first.hold_out)
