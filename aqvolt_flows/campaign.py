@@ -15,6 +15,7 @@ from aqvolt_flows.errors import ConfigError, InputError
 from aqvolt_flows.labelers import LABELERS
 from aqvolt_flows.schemas.base import Parameters
 from aqvolt_flows.schemas.generation import LithiationParameters, SubstitutionParameters
+from aqvolt_flows.schemas.loop import LoopParameters
 from aqvolt_flows.schemas.parameters import (
     AIMDParameters,
     BenchmarkParameters,
@@ -50,6 +51,7 @@ class Campaign(Parameters):
         description="Name → trainer and its parameters; for esen they replace single values of the group training.",
     )
     benchmarks: BenchmarkParameters = BenchmarkParameters()
+    loop: LoopParameters = LoopParameters()
 
 
 #: Where a campaign names potentials that compute something.

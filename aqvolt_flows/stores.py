@@ -61,6 +61,7 @@ IDENTITIES = {
     "costs": "cost_id",
     "holds": "hold_id",
     "builds": "build_id",
+    "loops": "round_id",
 }
 _STRUCTURE_FIELDS = ("chemsys", "formula", "elements", "n_atoms", "last_updated")
 #: Fields that commands and builders query, per collection.
@@ -94,6 +95,7 @@ INDEXES: dict[str, tuple[str, ...]] = {
     "costs": ("stage", "last_updated"),
     "holds": ("kind", "status", "last_updated"),
     "builds": ("builder", "last_updated"),
+    "loops": ("loop", "last_updated"),
     "outputs": ("uuid", "name", "completed_at", "metadata.aqvolt.stage", "metadata.aqvolt.key"),
 }
 

@@ -95,6 +95,7 @@ class NpTRun:
         self._recorder = Recorder(sink or _Memory(self.outcomes), parameters.equilibration_steps)
         self._on_out_of_memory = on_out_of_memory or (lambda _size: None)
         self._state: tuple[list[str], Any] | None = None
+        self._sigma: torch.Tensor | None = None
         self._sizes: dict[str, float] = {}
         self._vacancy = True
         self._since = time.monotonic()
@@ -145,7 +146,7 @@ class NpTRun:
                 raise
             self._halve(error)
             return
-        stepped = stepped.updated({}, {"step": batch.systems["step"] + 1})
+        stepped = self._guard.doubted(stepped, self._sigma).updated({}, {"step": batch.systems["step"] + 1})
         stepped.steps = batch.steps + 1
         self._batch = self._guard.watch(stepped)
         self.tick += 1
@@ -228,6 +229,7 @@ class NpTRun:
             state.positions = positions.to(self.model.dtype)
             state.cell = cell.transpose(-2, -1).to(self.model.dtype).contiguous()
             out = self.model(state)
+            self._sigma = out.get("force_sigma")  # of a committee, for the guard
             energy, force, stress = (out[name].detach().to(DTYPE) for name in ("energy", "forces", "stress"))
             return energy, force, stress
 

@@ -16,6 +16,7 @@ from ase.data import covalent_radii
 from torch_sim.neighbors import torch_nl_linked_cell
 
 from aqvolt_flows.dynamics.batch import Batch, volume_of
+from aqvolt_flows.errors import InputError
 from aqvolt_flows.schemas.parameters import ExplorationParameters
 from aqvolt_flows.schemas.provenance import Failure
 from aqvolt_flows.units import KB_EV_PER_K
@@ -38,8 +39,9 @@ REASONS = (
     "lost_atoms",
     "vaporized",
     "collapsed",
+    "uncertain",
 )
-_NOT_FINITE, _FORCE, _VOLUME, _TEMPERATURE, _LOST, _VAPORIZED, _COLLAPSED = range(1, 8)
+_NOT_FINITE, _FORCE, _VOLUME, _TEMPERATURE, _LOST, _VAPORIZED, _COLLAPSED, _UNCERTAIN = range(1, 9)
 #: Where the physics of a run ended, not the run: what came before is as good as any.
 ENDS_OF_EXPLORATION = frozenset(REASONS[1:]) - {"not_finite"}
 
@@ -73,6 +75,10 @@ class Guard:
         eV/Å.
     lost_atom_cutoff
         An atom with no other atom or image within this, Å, is lost; 0: not looked for.
+    max_force_sigma
+        σ_F of an atom, eV/Å, that a committee gives; None: not looked at.
+    uncertain_steps
+        Steps in a row above it that end a run.
     """
 
     max_volume_ratio: float
@@ -80,12 +86,15 @@ class Guard:
     max_volume_change: float | None
     max_force: float
     lost_atom_cutoff: float
+    max_force_sigma: float | None = None
+    uncertain_steps: int = 10
 
     @classmethod
     def of(cls, parameters: ExplorationParameters) -> Guard:
         """Return the limits that a campaign sets."""
         p = parameters
-        return cls(p.max_volume_ratio, p.min_packing, p.max_volume_change, p.max_force_ev_per_a, p.lost_atom_cutoff_a)
+        limits = (p.max_volume_ratio, p.min_packing, p.max_volume_change, p.max_force_ev_per_a, p.lost_atom_cutoff_a)
+        return cls(*limits, p.max_force_sigma_ev_per_a, p.uncertain_steps)
 
     def start(self, batch: Batch) -> Batch:
         """Return the batch with its flags down, and with what the guard compares with."""
@@ -101,8 +110,43 @@ class Guard:
                 "fail_code": torch.zeros(n, dtype=torch.long, device=device),
                 "fail_step": torch.full((n,), -1, dtype=torch.long, device=device),
                 "fail_value": torch.zeros(n, dtype=torch.float64, device=device),
-            },
+            }
+            | self._uncertain_from_zero(n, device),
         )
+
+    def _uncertain_from_zero(self, n: int, device: torch.device) -> dict[str, torch.Tensor]:
+        if self.max_force_sigma is None:  # what is not looked at takes no place in checkpoints
+            return {}
+        sigma = torch.zeros(n, dtype=torch.float64, device=device)
+        return {"force_sigma": sigma, "uncertain_for": torch.zeros(n, dtype=torch.long, device=device)}
+
+    def doubted(self, batch: Batch, sigma: torch.Tensor | None) -> Batch:
+        """Return the batch with the largest σ_F of each system, and for how many steps in a row it was above the limit.
+
+        Parameters
+        ----------
+        batch
+            After a step.
+        sigma
+            (n_atoms,), of the step's forces, eV/Å; None from a model that has none.
+
+        Raises
+        ------
+        InputError
+            If a limit is set and the model has no σ_F.
+        """
+        if self.max_force_sigma is None:
+            return batch
+        if sigma is None:
+            raise InputError(
+                "max_force_sigma_ev_per_a is set, but the potential gives no spread of forces; explore with a "
+                "committee (committee:PATH), or leave it out."
+            )
+        s = batch.systems
+        largest = torch.zeros_like(s["force_sigma"])
+        largest = largest.scatter_reduce(0, batch.index, sigma.to(largest.dtype), reduce="amax")
+        longer = torch.where(largest > self.max_force_sigma, s["uncertain_for"] + 1, 0)
+        return batch.updated({}, {"force_sigma": largest, "uncertain_for": longer})
 
     def safe(self, batch: Batch, positions: torch.Tensor, cell: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return positions and cells fit for the model: those of failed or failing systems are the starting ones."""
@@ -129,6 +173,7 @@ class Guard:
         value = torch.zeros_like(s["fail_value"])
         for number, passed, seen in (
             (_TEMPERATURE, temperature > hot, temperature),
+            *self._of_doubt(batch),
             *self._of_volume(batch, volume),
             (_FORCE, largest > self.max_force, largest),
             (_NOT_FINITE, ~finite, torch.zeros_like(value)),
@@ -136,6 +181,13 @@ class Guard:
             code = torch.where(passed, number, code)
             value = torch.where(passed, seen, value)
         return self._raised(batch, code, value)
+
+    def _of_doubt(self, batch: Batch) -> list[tuple[int, torch.Tensor, torch.Tensor]]:
+        """Return the limit of σ_F: code, where it was passed for too long (n_systems,), and the number seen."""
+        if self.max_force_sigma is None:
+            return []
+        s = batch.systems
+        return [(_UNCERTAIN, s["uncertain_for"] >= self.uncertain_steps, s["force_sigma"])]
 
     def _of_volume(self, batch: Batch, volume: torch.Tensor) -> list[tuple[int, torch.Tensor, torch.Tensor]]:
         """Return the limits of the volume: code, where it is passed (n_systems,), and the number seen."""
@@ -202,5 +254,7 @@ class Guard:
             _COLLAPSED: f"V/V₀ reached {value:.2f}; limit 1/{self.max_volume_ratio:g}: it collapsed, or its pressure "
             "could not be balanced",
             _TEMPERATURE: f"{value:.0f} K at a target of {target:.0f} K",
+            _UNCERTAIN: f"σ_F was above {self.max_force_sigma} eV/Å for {self.uncertain_steps} steps, last "
+            f"{value:.3g}: the committee does not know these configurations",
             _LOST: f"{value:.0f} atoms have no other within {self.lost_atom_cutoff:g} Å",
         }[code]

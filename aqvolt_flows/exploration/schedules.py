@@ -57,7 +57,13 @@ _NOT_PHYSICS = {
     "equilibration_ps",
 }
 #: Parameters added later: at these values the keys of earlier runs stand.
-_ADDED = {"lost_atom_cutoff_a": 6.0, "max_volume_ratio": 0.0, "min_packing": 0.0}
+_ADDED = {
+    "lost_atom_cutoff_a": 6.0,
+    "max_volume_ratio": 0.0,
+    "min_packing": 0.0,
+    "max_force_sigma_ev_per_a": None,
+    "uncertain_steps": 10,
+}
 
 
 def batch_key(trajectory_ids: Sequence[str]) -> str:

@@ -19,6 +19,7 @@ from aqvolt_flows.benchmark_registry import BENCHMARKS
 from aqvolt_flows.errors import ResourceError
 from aqvolt_flows.figures import gather, plots, style, training
 from aqvolt_flows.figures.benchmark_plots import cumulative
+from aqvolt_flows.figures.loops import loops
 from aqvolt_flows.figures.paper import TABLE_1, TABLE_1_NOTE
 from aqvolt_flows.stores import Database
 from aqvolt_flows.units import EV_PER_A3_IN_GPA
@@ -133,6 +134,7 @@ def collect(database: Database) -> dict[str, Any]:
         "bin_figures": _bins(bins),
         "others": _other_benchmarks(database),
         "pairs": _pairs(database),
+        "loops": loops(database, inline_svg),
     }
 
 

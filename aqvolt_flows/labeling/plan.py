@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from itertools import batched
 from typing import Any
@@ -19,7 +19,7 @@ from aqvolt_flows.labeling.forecast import CostModel, fit_costs, valence_electro
 from aqvolt_flows.labeling.labelers import labeler_maker, protocol_for
 from aqvolt_flows.labeling.protocols import label_key
 from aqvolt_flows.labeling.reasons import worth_rerunning
-from aqvolt_flows.stores import Database
+from aqvolt_flows.stores import Database, by_ids
 from aqvolt_flows.work import Plan, Stream, WorkItem
 
 _FIELDS = {
@@ -51,6 +51,11 @@ def plan_label(campaign: Campaign, database: Database, _claimed: frozenset[str] 
     return Plan("label", Stream(frames, partial(_read, campaign, database)), missing, facts)
 
 
+def label_items(campaign: Campaign, database: Database, frame_ids: Sequence[str]) -> list[WorkItem]:
+    """Return the units of :func:`plan_label` of some frames only; reads no other frame and no other outcome."""
+    return list(_read(campaign, database, False, list(frame_ids)))
+
+
 def informativeness(frame: Mapping[str, Any]) -> int:
     """Return the priority of a frame, 0 to 999: what its label adds, environments first, then distortion.
 
@@ -72,14 +77,17 @@ def electrons_of(formula: str, n_atoms: int) -> int:
     return round(per_formula * n_atoms / composition.num_atoms)
 
 
-def _read(campaign: Campaign, database: Database, by_priority: bool) -> Iterator[WorkItem]:
+def _read(
+    campaign: Campaign, database: Database, by_priority: bool, only: Sequence[str] | None = None
+) -> Iterator[WorkItem]:
     p = campaign.labeling
     protocol = protocol_for(p)
     make = labeler_maker(p).make
     category = LABELERS[p.labeler].category
-    outcomes = _outcomes(database)
+    outcomes = _outcomes(database, None if only is None else [label_key(i, protocol) for i in only])
     systems, held_frames = held(database)
-    for frame in _frames(database, by_priority):
+    found = _frames(database, by_priority) if only is None else by_ids(database["frames"], "frame_id", only, _FIELDS)
+    for frame in found:
         frame_id, system = frame["frame_id"], frame["chemsys"]
         key = label_key(frame_id, protocol)
         why = systems.get(system) or held_frames.get(frame_id) or ""
@@ -123,14 +131,19 @@ def _frames(database: Database, by_priority: bool) -> Iterator[dict[str, Any]]:
         yield from (found[i] for i in wanted if i in found)
 
 
-def _outcomes(database: Database) -> dict[str, str]:
+def _outcomes(database: Database, keys: Sequence[str] | None = None) -> dict[str, str]:
     """Return the keys that have an outcome, with the reason of a failure that another run may cure.
 
     An outcome that ``--rerun-failed`` has given up (:data:`RERUN`) is none.
     """
     fields = {"metadata.aqvolt.key": 1, RERUN: 1, "output.failure.reason": 1, "_id": 0}
     found: dict[str, str] = {}
-    for document in database["outputs"].find({"metadata.aqvolt.stage": "label"}, fields).batch_size(5000):
+    documents: Iterable[dict[str, Any]]
+    if keys is None:
+        documents = database["outputs"].find({"metadata.aqvolt.stage": "label"}, fields).batch_size(5000)
+    else:
+        documents = by_ids(database["outputs"], "metadata.aqvolt.key", keys, fields)
+    for document in documents:
         about = document["metadata"]["aqvolt"]
         if about.get("rerun"):
             continue

@@ -106,6 +106,8 @@ class Family:
         What to give where a checkpoint is not there.
     only_pinned
         Without effect: all checkpoints by path need a known hash. Kept for entries of other packages.
+    plain_data
+        Loading a file of it can run nothing, so that its hash need not be known: JSON that names other models.
     """
 
     name: str
@@ -119,6 +121,7 @@ class Family:
     members: tuple[str, ...] = ()
     advice: str = ""
     only_pinned: bool = False
+    plain_data: bool = False
 
     @property
     def installed(self) -> str:
@@ -204,6 +207,16 @@ FAMILIES: Registry[Family] = Registry(
             package="sevenn",
             install="pip install 'aqvolt-flows[mlip]'",
             advice="give the path of a checkpoint that sevenn wrote.",
+        ),
+        Family(
+            name="committee",
+            pattern="committee:PATH",
+            module="aqvolt_flows.potentials.committee",
+            package="torch_sim",
+            distribution="aqvolt-flows",
+            install="pip install 'aqvolt-flows[mlip]'",
+            advice="give the JSON file of a committee, as a loop writes it.",
+            plain_data=True,  # members are checked one by one
         ),
     ],
     group="aqvolt.potentials",
@@ -343,7 +356,7 @@ def _check_path(family: Family, model: str, path: Path) -> None:
     seen = checkpoint_sha256(path, family.members)
     if pinned:
         check_pin(model, pinned, seen)
-    elif not is_trusted(seen):
+    elif not family.plain_data and not is_trusted(seen):
         raise InputError(
             f"A {family.scheme} checkpoint can run code when it is loaded, and the hash of {path} is known neither to "
             f"'models' nor to you; if you trust whoever made it, run 'aqvolt model trust {path}' or name it as "

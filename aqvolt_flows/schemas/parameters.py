@@ -133,6 +133,15 @@ class ExplorationParameters(Parameters):
     lost_atom_cutoff_a: float = Field(
         default=6.0, ge=0, le=20, description=f"An atom with no other within this ends a run; 0: not looked for. {OURS}"
     )
+    max_force_sigma_ev_per_a: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="σ_F of an atom, of a committee, above which a run is uncertain; none: not looked at.",
+    )
+    uncertain_steps: PositiveInt = Field(
+        default=10, description=f"Steps in a row that are uncertain end a run, its frames up to there are kept. {OURS}"
+    )
     min_distance_factor: float = Field(
         default=0.5,
         ge=0,

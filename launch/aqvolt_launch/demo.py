@@ -17,7 +17,7 @@ from aqvolt_flows.releases import latest_release, release_folder
 from aqvolt_flows.settings import AqvoltSettings
 from aqvolt_flows.stages import STAGES, stage_named
 from aqvolt_flows.stores import Database
-from aqvolt_launch import chain
+from aqvolt_launch import chain, loop
 from aqvolt_launch.embedded import server as embedded
 from aqvolt_launch.launchpad import get_launchpad
 from aqvolt_launch.memory_watch import MemoryWatch
@@ -61,6 +61,7 @@ class DemoResult:
     content_hash: str | None = None
     release_path: Path | None = None
     report_path: Path | None = None
+    rounds: list[dict[str, Any]] | None = None
     seconds: float = 0.0
     peak_memory_gb: float = 0.0
 
@@ -77,6 +78,7 @@ class DemoResult:
             "content_hash": self.content_hash,
             "release_path": str(self.release_path) if self.release_path else None,
             "report_path": str(self.report_path) if self.report_path else None,
+            **({"rounds": self.rounds} if self.rounds is not None else {}),
             "recomputed": self.recomputed,
             "seconds": round(self.seconds, 1),
             "peak_memory_gb": round(self.peak_memory_gb, 2),
@@ -172,6 +174,74 @@ def run(settings: AqvoltSettings, campaign: Campaign, watch: Watch) -> DemoResul
         _conclude(result, settings, campaign)
     result.seconds = time.monotonic() - started
     return result
+
+
+def run_loop(settings: AqvoltSettings, campaign: Campaign, watch: Watch) -> DemoResult:
+    """Select candidates, run the campaign's loop to its end, and write the report.
+
+    Parameters
+    ----------
+    settings, campaign, watch
+        As :func:`run` takes them; ``watch`` is told each step of each round.
+
+    Raises
+    ------
+    InputError, ResourceError
+        If the loop is held; what was finished is kept.
+    """
+    started = time.monotonic()
+    result = DemoResult(rounds=[])
+    with database_for(settings) as pids:
+        memory = MemoryWatch(pids)
+        worker = _Worker(settings)
+        try:
+            _stage("candidates", settings, campaign, worker, watch, result)
+            loop.start(settings, campaign)
+            _rounds(settings, campaign, worker, watch, result)
+            _stage("report", settings, campaign, worker, watch, result)
+        finally:
+            worker.stop()
+            result.peak_memory_gb = memory.stop()
+        result.rounds = loop.status(settings, campaign)
+        newest = campaign.release.model_copy(update={"name": f"{campaign.release.name}-r{len(result.rounds) - 1}"})
+        _conclude(result, settings, campaign.model_copy(update={"release": newest}))
+    result.seconds = time.monotonic() - started
+    return result
+
+
+def _stage(
+    stage: str, settings: AqvoltSettings, campaign: Campaign, worker: _Worker, watch: Watch, result: DemoResult
+) -> None:
+    """Run one stage and add its row."""
+    begun = time.monotonic()
+    watch(stage, 0, 0, "planning")
+    found, _ = chain.submit_stage(stage, campaign, settings)
+    new = _unfinished(stage, settings)
+    _wait(stage, settings, worker, watch)
+    database = chain.database_of(campaign, settings)
+    result.stages.append(_count(stage, database, settings, new, time.monotonic() - begun))
+    watch(stage, len(found.items), len(found.items), "finished" if new else "already finished")
+
+
+def _rounds(settings: AqvoltSettings, campaign: Campaign, worker: _Worker, watch: Watch, result: DemoResult) -> None:
+    """Tick until the loop is over; one row a step of a round."""
+    begun, before, new = time.monotonic(), "", 0
+    while True:
+        found = loop.tick(settings, campaign)
+        here = f"r{found.round} {found.step}" if found.step else ""
+        if before and here != before:
+            result.stages.append(StageResult(before, 0, 0, new, round(time.monotonic() - begun, 1)))
+            watch(before, new, new, "finished")
+        if here != before:
+            begun, before, new = time.monotonic(), here, 0
+        new += found.submitted
+        if found.over:
+            break
+        watch(here, max(new - found.waiting, 0), new, found.said)
+        worker.ensure()
+        time.sleep(POLL_S)
+    if found.status != "done":
+        raise ResourceError(f"The loop is {found.status}: {found.said}")
 
 
 _FINAL = ("COMPLETED", "FIZZLED", "DEFUSED", "ARCHIVED")

@@ -18,6 +18,7 @@ MODULES = (
     "coverage",
     "protocol",
     "holds",
+    "loop",
     "workers",
     "query",
     "build",

@@ -25,8 +25,25 @@ _TELL_S = 10.0
 
 @anywhere
 def demo(
-    workdir: Annotated[Path, typer.Option("--workdir", help="Where everything goes.")] = Path("aqvolt-demo"),
-    campaign: Annotated[str, typer.Option("--campaign", help="Campaign file or shipped name.")] = "demo",
+    workdir: Annotated[
+        Path | None,
+        typer.Option(
+            "--workdir",
+            help="Where everything goes; default: aqvolt-demo, with --loop aqvolt-demo-loop.",
+            show_default=False,
+        ),
+    ] = None,
+    campaign: Annotated[
+        str | None,
+        typer.Option(
+            "--campaign",
+            help="Campaign file or shipped name; default: demo, with --loop demo-loop.",
+            show_default=False,
+        ),
+    ] = None,
+    loop: Annotated[
+        bool, typer.Option("--loop", help="Run the closed loop instead: two rounds with the shipped campaign.")
+    ] = False,
     labeler: Annotated[str, typer.Option("--labeler", help="surrogate, vasp (needs VASP_CMD) or gpaw.")] = "surrogate",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end and nothing else.")] = False,
 ) -> None:
@@ -42,6 +59,8 @@ def demo(
     from aqvolt_launch.chain import campaign_for
     from aqvolt_launch.project.folder import init_project
 
+    workdir = workdir or Path("aqvolt-demo-loop" if loop else "aqvolt-demo")
+    campaign = campaign or ("demo-loop" if loop else "demo")
     existing = workdir / CONFIG_NAME
     # Without a file yet: only the environment counts, not an aqvolt.yaml of a folder further up.
     settings = (
@@ -61,7 +80,7 @@ def demo(
     init_project(folder, campaign=campaign)
     settings = load_settings(folder / CONFIG_NAME)
     with _progress(quiet=as_json) as watch:
-        result = engine.run(settings, chosen, watch)
+        result = (engine.run_loop if loop else engine.run)(settings, chosen, watch)
     if as_json:
         output.emit(result.as_dict())
     else:
@@ -124,6 +143,8 @@ def _conclude(result: DemoResult, folder: Path, embedded: bool, labels: str) -> 
         for s in result.stages
     ]
     output.table(rows, title="Stages")
+    if result.rounds is not None:
+        output.table(result.rounds, title="Rounds")
     output.say(f"Release  {result.release_id}\n         {result.release_path}")
     output.say(f"Report   {result.report_path}")
     output.say(

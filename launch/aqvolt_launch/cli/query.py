@@ -206,10 +206,22 @@ def why(
     frame_id: Annotated[str, typer.Argument(help="Identity of a frame or a label, e.g. from a Parquet's columns.")],
     as_json: Json = False,
 ) -> None:
-    """Print a frame's lineage: candidate, trajectory, frame, labels, releases, models, benchmarks."""
-    from aqvolt_flows.stores import Database
+    """Print a frame's lineage: candidate, trajectory, frame, labels, releases, models, benchmarks.
 
-    steps = lineage(Database.connect(), frame_id)
+    Of a frame that a loop was offered it also says why each round chose it for labeling, or did not.
+    """
+    from aqvolt_flows.errors import InputError
+    from aqvolt_flows.stores import Database
+    from aqvolt_launch.loop import judgments
+
+    database = Database.connect()
+    judged = judgments(database, frame_id)
+    try:
+        steps = lineage(database, frame_id) + judged
+    except InputError:
+        if not judged:
+            raise
+        steps = judged
     if as_json:
         output.emit(steps)
         return
