@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -125,7 +126,7 @@ class Scene:
         self._proxy = Proxy(info.port)
         uri = self._server.database_uri()
         self._settings = self._configure(uri.replace(f":{info.port}/", f":{self._proxy.port}/"))
-        client: MongoClient[dict[str, Any]] = MongoClient(uri, serverSelectionTimeoutMS=20_000)
+        client: MongoClient[dict[str, Any]] = MongoClient(uri, serverSelectionTimeoutMS=5_000, socketTimeoutMS=5_000)
         self._collections = client.get_default_database()
         try:
             self._disturb(planned, begun + deadline_s)
@@ -170,8 +171,10 @@ class Scene:
             if status.pid is None:
                 return
             os.kill(status.pid, signal.SIGKILL if what == "kill" else signal.SIGSTOP)
-            undo = (lambda: embedded.start(self._server)) if what == "kill" else _continue(status.pid)
-            self._undo.append((time.monotonic() + (1.0 if what == "kill" else PAUSE_S), undo))
+            if what == "kill":
+                self._undo.append((time.monotonic() + 1.0, lambda: embedded.start(self._server)))
+            else:
+                _continue_later(status.pid)
         else:
             chosen = sorted(n for n, p in self._alive.items() if (n[0] == "s") == (who[0] == "s") and p.poll() is None)
             if not chosen:
@@ -179,7 +182,7 @@ class Scene:
             victim = self._alive[draw.choice(chosen)]
             victim.send_signal(signal.SIGKILL if what == "kill" else signal.SIGSTOP)
             if what == "stop":
-                self._undo.append((time.monotonic() + PAUSE_S, _continue(victim.pid)))
+                _continue_later(victim.pid)
 
     def _undo_due(self, every: bool = False) -> None:
         due = [pair for pair in self._undo if every or pair[0] <= time.monotonic()]
@@ -230,7 +233,7 @@ class Scene:
     def _fworker(self, pid: int) -> Path:
         """Write the file of an rlaunch whose FWorker is named after its process: its runs count as lost with it."""
         path = self.folder / f"fworker-{pid}.yaml"
-        about = {"name": f"aqvolt-{host_name()}-{pid}-{start_mark(pid)}", "query": worker_query(self._settings)}
+        about = {"name": f"aqvolt-{host_name()}-{pid}-{start_mark(pid)}", "category": "", "query": worker_query(self._settings)}
         path.write_text(yaml.safe_dump(about))
         return path
 
@@ -263,9 +266,11 @@ class Scene:
             process.wait()
 
 
-def _continue(pid: int) -> Any:
-    def undo() -> None:
+def _continue_later(pid: int) -> None:
+    """Let a stopped process go on after a while; by a thread, because this one may wait for it."""
+
+    def go_on() -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGCONT)
 
-    return undo
+    threading.Timer(PAUSE_S, go_on).start()

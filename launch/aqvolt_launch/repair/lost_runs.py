@@ -26,7 +26,7 @@ import re
 import time
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from aqvolt_flows.settings import AqvoltSettings
@@ -69,8 +69,20 @@ class RecoveryReport:
 def lost_launches(launchpad: LaunchPad, gone: Collection[str] = ()) -> list[dict[str, Any]]:
     """Return launches that say RUNNING and whose worker, on this host, is gone; see :func:`recover_dead`."""
     query = {"state": "RUNNING", "fworker.name": {"$regex": f"^aqvolt-{re.escape(host_name())}-"}}
-    fields = {"launch_id": 1, "fw_id": 1, "fworker.name": 1, "launch_dir": 1}
+    fields = {"launch_id": 1, "fw_id": 1, "fworker.name": 1, "launch_dir": 1, "state_history": 1}
     return [launch for launch in launchpad.launches.find(query, fields) if _is_gone(launch["fworker"]["name"], gone)]
+
+
+def lasted(launch: dict[str, Any]) -> float:
+    """Return how long a lost launch ran, from its start to its last sign of life, seconds."""
+    times = [
+        datetime.fromisoformat(t) if isinstance(t, str) else t
+        for entry in launch.get("state_history", ())
+        if entry.get("state") == "RUNNING"
+        for t in (entry.get("created_on"), entry.get("updated_on"))
+        if t is not None
+    ]
+    return max((max(times) - min(times)).total_seconds(), 0.0) if times else 0.0
 
 
 def _is_gone(name: str, gone: Collection[str]) -> bool:
@@ -98,7 +110,7 @@ def recover_dead(settings: AqvoltSettings, gone: Collection[str] = ()) -> Recove
             logger.info("Firework %s was lost with its worker; its result was there and is kept.", launch["fw_id"])
             continue
         query = {"launch_id": launch["launch_id"], "state": "RUNNING"}
-        launchpad.launches.update_one(query, {"$set": {"state": "FIZZLED"}})
+        launchpad.launches.update_one(query, {"$set": {"state": "FIZZLED", "runtime_secs": lasted(launch)}})
         again_now = rerun(launchpad, launch["fw_id"], _ACTIVE, last_launch=launch["launch_id"])
         if again_now:
             logger.warning(
@@ -185,18 +197,19 @@ def _refresh_finished(launchpad: LaunchPad, gone: Collection[str] = ()) -> int:
 
 
 def _unreserve(launchpad: LaunchPad) -> int:
-    """Give back reservations that never became a launch."""
-    stale = datetime.now(UTC) - timedelta(seconds=GRACE_S)
+    """Give back reservations that never became a launch, and stay so for the grace time.
+
+    The time is waited for, not read from the reservation: it says what another machine's clock said.
+    """
     query = {"state": "RESERVED", "launches": []}
+    reserved = list(launchpad.fireworks.find(query, {"fw_id": 1, "updated_on": 1}))
+    if not reserved:
+        return 0
+    time.sleep(GRACE_S)
     given_back = 0
-    for firework in list(launchpad.fireworks.find(query, {"fw_id": 1, "updated_on": 1})):
-        updated = firework.get("updated_on")
-        if isinstance(updated, str):
-            updated = datetime.fromisoformat(updated)
-        if updated is None or updated.replace(tzinfo=updated.tzinfo or UTC) < stale:
-            same = query | {"fw_id": firework["fw_id"], "updated_on": firework.get("updated_on")}
-            result = launchpad.fireworks.update_one(same, {"$set": {"state": "READY"}})
-            given_back += result.modified_count
+    for firework in reserved:
+        same = query | {"fw_id": firework["fw_id"], "updated_on": firework.get("updated_on")}
+        given_back += launchpad.fireworks.update_one(same, {"$set": {"state": "READY"}}).modified_count
     return given_back
 
 
