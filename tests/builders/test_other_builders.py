@@ -77,7 +77,13 @@ def test_costs_by_system_stand_beside_a_forecast_from_other_systems(database):
     formulas = {s: s.replace("-", "") for s in sizes}
     rng = np.random.default_rng(3)
     labels = [
-        {"status": "valid" if k else "rejected", "chemsys": s, "formula": formulas[s], "n_atoms": n, "frame_id": f"{s}{k}"}
+        {
+            "status": "valid" if k else "rejected",
+            "chemsys": s,
+            "formula": formulas[s],
+            "n_atoms": n,
+            "frame_id": f"{s}{k}",
+        }
         | {"cost_core_hours": 0.01 * n**2 * float(np.exp(rng.normal(0, 0.05)))}
         for s, n in sizes.items()
         for k in range(6)

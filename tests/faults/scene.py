@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import random
 import signal
@@ -233,7 +234,12 @@ class Scene:
     def _fworker(self, pid: int) -> Path:
         """Write the file of an rlaunch whose FWorker is named after its process: its runs count as lost with it."""
         path = self.folder / f"fworker-{pid}.yaml"
-        about = {"name": f"aqvolt-{host_name()}-{pid}-{start_mark(pid)}", "category": "", "query": worker_query(self._settings)}
+        query = json.dumps(worker_query(self._settings))
+        about = {
+            "name": f"aqvolt-{host_name()}-{pid}-{start_mark(pid)}",
+            "category": "",
+            "query": query,
+        }
         path.write_text(yaml.safe_dump(about))
         return path
 

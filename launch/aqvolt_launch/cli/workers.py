@@ -63,7 +63,11 @@ def status(
     all_campaigns: AllCampaigns = False,
     as_json: Json = False,
 ) -> None:
-    """Show Fireworks per stage and state, documents per collection, and failures with their reasons."""
+    """Show how far each stage is, at what rate, what it has taken, and failures with their reasons.
+
+    Rates are of the last hour. Hours are of workers and include attempts that failed or were lost; what a label took
+    comes from 'aqvolt build costs'.
+    """
     import time
 
     from rich.console import Console
@@ -87,7 +91,9 @@ def status(
 
 
 def _show(found: dict[str, Any]) -> None:
-    output.table(found["stages"], title=f"Fireworks of {', '.join(found['campaigns'])}")
+    output.table([_progress_row(row) for row in found["progress"]], title=f"Stages of {', '.join(found['campaigns'])}")
+    if found["costs"]:
+        output.table([_cost_row(row) for row in found["costs"]], title="Costs, as of the last 'aqvolt build costs'")
     output.table([row for row in found["collections"] if row["documents"]], title="Documents")
     if found["reasons"]:
         output.table(found["reasons"], title="Failures, by reason")
@@ -97,6 +103,40 @@ def _show(found: dict[str, Any]) -> None:
         output.table(found["held"], title="Held ('aqvolt hold lift NAME' resumes it)", columns=_HELD)
     if found["fizzled"]:
         output.table(found["fizzled"], title="Fizzled jobs", columns=("fw_id", "stage", "name", "reason", "folder"))
+
+
+def _progress_row(row: dict[str, Any]) -> dict[str, Any]:
+    """Return the row of a table: what can be read at a glance."""
+    lost = (
+        f"{row['attempts_lost']} of {row['attempts']}, {row['core_hours_lost']:.3g} h" if row["attempts_lost"] else ""
+    )
+    return {
+        **{name: row[name] for name in ("stage", "waiting", "running", "done", "failed", "per_hour")},
+        "time left": _hours(row["eta_h"]),
+        "core-hours": row["core_hours"],
+        "GPU-hours": row["gpu_hours"],
+        "failed attempts": lost,
+    }
+
+
+def _cost_row(row: dict[str, Any]) -> dict[str, Any]:
+    forecast, actual = row.get("forecast_core_hours"), row.get("forecast_actual")
+    return {
+        "stage": row["stage"],
+        "documents": row["n_documents"],
+        "failed": row["n_failed"],
+        "hours": row["core_hours"],
+        "per valid": row.get("per_valid"),
+        "per environment": row.get("per_environment"),
+        "forecast / actual": f"{forecast:.4g} / {actual:.4g}" if forecast and actual else None,
+        "as of": row.get("last_updated"),
+    }
+
+
+def _hours(hours: float | None) -> str:
+    if hours is None:
+        return ""
+    return f"{60 * hours:.0f} min" if hours < 1 else f"{hours:.1f} h" if hours < 48 else f"{hours / 24:.1f} d"
 
 
 def reconcile(

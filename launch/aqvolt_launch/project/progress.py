@@ -108,11 +108,18 @@ _STAGE_OF_LAUNCH = "$fworker.env.stage"
 
 
 def _rates(launchpad: LaunchPad, now: datetime) -> dict[str, int]:
-    """Return stage → launches that were completed within :data:`WINDOW`; the index on time_end finds them."""
-    match = {"time_end": {"$gt": (now - WINDOW).replace(tzinfo=None)}, "state": "COMPLETED"}
+    """Return stage → launches that were completed within :data:`WINDOW`; the index on state and time_end finds them.
+
+    FireWorks writes ``time_end`` as a text or as a date, depending on how it came by the launch.
+    """
+    since = now - WINDOW
     group = {"_id": _STAGE_OF_LAUNCH, "n": {"$sum": 1}}
-    found = launchpad.launches.aggregate([{"$match": match}, {"$group": group}])
-    return {row["_id"] or OTHER: row["n"] for row in found}
+    found: defaultdict[str, int] = defaultdict(int)
+    for begin in (since, since.astimezone(UTC).isoformat()):
+        match = {"state": "COMPLETED", "time_end": {"$gt": begin}}
+        for row in launchpad.launches.aggregate([{"$match": match}, {"$group": group}]):
+            found[row["_id"] or OTHER] += row["n"]
+    return dict(found)
 
 
 def _spent(launchpad: LaunchPad) -> dict[str, dict[str, float]]:
@@ -147,7 +154,9 @@ def _spent(launchpad: LaunchPad) -> dict[str, dict[str, float]]:
         totals.pop(OTHER)
         for launch in _looked_up(launchpad):
             add(*launch)
-    return {stage: {k: int(v) if k.startswith("attempts") else v for k, v in row.items()} for stage, row in totals.items()}
+    return {
+        stage: {k: int(v) if k.startswith("attempts") else v for k, v in row.items()} for stage, row in totals.items()
+    }
 
 
 def _looked_up(launchpad: LaunchPad) -> Iterable[tuple[str, str, int, float, float]]:
