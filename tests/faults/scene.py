@@ -18,8 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from faults.jobs import QUOTA, expected
-from faults.proxy import Proxy
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
@@ -27,6 +25,8 @@ from aqvolt_flows.settings import AqvoltSettings, load_settings
 from aqvolt_launch.embedded import server as embedded
 from aqvolt_launch.processes import host_name, start_mark
 from aqvolt_launch.runnable import worker_query
+from faults.jobs import QUOTA, expected
+from faults.proxy import Proxy
 
 TESTS = Path(__file__).parents[1]
 DAYS_S = 2 * 86400

@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 import time
 
-from faults.jobs import NAMES, items
 from pymongo.errors import PyMongoError
 
 from aqvolt_flows.errors import DatabaseError, ResourceError
 from aqvolt_flows.settings import AqvoltSettings, load_settings
 from aqvolt_launch.launchpad import get_launchpad
 from aqvolt_launch.submission.submit import submit
+from faults.jobs import NAMES, items
 
 LOOK_S = 0.5
 
