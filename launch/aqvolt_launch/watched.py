@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pymongo import ASCENDING, DESCENDING
 
 from aqvolt_flows.settings import AqvoltSettings
+from aqvolt_flows.stopping import stop_wanted
 from aqvolt_launch.resources import occupied
 from aqvolt_launch.runnable import Refusal, refusal
 
@@ -88,7 +89,12 @@ class WatchedLaunchPad:
         return found
 
     def _next(self, query: Mapping[str, Any]) -> int | None:
-        """Return the Firework to take next, in FireWorks' order; those that are refused on the way are noted."""
+        """Return the Firework to take next, in FireWorks' order; those that are refused on the way are noted.
+
+        None is next for a worker that was asked to stop.
+        """
+        if stop_wanted():
+            return None
         order = [("spec._priority", DESCENDING), *_created()]
         while True:
             ready: dict[str, Any] = dict(query) | {"state": "READY"}

@@ -15,8 +15,8 @@ a root Firework WAITING in a submitted workflow           READY (a submission wa
 workflows of an announced batch without their Firework    removed (a submission was killed)
 ========================================================  =============================================
 
-Only this host's processes can be judged. Launches of other hosts are left to FireWorks' heartbeats
-(``lpad detect_lostruns --rerun``).
+Only this host's processes can be judged. Launches of other hosts are watched by ``aqvolt reconcile --every``
+(:mod:`aqvolt_launch.repair.elsewhere`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -101,11 +101,27 @@ def recover_dead(settings: AqvoltSettings, gone: Collection[str] = ()) -> Recove
     """
     launchpad = get_launchpad(settings)
     unlocked = _unlock(launchpad)
+    reruns, finished = rerun_lost(settings, lost_launches(launchpad, gone))
+    again, refreshed = _close_ended(launchpad, gone)
+    return RecoveryReport(
+        rerun=reruns + again,
+        finished=finished,
+        refreshed=refreshed + _refresh_finished(launchpad, gone),
+        unreserved=_unreserve(launchpad),
+        unlocked=unlocked,
+        released=_release(launchpad),
+        undone=undo_killed_batches(launchpad),
+    )
+
+
+def rerun_lost(settings: AqvoltSettings, lost: Sequence[dict[str, Any]]) -> tuple[int, int]:
+    """Complete lost launches whose result is there, close and rerun the others; return how many of each."""
+    if not lost:
+        return 0, 0
+    launchpad, database = get_launchpad(settings), Database.connect(settings)
     reruns = finished = 0
-    lost = lost_launches(launchpad, gone)
-    database = Database.connect(settings) if lost else None
     for launch in lost:
-        if database is not None and settle(launchpad, database, launch["fw_id"], launch["launch_id"]):
+        if settle(launchpad, database, launch["fw_id"], launch["launch_id"]):
             finished += 1
             logger.info("Firework %s was lost with its worker; its result was there and is kept.", launch["fw_id"])
             continue
@@ -117,16 +133,7 @@ def recover_dead(settings: AqvoltSettings, gone: Collection[str] = ()) -> Recove
                 "Firework %s was lost with worker %s; it runs again.", launch["fw_id"], launch["fworker"]["name"]
             )
         reruns += again_now
-    again, refreshed = _close_ended(launchpad, gone)
-    return RecoveryReport(
-        rerun=reruns + again,
-        finished=finished,
-        refreshed=refreshed + _refresh_finished(launchpad, gone),
-        unreserved=_unreserve(launchpad),
-        unlocked=unlocked,
-        released=_release(launchpad),
-        undone=undo_killed_batches(launchpad),
-    )
+    return reruns, finished
 
 
 def _unlock(launchpad: LaunchPad) -> int:
