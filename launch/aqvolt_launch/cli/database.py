@@ -28,10 +28,12 @@ def start(
 ) -> None:
     """Start the embedded database, or say that it runs already. It keeps running after this command ends."""
     from aqvolt_flows.settings import load_settings
+    from aqvolt_launch.embedded import lent
     from aqvolt_launch.embedded import server as embedded
 
     settings = load_settings()
     info = embedded.start(settings, port)
+    lent.keep(settings)
     if as_json:
         output.emit(info.as_dict())
         return
