@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from aqvolt_flows.stages import STAGES
 from aqvolt_flows.stores import by_ids
+from aqvolt_launch.submission.window import is_embedded
 
 if TYPE_CHECKING:
     from fireworks import LaunchPad
@@ -30,7 +31,11 @@ _LOOKED_UP = 2000
 
 
 def state_counts(launchpad: LaunchPad, query: Mapping[str, Any] | None = None) -> dict[str, dict[str, int]]:
-    """Return stage → state → number of Fireworks, each counted in the index on stage and state.
+    """Return stage → state → number of Fireworks, in the order of a campaign.
+
+    A mongod counts in the index on stage and state, without a look at the documents. The embedded database reads
+    documents in any case, and one pass over all of them is faster there than by way of an index (20,000 Fireworks on a
+    busy machine: 1.4 s and 2.0 s; counting each group by itself 2.6 s).
 
     Parameters
     ----------
@@ -39,14 +44,22 @@ def state_counts(launchpad: LaunchPad, query: Mapping[str, Any] | None = None) -
     query
         Count only Fireworks that match it besides.
     """
-    counts: dict[str, dict[str, int]] = {}
-    for name in [*(stage.name for stage in STAGES), None]:
-        mine = dict(query or {}) | {STAGE_FIELD: name}
-        if launchpad.fireworks.find_one(mine, {"_id": 1}) is None:
-            continue
-        found = {state: int(launchpad.fireworks.count_documents(mine | {"state": state})) for state in STATES}
-        counts[name or OTHER] = found
-    return counts
+    found: dict[tuple[str, str], int] = defaultdict(int)
+    for pipeline in _counting(dict(query or {}), is_embedded(launchpad)):
+        for row in launchpad.fireworks.aggregate(pipeline):
+            found[row["_id"].get("stage") or OTHER, row["_id"]["state"]] += row["n"]
+    order = [*(stage.name for stage in STAGES), OTHER]
+    stages = sorted({stage for stage, _ in found}, key=lambda s: (order.index(s) if s in order else len(order), s))
+    return {stage: {state: found.get((stage, state), 0) for state in STATES} for stage in stages}
+
+
+def _counting(query: dict[str, Any], embedded: bool) -> list[list[dict[str, Any]]]:
+    """Return the pipelines that together see every Firework once."""
+    group = {"$group": {"_id": {"stage": f"${STAGE_FIELD}", "state": "$state"}, "n": {"$sum": 1}}}
+    if embedded:
+        return [[{"$match": query}, group] if query else [group]]
+    of_stages: Any = {"$gt": ""}
+    return [[{"$match": query | {STAGE_FIELD: value}}, group] for value in (of_stages, None)]
 
 
 def progress(
@@ -135,21 +148,16 @@ def _spent(launchpad: LaunchPad) -> dict[str, dict[str, float]]:
             row["attempts_lost"] += number
             row["core_hours_lost"] += core_s / 3600
 
-    seconds = {"$ifNull": ["$runtime_secs", 0]}
-    group = {
-        "_id": {"stage": _STAGE_OF_LAUNCH, "state": "$state"},
-        "n": {"$sum": 1},
-        "core_s": {"$sum": {"$multiply": [seconds, {"$ifNull": ["$fworker.env.cores", 1]}]}},
-        "gpu_s": {"$sum": {"$multiply": [seconds, {"$ifNull": ["$fworker.env.gpus", 0]}]}},
-    }
+    env = "$fworker.env."
+    kind = {"stage": _STAGE_OF_LAUNCH, "state": "$state", "cores": f"{env}cores", "gpus": f"{env}gpus"}
     unknown = 0
-    for row in launchpad.launches.aggregate([{"$group": group}]):
-        stage = row["_id"].get("stage")
-        unknown += 0 if stage else row["n"]
-        if stage:
-            add(stage, row["_id"]["state"], row["n"], row["core_s"], row["gpu_s"])
-        else:
-            add(OTHER, row["_id"]["state"], row["n"], row["core_s"], row["gpu_s"])
+    for row in launchpad.launches.aggregate(
+        [{"$group": {"_id": kind, "n": {"$sum": 1}, "s": {"$sum": "$runtime_secs"}}}]
+    ):
+        about, seconds = row["_id"], row["s"]
+        unknown += 0 if about.get("stage") else row["n"]
+        core_s, gpu_s = seconds * (about.get("cores") or 1), seconds * (about.get("gpus") or 0)
+        add(about.get("stage") or OTHER, about["state"], row["n"], core_s, gpu_s)
     if 0 < unknown <= _LOOKED_UP:
         totals.pop(OTHER)
         for launch in _looked_up(launchpad):
