@@ -46,8 +46,9 @@ def handing_back(hand_back: Callable[[], object], grace_s: float = GRACE_S) -> I
             return
         try:
             hand_back()
-        except Exception:
-            logger.exception("The job could not be handed back; the next worker of this machine finds it.")
+        except Exception as error:  # noqa: BLE001 - the process ends in any case
+            said = " ".join(str(error).split())[:200]
+            logger.warning("The job could not be handed back (%s); the next worker of this machine finds it.", said)
         logging.shutdown()
         os._exit(EXIT_CODE)
 

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from jobflow import job
-from labeling import NAMES, fill_frames, settings_for, start_server
+from labeling import NAMES, settings_for, start_server
 
 PAPER = {"runs": 24_555, "statics": 186_627, "labels": 322_656}
 ATOMS = 28
@@ -89,6 +89,43 @@ def units(n: int) -> Any:
             )
 
     return Stream(n, read)
+
+
+def fill_frames(settings: Any, n: int) -> None:
+    """Write n documents of frames, without their Parquet files."""
+    from itertools import batched
+
+    from aqvolt_flows.schemas.frame import FrameDocument
+    from aqvolt_flows.schemas.provenance import ArtifactRef
+    from aqvolt_flows.stores import Database
+
+    database = Database.connect(settings)
+    database.ensure_indexes()
+    for numbers in batched(range(n), 1000):
+        documents = [
+            FrameDocument(
+                key=f"frame-key-{i}",
+                frame_id=f"frame-{i:024x}",
+                trajectory_id=f"trajectory-{i // 8}",
+                candidate_id=f"candidate-{i // 40}",
+                sample_key="sample-1",
+                step=10 * i,
+                formula=NAMES[i % 3][0],
+                chemsys=NAMES[i % 3][1],
+                elements=NAMES[i % 3][2],
+                n_atoms=ATOMS,
+                temperature_k=300.0,
+                artifact=ArtifactRef(sha256="0" * 64, format="parquet", bytes=1),
+                row=i,
+                surrogate_energy=-1.0,
+                surrogate_max_force=1.0,
+                structure_cluster=i,
+                structure_distance=0.0,
+                atom_clusters=list(range(i % 5)),
+            )
+            for i in numbers
+        ]
+        database.upsert("frames", documents)
 
 
 def timed(name: str, rows: dict[str, float], action: Any) -> Any:

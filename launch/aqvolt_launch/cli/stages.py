@@ -26,7 +26,9 @@ def plan(
     stage: Annotated[
         str | None,
         typer.Argument(
-            help="A stage; without one, all of them are planned.", show_default=False, autocompletion=lambda: NAMES
+            help="; ".join(f"{stage.name}: {stage.help}" for stage in STAGES) + ". Without one, all are planned.",
+            show_default=False,
+            autocompletion=lambda: NAMES,
         ),
     ] = None,
     campaign: CampaignOption = None,
