@@ -15,6 +15,7 @@ from waiting import wait_for
 from aqvolt_flows.settings import AqvoltSettings
 from aqvolt_flows.stopping import ask_to_stop, forget, stop_wanted
 from aqvolt_flows.stores import Database
+from aqvolt_flows.training import stages
 from aqvolt_flows.work import WorkItem
 from aqvolt_launch.launchpad import get_launchpad
 from aqvolt_launch.submission.submit import submit
@@ -88,3 +89,20 @@ def test_the_wish_and_the_handler_end_with_the_block() -> None:
     ask_to_stop()
     forget()
     assert not stop_wanted()
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_trainer_that_sigterm_ended_is_no_failed_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: bool
+) -> None:
+    """The worker lives on after the signal, and must not take the end of its trainer for the training's."""
+    monkeypatch.setattr(stages, "run_trainer", lambda *_: -15)
+    monkeypatch.setattr(stages, "_command", lambda *_: [])
+    (tmp_path / stages.LOG).touch()
+    if asked:
+        ask_to_stop()
+    try:
+        with pytest.raises(stages.StageStoppedError if asked else stages.TrainingError):
+            stages._train({}, tmp_path, 0, {}, None)
+    finally:
+        forget()
