@@ -16,6 +16,7 @@ from aqvolt_flows.dynamics.memory import Room
 from aqvolt_flows.dynamics.npt import NpTRun
 from aqvolt_flows.dynamics.systems import Outcome, System
 from aqvolt_flows.schemas.parameters import ExplorationParameters
+from aqvolt_flows.stopping import stop_wanted
 
 #: Set by Slurm (22.05 and later): when the allocation ends, seconds since the epoch.
 _SLURM_END = "SLURM_JOB_END_TIME"
@@ -92,7 +93,7 @@ class Segment:
             self.run.restore(state["run"])
 
     def go(self, on_progress: Callable[[NpTRun], None] | None = None) -> bool:
-        """Run until the batch is done or the time is over; return whether it is done.
+        """Run until the batch is done, the time is over or this process is asked to stop; return whether it is done.
 
         The end comes at a checkpoint after which the next could not be reached in time, or, if not even one can, at
         the first written step after the time is over, so that every segment makes progress.
@@ -112,7 +113,7 @@ class Segment:
                 on_progress(self.run)
             if not self.run.aligned or self.run.done:
                 continue
-            late = self._ends_at is not None and self._clock() > self._ends_at
+            late = stop_wanted() or (self._ends_at is not None and self._clock() > self._ends_at)
             if since < self._every and not late:
                 continue
             self._checkpoint()

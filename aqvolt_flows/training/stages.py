@@ -24,6 +24,7 @@ import yaml
 
 from aqvolt_flows.aside import written_aside
 from aqvolt_flows.errors import AqvoltError, InputError, ResourceError
+from aqvolt_flows.stopping import stop_wanted
 from aqvolt_flows.training.esen import ENERGY_HEAD
 from aqvolt_flows.training.layout import Layout, command
 from aqvolt_flows.training.resume import STARTED, check_same, identity
@@ -307,9 +308,11 @@ def _train(
     reached = read_progress(folder / PROGRESS)
     said = reached.last
     where = f"The training in {folder}"
-    if said.get("event") == "stopped":
+    if said.get("event") == "stopped" or (
+        code != 0 and stop_wanted()
+    ):  # a worker's SIGTERM may end it before it says so
         raise StageStoppedError(
-            f"{where} stopped after {reached.steps} steps ({said.get('reason')}); run it again to go on."
+            f"{where} stopped after {reached.steps} steps ({said.get('reason') or 'SIGTERM'}); run it again to go on."
         )
     if said.get("event") == "failed" and said.get("reason") == "diverged":
         kept = sorted(p.parent.name for p in folder.glob("checkpoints/step_*/.metadata"))

@@ -8,13 +8,13 @@ from functools import partial
 from typing import Any
 
 from aqvolt_flows.campaign import Campaign, load_campaign, with_models
-from aqvolt_flows.errors import ConfigError, InputError
+from aqvolt_flows.errors import AqvoltError, ConfigError, DatabaseError, InputError
 from aqvolt_flows.labelers import LABELERS
 from aqvolt_flows.labeling.plan import cost_model
 from aqvolt_flows.models import identity_of
 from aqvolt_flows.quarantine import guarded
 from aqvolt_flows.settings import AqvoltSettings
-from aqvolt_flows.stages import stage_named
+from aqvolt_flows.stages import STAGES, stage_named
 from aqvolt_flows.stores import Database
 from aqvolt_flows.work import Plan
 from aqvolt_launch.open_project import Project
@@ -107,6 +107,32 @@ def plan(stage: str, campaign: Campaign, settings: AqvoltSettings, all_campaigns
     database = database_of(campaign, settings, all_campaigns)
     campaign = with_models(campaign, partial(identity_of, database))
     return guarded(lambda: _plan(stage, campaign, settings, database), lambda: database)
+
+
+def plan_all(campaign: Campaign, settings: AqvoltSettings, all_campaigns: bool = False) -> list[dict[str, Any]]:
+    """Return one row per stage, in order: units, those done and those to submit, and what is missing.
+
+    A stage that cannot be planned, because an extra or a file is not on this machine, says so in its row, and the
+    others are planned.
+
+    Raises
+    ------
+    DatabaseError
+        If no database answers.
+    """
+    rows: list[dict[str, Any]] = []
+    for name in (stage.name for stage in STAGES):
+        try:
+            found = plan(name, campaign, settings, all_campaigns)
+        except DatabaseError:
+            raise
+        except (AqvoltError, ImportError) as error:
+            rows.append({"stage": name, "units": None, "done": None, "to_submit": None, "missing": str(error)})
+            continue
+        done = sum(item.done for item in found.items)
+        counts = {"units": len(found.items), "done": done, "to_submit": len(found.items) - done}
+        rows.append({"stage": name, **counts, "missing": "; ".join(found.missing)})
+    return rows
 
 
 def _plan(stage: str, campaign: Campaign, settings: AqvoltSettings, database: Database) -> Plan:

@@ -18,6 +18,7 @@ from aqvolt_flows.settings import AqvoltSettings
 from aqvolt_flows.stages import STAGES, stage_named
 from aqvolt_flows.stores import Database
 from aqvolt_launch import chain, loop
+from aqvolt_launch.embedded import lent
 from aqvolt_launch.embedded import server as embedded
 from aqvolt_launch.launchpad import get_launchpad
 from aqvolt_launch.memory_watch import MemoryWatch
@@ -87,18 +88,25 @@ class DemoResult:
 
 @contextmanager
 def database_for(settings: AqvoltSettings) -> Iterator[list[int]]:
-    """Use the configured MongoDB, or run the embedded one meanwhile; yield the PIDs that we started."""
+    """Use the configured MongoDB, or run the embedded one meanwhile; yield the PIDs that we started.
+
+    A server that a killed demo left is stopped at the end as its own would have been.
+    """
     if settings.mongo_uri:
         Database.connect(settings)
         yield []
         return
     already = embedded.status(settings)
+    ours = not already.running or lent.left_behind(settings)
     info = embedded.start(settings)
+    if ours:
+        lent.lend(settings)
     try:
         yield [info.pid] if info.pid else []
     finally:
-        if not (already and already.running):
+        if ours:
             embedded.stop(settings)
+            lent.keep(settings)
 
 
 class _Worker:

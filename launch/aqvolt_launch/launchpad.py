@@ -95,6 +95,8 @@ def ensure_launchpad(settings: AqvoltSettings) -> LaunchPad:
     )
     for field in ("spec.aqvolt.stage", "spec.aqvolt.key", "spec.aqvolt.held"):
         launchpad.fireworks.create_index([(field, ASCENDING)])
+    launchpad.fireworks.create_index([("spec.aqvolt.stage", ASCENDING), ("state", ASCENDING)])
+    launchpad.launches.create_index([("state", ASCENDING), ("time_end", ASCENDING)])
     launchpad.workflows.create_index([("state", ASCENDING)])
     if launchpad.fw_id_assigner.find_one({}, {"_id": 1}) is None:
         newest_fw = _highest(launchpad, "fireworks", "fw_id")

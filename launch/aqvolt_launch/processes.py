@@ -68,6 +68,11 @@ def worker_name() -> str:
     return f"aqvolt-{host_name()}-{os.getpid()}-{start_mark(os.getpid())}"
 
 
+def is_ours(name: str) -> bool:
+    """Return whether a worker's name is one that ``aqvolt work`` gives itself, on whatever machine."""
+    return _NAME.match(name) is not None
+
+
 def is_dead(name: str) -> bool | None:
     """Return whether the worker of this name is gone; None if it cannot be judged from here."""
     match = _NAME.match(name)

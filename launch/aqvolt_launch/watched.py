@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from pymongo import ASCENDING, DESCENDING
 
 from aqvolt_flows.settings import AqvoltSettings
+from aqvolt_flows.stopping import stop_wanted
+from aqvolt_launch.resources import occupied
 from aqvolt_launch.runnable import Refusal, refusal
 
 if TYPE_CHECKING:
@@ -57,7 +59,8 @@ class WatchedLaunchPad:
         if document is None:
             return None, None
         self._vetted = document
-        firework, launch_id = self._launchpad.checkout_fw(fworker, launch_dir, fw_id=document["fw_id"], **kwargs)
+        noted = self._noted(fworker, document)
+        firework, launch_id = self._launchpad.checkout_fw(noted, launch_dir, fw_id=document["fw_id"], **kwargs)
         if firework is not None:
             about = firework.spec.get("aqvolt", {})
             what = f"Firework {firework.fw_id} {firework.name!r}"
@@ -65,6 +68,16 @@ class WatchedLaunchPad:
             self._taken[launch_id] = (what, time.monotonic())
             logger.info("Took %s, launch %s.", what, launch_id)
         return firework, launch_id
+
+    def _noted(self, fworker: Any, document: Mapping[str, Any]) -> Any:
+        """Return the worker as the launch shall remember it: with the stage that it runs, and what it occupies."""
+        from fireworks import FWorker
+
+        about = document["spec"].get("aqvolt") or {}
+        if not about.get("stage"):
+            return fworker
+        env = dict(fworker.env) | {"stage": about["stage"], **occupied(fworker.category).as_dict()}
+        return FWorker(fworker.name, fworker.category, fworker._query, env)
 
     def complete_launch(self, launch_id: int, *args: Any, **kwargs: Any) -> Any:
         """Complete a launch, as the LaunchPad does."""
@@ -76,7 +89,12 @@ class WatchedLaunchPad:
         return found
 
     def _next(self, query: Mapping[str, Any]) -> int | None:
-        """Return the Firework to take next, in FireWorks' order; those that are refused on the way are noted."""
+        """Return the Firework to take next, in FireWorks' order; those that are refused on the way are noted.
+
+        None is next for a worker that was asked to stop.
+        """
+        if stop_wanted():
+            return None
         order = [("spec._priority", DESCENDING), *_created()]
         while True:
             ready: dict[str, Any] = dict(query) | {"state": "READY"}

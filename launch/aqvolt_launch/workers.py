@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,15 +22,18 @@ from pymongo.errors import PyMongoError
 
 from aqvolt_flows.errors import DatabaseError, InputError, ResourceError
 from aqvolt_flows.settings import CONFIG_NAME, CONFIG_VARIABLE, AqvoltSettings
+from aqvolt_flows.stopping import stop_wanted
 from aqvolt_flows.stores import redact
 from aqvolt_launch import logs
 from aqvolt_launch.launchpad import ensure_launchpad, quiet_fireworks
 from aqvolt_launch.open_project import Project
 from aqvolt_launch.patience import Patience
 from aqvolt_launch.processes import host_name, worker_name
+from aqvolt_launch.repair.elsewhere import HEARTBEAT_S
 from aqvolt_launch.repair.lost_runs import RecoveryReport, recover_dead
 from aqvolt_launch.submission import holds
 from aqvolt_launch.submission import window as queue
+from aqvolt_launch.termination import GRACE_S, handing_back
 from aqvolt_launch.watched import WatchedLaunchPad
 
 if TYPE_CHECKING:
@@ -71,6 +75,7 @@ def work(
     exit_with_parent: bool = False,
     sleep_s: float = SLEEP_S,
     max_launches: int | None = None,
+    grace_s: float = GRACE_S,
 ) -> WorkReport:
     """Run Fireworks one after another until told to stop.
 
@@ -89,6 +94,9 @@ def work(
         Seconds between looks at an empty queue.
     max_launches
         Return after this many Fireworks.
+    grace_s
+        Seconds that a job has after SIGTERM to write a checkpoint before it is handed back; see
+        :mod:`aqvolt_launch.termination`.
 
     Raises
     ------
@@ -116,12 +124,14 @@ def work(
     recovered = recover_dead(settings).total()
     last_look = time.monotonic()
     before = _launch_counts(launchpad, name)
-    with exported(settings), _working_directory():
+    hand_back = partial(recover_dead, settings, [name])
+    with exported(settings), _working_directory(), handing_back(hand_back, grace_s):
         quiet_fireworks()
+        _beat()
         worker = FWorker(name=name, category=category or "")
         watched = WatchedLaunchPad(launchpad, settings)
         patience = Patience(settings)
-        while True:
+        while not stop_wanted():
             try:
                 holds.enforce(project, at_most_every=holds.LOOK)
                 queue.top_up(launchpad, category)
@@ -172,6 +182,13 @@ def _say_hello(name: str, settings: AqvoltSettings, category: str | None) -> Non
     said = ", ".join(f"{p} {v}" for p, v in known.items() if v)
     logger.info("Worker %s starts: %s; %s.", name, f"category {category}" if category else "all categories", said)
     logger.info("Database %s, launch folder %s.", redact(settings.database_uri()), settings.path(settings.launch_dir))
+
+
+def _beat() -> None:
+    """Let launches of this process say more often than once an hour that they live."""
+    from fireworks.core import rocket
+
+    rocket.PING_TIME_SECS = HEARTBEAT_S
 
 
 def _version(package: str) -> str:

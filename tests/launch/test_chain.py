@@ -11,6 +11,7 @@ from aqvolt_flows.errors import ConfigError, InputError
 from aqvolt_flows.settings import AqvoltSettings, load_settings
 from aqvolt_flows.stages import STAGES
 from aqvolt_flows.stores import Database
+from aqvolt_launch import chain
 from aqvolt_launch.chain import campaign_for, plan, submit_stage
 from aqvolt_launch.launchpad import get_launchpad
 
@@ -76,3 +77,22 @@ class TestSubmitStage:
         _, report = submit_stage("label", campaign_for(settings, "demo"), settings, limit=2)
         assert (report.submitted, report.left) == (2, 1)
         assert database.mongo["aqvolt_queue"].count_documents({"_id": "failure-budget"}) == 1
+
+
+def test_every_stage_is_planned_and_one_that_cannot_be_says_so(
+    database: Database, settings: AqvoltSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = chain.plan
+
+    def without_torch(stage: str, *rest: object) -> object:
+        if stage == "train":
+            raise ImportError("No module named 'torch'")
+        return real(stage, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(chain, "plan", without_torch)
+    rows = {row["stage"]: row for row in chain.plan_all(chain.campaign_for(settings, "demo"), settings)}
+    assert list(rows) == [stage.name for stage in STAGES]
+    assert rows["candidates"]["to_submit"] == rows["candidates"]["units"] >= 1
+    assert "there is no selected frame yet" in rows["label"]["missing"]
+    assert rows["train"]["missing"] == "No module named 'torch'"
+    assert database.mongo["fireworks"].count_documents({}) == 0, "planning changes nothing"

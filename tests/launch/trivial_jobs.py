@@ -10,6 +10,7 @@ from pathlib import Path
 from jobflow import Flow, Job, job
 
 from aqvolt_flows.settings import load_settings
+from aqvolt_flows.stopping import stop_wanted
 from aqvolt_flows.work import Stream, WorkItem
 
 
@@ -33,6 +34,17 @@ def slow_once(flag: str, trace: str) -> int:
         Path(flag).write_text(str(os.getpid()))
         time.sleep(120)
     return 7
+
+
+@job
+def until_asked(flag: str) -> str:
+    """Work until this process is asked to stop, as a batch with checkpoints does."""
+    Path(flag).touch()
+    for _ in range(1200):
+        if stop_wanted():
+            return "ended at a checkpoint"
+        time.sleep(0.1)
+    return "was never asked"
 
 
 @job

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -26,10 +28,12 @@ def start(
 ) -> None:
     """Start the embedded database, or say that it runs already. It keeps running after this command ends."""
     from aqvolt_flows.settings import load_settings
+    from aqvolt_launch.embedded import lent
     from aqvolt_launch.embedded import server as embedded
 
     settings = load_settings()
     info = embedded.start(settings, port)
+    lent.keep(settings)
     if as_json:
         output.emit(info.as_dict())
         return
@@ -111,3 +115,66 @@ def quarantine(
         output.emit(counts)
         return
     output.table(aside.listed(database), as_json, title="Quarantine")
+
+
+@db.command(epilog="Example: aqvolt db copy --to mongodb://user@host:27017/aqvolt?authSource=admin")
+def copy(
+    to: Annotated[
+        str,
+        typer.Option(help="URI of the target. '-' reads it from AQVOLT_COPY_TO, so that no password stands in 'ps'."),
+    ],
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from", help="URI of the source; by default the database of this folder. '-': AQVOLT_COPY_FROM."
+        ),
+    ] = None,
+    running: Annotated[bool, typer.Option("--running", help="Copy although jobs run.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Copy the database of this folder to another server, or back, and check counts and hashes of both sides.
+
+    Then set AQVOLT_MONGO_URI (or mongo_uri in aqvolt.yaml) and go on working. Artifacts stay where they are.
+    """
+    from aqvolt_flows.settings import load_settings
+    from aqvolt_launch.project.copies import copy_to
+
+    target = _given(to, "AQVOLT_COPY_TO")
+    done = copy_to(load_settings(), target, _given(source, "AQVOLT_COPY_FROM") if source else None, running)
+    output.table([c.as_dict() for c in done], as_json, title="Copied, both sides agree")
+
+
+@db.command(epilog="Example: aqvolt db backup backups/2026-11-25")
+def backup(
+    folder: Annotated[Path, typer.Argument(help="A new folder, or an empty one.")],
+    running: Annotated[bool, typer.Option("--running", help="Write it although jobs run.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write all documents into a folder, with counts and hashes; the artifact store is copied by other means."""
+    from aqvolt_flows.settings import load_settings
+    from aqvolt_launch.project.copies import backup as run
+
+    done = run(load_settings(), folder, running)
+    output.table([c.as_dict() for c in done], as_json, title=f"Backup {folder}")
+
+
+@db.command(epilog="Example: aqvolt db restore backups/2026-11-25")
+def restore(
+    folder: Annotated[Path, typer.Argument(help="What 'aqvolt db backup' wrote.")], as_json: Json = False
+) -> None:
+    """Put a backup into the database of this folder, which must be empty, and check it."""
+    from aqvolt_flows.settings import load_settings
+    from aqvolt_launch.project.copies import restore as run
+
+    done = run(load_settings(), folder)
+    output.table([c.as_dict() for c in done], as_json, title=f"Restored from {folder}")
+
+
+def _given(uri: str, variable: str) -> str:
+    if uri != "-":
+        return uri
+    from aqvolt_flows.errors import ConfigError
+
+    if not os.environ.get(variable):
+        raise ConfigError(f"{variable} is not set; set it to the URI, or give the URI itself.")
+    return os.environ[variable]

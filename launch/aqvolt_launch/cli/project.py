@@ -71,6 +71,12 @@ def init(
 def doctor(
     campaign: CampaignOption = None,
     all_campaigns: AllCampaigns = False,
+    role: Annotated[
+        str,
+        typer.Option(
+            "--for", help="What this machine is for: all, submit, cpu, gpu or vasp; other needs are warnings."
+        ),
+    ] = "all",
     as_json: Json = False,
 ) -> None:
     """Check database, artifact store, potentials, VASP and its POTCARs, GPAW and GPU.
@@ -80,7 +86,7 @@ def doctor(
     from aqvolt_flows.settings import load_settings
     from aqvolt_launch.project.doctor import examine
 
-    checks = examine(load_settings(), campaign, all_campaigns)
+    checks = examine(load_settings(), campaign, all_campaigns, role)
     output.table([check.as_dict() for check in checks], as_json, title="Doctor")
     if any(check.status == "fail" for check in checks):
         raise typer.Exit(1)

@@ -23,13 +23,23 @@ Stage = Annotated[
 
 
 def plan(
-    stage: Stage,
+    stage: Annotated[
+        str | None,
+        typer.Argument(
+            help="; ".join(f"{stage.name}: {stage.help}" for stage in STAGES) + ". Without one, all are planned.",
+            show_default=False,
+            autocompletion=lambda: NAMES,
+        ),
+    ] = None,
     campaign: CampaignOption = None,
     labeler: Labeler = None,
     all_campaigns: AllCampaigns = False,
     as_json: Json = False,
 ) -> None:
-    """Show what a stage would do now: counts, duplicates skipped, what is missing. Changes nothing."""
+    """Show what a stage would do now: counts, duplicates skipped, what is missing. Without a stage: all of them.
+
+    Changes nothing.
+    """
     from aqvolt_flows.errors import AqvoltError
     from aqvolt_flows.labelers import LABELERS
     from aqvolt_flows.labeling.labelers import check_labeler
@@ -39,6 +49,10 @@ def plan(
 
     settings = load_settings()
     chosen = chain.campaign_for(settings, campaign, labeler)
+    if stage is None:
+        overview = chain.plan_all(chosen, settings, all_campaigns)
+        output.table(overview, as_json, title=f"Plan of {chosen.name}")
+        return
     found = chain.plan(stage, chosen, settings, all_campaigns)
     missing = list(found.missing)
     rows: dict[str, Any] = {"stage": stage, "campaign": chosen.name}

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from aqvolt_launch.cli import output
 from aqvolt_launch.cli.options import AllCampaigns, Json, OneCampaign
+
+if TYPE_CHECKING:
+    from aqvolt_flows.settings import AqvoltSettings
 
 _HELD = ("kind", "what", "reason", "message", "since")
 _TRAINING = ("model_id", "stage", "step", "loss", "E meV/atom", "F meV/Å")
@@ -30,6 +34,9 @@ def work(
             "--exit-with-parent", help="End, children included, when the process that started this worker ends."
         ),
     ] = False,
+    grace: Annotated[
+        float, typer.Option(min=0.0, help="Seconds after SIGTERM for a checkpoint before the job is handed back.")
+    ] = 15.0,
     as_json: Json = False,
 ) -> None:
     """Run queued jobs on this machine; first recover jobs whose worker was killed here.
@@ -41,7 +48,12 @@ def work(
     from aqvolt_launch import workers
 
     report = workers.work(
-        load_settings(), category, until_empty=until_empty, exit_with_parent=exit_with_parent, max_launches=max_launches
+        load_settings(),
+        category,
+        until_empty=until_empty,
+        exit_with_parent=exit_with_parent,
+        max_launches=max_launches,
+        grace_s=grace,
     )
     if as_json:
         output.emit(report.as_dict())
@@ -63,7 +75,11 @@ def status(
     all_campaigns: AllCampaigns = False,
     as_json: Json = False,
 ) -> None:
-    """Show Fireworks per stage and state, documents per collection, and failures with their reasons."""
+    """Show how far each stage is, at what rate, what it has taken, and failures with their reasons.
+
+    Rates are of the last hour. Hours are of workers and include attempts that failed or were lost; what a label took
+    comes from 'aqvolt build costs'.
+    """
     import time
 
     from rich.console import Console
@@ -87,7 +103,9 @@ def status(
 
 
 def _show(found: dict[str, Any]) -> None:
-    output.table(found["stages"], title=f"Fireworks of {', '.join(found['campaigns'])}")
+    output.table([_progress_row(row) for row in found["progress"]], title=f"Stages of {', '.join(found['campaigns'])}")
+    if found["costs"]:
+        output.table([_cost_row(row) for row in found["costs"]], title="Costs, as of the last 'aqvolt build costs'")
     output.table([row for row in found["collections"] if row["documents"]], title="Documents")
     if found["reasons"]:
         output.table(found["reasons"], title="Failures, by reason")
@@ -99,17 +117,88 @@ def _show(found: dict[str, Any]) -> None:
         output.table(found["fizzled"], title="Fizzled jobs", columns=("fw_id", "stage", "name", "reason", "folder"))
 
 
+def _progress_row(row: dict[str, Any]) -> dict[str, Any]:
+    """Return the row of a table: what can be read at a glance."""
+    lost = (
+        f"{row['attempts_lost']} of {row['attempts']}, {row['core_hours_lost']:.3g} h" if row["attempts_lost"] else ""
+    )
+    return {
+        **{name: row[name] for name in ("stage", "waiting", "running", "done", "failed", "per_hour")},
+        "time left": _hours(row["eta_h"]),
+        "core-hours": row["core_hours"],
+        "GPU-hours": row["gpu_hours"],
+        "failed attempts": lost,
+    }
+
+
+def _cost_row(row: dict[str, Any]) -> dict[str, Any]:
+    forecast, actual = row.get("forecast_core_hours"), row.get("forecast_actual")
+    return {
+        "stage": row["stage"],
+        "documents": row["n_documents"],
+        "failed": row["n_failed"],
+        "hours": row["core_hours"],
+        "per valid": row.get("per_valid"),
+        "per environment": row.get("per_environment"),
+        "forecast / actual": f"{forecast:.4g} / {actual:.4g}" if forecast and actual else None,
+        "as of": row.get("last_updated"),
+    }
+
+
+def _hours(hours: float | None) -> str:
+    if hours is None:
+        return ""
+    return f"{60 * hours:.0f} min" if hours < 1 else f"{hours:.1f} h" if hours < 48 else f"{hours / 24:.1f} d"
+
+
+def _again_and_again(settings: AqvoltSettings, every: float, dry_run: bool, check_files: bool) -> None:
+    """Reconcile until interrupted, one line each time; a database that is away is waited for."""
+    import time
+
+    from pymongo.errors import PyMongoError
+
+    from aqvolt_flows.errors import DatabaseError
+    from aqvolt_launch.repair.elsewhere import Watcher
+    from aqvolt_launch.repair.reconcile import reconcile as run
+
+    watcher = Watcher(settings)
+    while True:
+        try:
+            lost = [d["fw_id"] for d in watcher.lost()] if dry_run else watcher.rerun()
+            report = run(settings, dry_run=dry_run, check_files=check_files, hold_silent=False)
+            found = {k: len(v) for k, v in report.as_dict().items() if isinstance(v, list) and v}
+            found |= {"lost_elsewhere": len(lost)} if lost else {}
+            said = ", ".join(f"{k.replace('_', ' ')} {n}" for k, n in found.items()) or "all agrees"
+        except (DatabaseError, PyMongoError) as error:
+            said = f"waits for the database: {error}"
+        output.say(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {said}")
+        sys.stdout.flush()
+        time.sleep(every)
+
+
 def reconcile(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
     check_files: Annotated[
         bool, typer.Option(help="Ask the artifact store for every file that documents name.")
     ] = True,
+    every: Annotated[
+        float | None,
+        typer.Option(
+            min=1.0,
+            help="Do it again after so many seconds, until interrupted, and rerun jobs of other machines that gave no "
+            "sign of life for half an hour.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Compare LaunchPad, launch folders and store; repair what is certain, hold the rest. Look with --dry-run first."""
     from aqvolt_flows.settings import load_settings
     from aqvolt_launch.repair.reconcile import reconcile as run
 
+    if every is not None:
+        _again_and_again(load_settings(), every, dry_run, check_files)
+        return
     report = run(load_settings(), dry_run=dry_run, check_files=check_files)
     if as_json:
         output.emit(report.as_dict())

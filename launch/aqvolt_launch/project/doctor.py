@@ -5,14 +5,15 @@ from __future__ import annotations
 import importlib.util
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import fsspec
 from pymongo.errors import PyMongoError
 
 from aqvolt_flows.checks import Check, problem
-from aqvolt_flows.errors import AqvoltError
+from aqvolt_flows.errors import AqvoltError, InputError
 from aqvolt_flows.quarantine import listed
 from aqvolt_flows.schemas.candidate import ACCEPTED
 from aqvolt_flows.settings import AqvoltSettings
@@ -28,10 +29,18 @@ MONGODB_VERSION = 7
 _SHOWN = 5
 
 
-def examine(settings: AqvoltSettings, campaign_name: str | None = None, all_campaigns: bool = False) -> list[Check]:
+#: What a machine may be for; ``submit``: it plans and submits, and runs nothing.
+ROLES = ("all", "submit", "cpu", "gpu", "vasp")
+_ALWAYS = ("database", "artifact store", "campaign")
+
+
+def examine(
+    settings: AqvoltSettings, campaign_name: str | None = None, all_campaigns: bool = False, role: str = "all"
+) -> list[Check]:
     """Return one row per check; never raises for what it finds.
 
-    What the campaign does not use is a warning, what it needs and does not find a failure.
+    What the campaign or the machine's role does not use is a warning, what they need and do not find a failure. A
+    check that breaks is a failure of its own, and the others are made.
 
     Parameters
     ----------
@@ -41,15 +50,57 @@ def examine(settings: AqvoltSettings, campaign_name: str | None = None, all_camp
         Another campaign than that of the settings: its file, or the name of a shipped one.
     all_campaigns
         Check what the elements of all campaigns' candidates need.
+    role
+        What the machine is for, one of :data:`ROLES`: a node that only submits needs neither VASP nor a GPU.
+
+    Raises
+    ------
+    InputError
+        If there is no such role.
     """
-    checks = [_database(settings), *_documents(settings), _artifacts(settings)]
+    if role not in ROLES:
+        raise InputError(f"There is no role {role!r} of a machine; expected one of {', '.join(ROLES)}.")
+    checks = [_database(settings)]
+    if checks[0].status != "fail":  # a database that is away is waited for once
+        checks += _whole("documents", lambda: _documents(settings))
+    checks += _whole("artifact store", lambda: [_artifacts(settings)])
     campaign, row = _campaign(settings, campaign_name or settings.campaign)
     checks.append(row)
     if campaign is not None:
-        checks += _potentials(campaign)
-        checks += labeler_checks(settings, campaign, campaign_elements(settings, campaign, all_campaigns))
-    checks += [_gpu(settings), *_plugins()]
-    return checks
+        up = checks[0].status != "fail"
+        elements = campaign_elements(settings, campaign, all_campaigns) if up else prototype_elements(campaign)
+        checks += _whole("models", lambda: _potentials(campaign))
+        checks += _whole("labelers", lambda: labeler_checks(settings, campaign, elements, connect=up))
+    checks += _whole("GPU", lambda: [_gpu(settings)])
+    checks += _whole("plug-ins", _plugins)
+    return [_for_role(check, role) for check in checks]
+
+
+def _whole(name: str, look: Callable[[], Iterable[Check]]) -> list[Check]:
+    """Return the rows of a look, those before it broke included."""
+    rows: list[Check] = []
+    try:
+        rows.extend(look())
+    except Exception as error:  # noqa: BLE001 - whatever is broken here, the other rows are wanted
+        said = " ".join(str(error).split())[:300]
+        rows.append(Check(name, "fail", f"The check itself failed: {type(error).__name__}: {said}", "Mend that first."))
+    return rows
+
+
+def _for_role(check: Check, role: str) -> Check:
+    """Return the row as it counts on a machine of this role."""
+    if check.status != "fail" or _needed(check.check, role):
+        return check
+    return replace(check, status="warn", detail=f"{check.detail} (not needed on a machine for: {role})")
+
+
+def _needed(name: str, role: str) -> bool:
+    model, gpu = name.startswith("model"), name == "GPU"
+    if role == "all" or name.startswith(_ALWAYS):
+        return True
+    if role == "vasp":
+        return not model and not gpu
+    return model or (role == "gpu" and (gpu or name == "scratch space")) if role != "cpu" else False
 
 
 def _plugins() -> Iterator[Check]:
@@ -162,15 +213,19 @@ def _potentials(campaign: Campaign) -> Iterator[Check]:
 
 def campaign_elements(settings: AqvoltSettings, campaign: Campaign, all_campaigns: bool = False) -> list[str]:
     """Return the elements of the accepted candidates, or of the campaign's prototypes before there are any."""
+    elements: list[str] = []
     try:
         database = Database.connect(settings).in_campaign(campaign.name)
         view = database.in_all_campaigns() if all_campaigns else database
         elements = view.own("candidates").distinct("elements", ACCEPTED)
     except (AqvoltError, PyMongoError):
-        elements = []
-    if not elements:
-        elements = [site.element for prototype in campaign.candidates.prototypes for site in prototype.sites]
-    return sorted({str(element) for element in elements})
+        pass  # another row says so
+    return sorted({str(element) for element in elements}) or prototype_elements(campaign)
+
+
+def prototype_elements(campaign: Campaign) -> list[str]:
+    """Return the elements of the campaign's prototypes."""
+    return sorted({site.element for prototype in campaign.candidates.prototypes for site in prototype.sites})
 
 
 def _gpu(settings: AqvoltSettings) -> Check:

@@ -30,6 +30,10 @@ FILES = (
     "my_fworker_vasp.yaml",
     "my_qadapter.yaml",
     "my_qadapter_gpu.yaml",
+    "workers_laptop.sh",
+    "workers_gpu_node.sh",
+    "workers_vasp_node.sh",
+    "slurm_array.sh",
     "FW_config.yaml",
     "jobflow.yaml",
     "atomate2.yaml",
@@ -37,12 +41,21 @@ FILES = (
 #: What a project folder is for, and which files it then has.
 TEMPLATE_FILES = {
     "slurm": FILES,
-    "laptop": (CONFIG_NAME, "my_launchpad.yaml", "my_fworker_cpu.yaml", "FW_config.yaml", "jobflow.yaml"),
+    "laptop": (
+        CONFIG_NAME,
+        "my_launchpad.yaml",
+        "my_fworker_cpu.yaml",
+        "workers_laptop.sh",
+        "FW_config.yaml",
+        "jobflow.yaml",
+    ),
 }
 QUEUE_LOGS = ".aqvolt/queue"
 _NO_DATABASE = "mongodb://127.0.0.1:27017/{database}?directConnection=true"
-#: SHA-256 of files as version 0.1 wrote them, the folder's path replaced by ``${root}``: they are brought up to date.
+#: SHA-256 of files as version 0.1 wrote them, with ``${root}`` and ``${python}`` for the folder's and Python's path:
+#: they are brought up to date.
 _EARLIER = {
+    "my_qadapter.yaml": "39cd822a1fa7cb80cb71da24ac2a8e45b41ab06d6f513d444a7eb33c3cd9a942",
     "FW_config.yaml": "2a005444b22ffc7677c3fb5f7bf19db8e50668cc53df160e89516a9edad9e138",
     "my_fworker_cpu.yaml": "50484dfe0b60b8632be66fb5663977d500a1e4581d7c92d9244517528732bc8a",
     "my_fworker_gpu.yaml": "ee4fc26f15b1b74f735aa28cb791c577f5777030d7bb9ed7f55929e6a05632f7",
@@ -174,7 +187,10 @@ def render(name: str, settings: AqvoltSettings, campaign: str | None = None, tem
         "queueadapter": f"QUEUEADAPTER_LOC: {settings.path('my_qadapter.yaml')}\n" if template == "slurm" else "",
     }
     filled = string.Template(text).substitute(values)
-    yaml.safe_load(filled)  # a path that breaks YAML is found here, not by FireWorks
+    if name.endswith(".yaml"):
+        yaml.safe_load(filled)  # a path that breaks YAML is found here, not by FireWorks
+    elif "'" in str(root) or "'" in sys.executable:
+        raise ConfigError(f"{root} has a quotation mark in its path, which scripts cannot name; choose another folder.")
     return filled
 
 
@@ -216,21 +232,34 @@ def _action(path: Path, text: str) -> str:
 
 
 def _is_ours(root: Path, name: str, wanted: dict[str, str]) -> bool:
-    """Return whether a file that differs is as we once wrote it: of version 0.1, or with an earlier address."""
+    """Return whether a file that differs is as we once wrote it: of version 0.1, of another place or address."""
     if name == "my_launchpad.yaml":
         return _only_address_differs(root, wanted)
+    if _moved(root, name, wanted[name]):
+        return True
     try:
-        text = (root / name).read_text(encoding="utf-8").replace(str(root), "${root}")
+        text = (root / name).read_text(encoding="utf-8").replace(sys.executable, "${python}")
+        text = text.replace(str(root), "${root}")
     except (OSError, UnicodeDecodeError):
         return False
     return hashlib.sha256(text.encode()).hexdigest() == _EARLIER.get(name)
+
+
+def _moved(root: Path, name: str, wanted: str) -> bool:
+    """Return whether a file is ours but for the place of the folder, which was moved or copied."""
+    try:
+        before = yaml.safe_load((root / "FW_config.yaml").read_text(encoding="utf-8"))["CONFIG_FILE_DIR"]
+        text = (root / name).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):
+        return False
+    return str(before) != str(root) and text.replace(str(before), str(root)) == wanted
 
 
 def _only_address_differs(root: Path, wanted: dict[str, str]) -> bool:
     """Return whether the LaunchPad file is ours but for the address of an embedded server, which may move."""
 
     def rest(text: str) -> list[str]:
-        changing = ("host: ", "# The database", "# No database")
+        changing = ("host: ", "# The database", "# No database", "# FireWorks' LaunchPad")
         return [line for line in text.splitlines() if not line.startswith(changing)]
 
     found = (root / "my_launchpad.yaml").read_text(encoding="utf-8", errors="replace")

@@ -22,13 +22,16 @@ from aqvolt_flows.work import Plan
 from aqvolt_launch.launchpad import KEY_FIELD, get_launchpad
 
 
-def labeler_checks(settings: AqvoltSettings, campaign: Campaign, elements: Iterable[str]) -> Iterator[Check]:
+def labeler_checks(
+    settings: AqvoltSettings, campaign: Campaign, elements: Iterable[str], connect: bool = True
+) -> Iterator[Check]:
     """Yield one row for each thing that a labeler needs here, for plug-ins that did not load, and for scratch space.
 
-    What the campaign's labeler needs and does not find is a failure, what the others need a warning.
+    What the campaign's labeler needs and does not find is a failure, what the others need a warning. ``connect``
+    False: the database is known to be away.
     """
     try:
-        database: Database | None = Database.connect(settings)
+        database: Database | None = Database.connect(settings) if connect else None
     except (AqvoltError, PyMongoError):
         database = None  # another row says so
     for labeler in LABELERS.values():

@@ -15,8 +15,8 @@ a root Firework WAITING in a submitted workflow           READY (a submission wa
 workflows of an announced batch without their Firework    removed (a submission was killed)
 ========================================================  =============================================
 
-Only this host's processes can be judged. Launches of other hosts are left to FireWorks' heartbeats
-(``lpad detect_lostruns --rerun``).
+Only this host's processes can be judged. Launches of other hosts are watched by ``aqvolt reconcile --every``
+(:mod:`aqvolt_launch.repair.elsewhere`).
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from aqvolt_flows.settings import AqvoltSettings
@@ -69,8 +69,20 @@ class RecoveryReport:
 def lost_launches(launchpad: LaunchPad, gone: Collection[str] = ()) -> list[dict[str, Any]]:
     """Return launches that say RUNNING and whose worker, on this host, is gone; see :func:`recover_dead`."""
     query = {"state": "RUNNING", "fworker.name": {"$regex": f"^aqvolt-{re.escape(host_name())}-"}}
-    fields = {"launch_id": 1, "fw_id": 1, "fworker.name": 1, "launch_dir": 1}
+    fields = {"launch_id": 1, "fw_id": 1, "fworker.name": 1, "launch_dir": 1, "state_history": 1}
     return [launch for launch in launchpad.launches.find(query, fields) if _is_gone(launch["fworker"]["name"], gone)]
+
+
+def lasted(launch: dict[str, Any]) -> float:
+    """Return how long a lost launch ran, from its start to its last sign of life, seconds."""
+    times = [
+        datetime.fromisoformat(t) if isinstance(t, str) else t
+        for entry in launch.get("state_history", ())
+        if entry.get("state") == "RUNNING"
+        for t in (entry.get("created_on"), entry.get("updated_on"))
+        if t is not None
+    ]
+    return max((max(times) - min(times)).total_seconds(), 0.0) if times else 0.0
 
 
 def _is_gone(name: str, gone: Collection[str]) -> bool:
@@ -89,22 +101,7 @@ def recover_dead(settings: AqvoltSettings, gone: Collection[str] = ()) -> Recove
     """
     launchpad = get_launchpad(settings)
     unlocked = _unlock(launchpad)
-    reruns = finished = 0
-    lost = lost_launches(launchpad, gone)
-    database = Database.connect(settings) if lost else None
-    for launch in lost:
-        if database is not None and settle(launchpad, database, launch["fw_id"], launch["launch_id"]):
-            finished += 1
-            logger.info("Firework %s was lost with its worker; its result was there and is kept.", launch["fw_id"])
-            continue
-        query = {"launch_id": launch["launch_id"], "state": "RUNNING"}
-        launchpad.launches.update_one(query, {"$set": {"state": "FIZZLED"}})
-        again_now = rerun(launchpad, launch["fw_id"], _ACTIVE, last_launch=launch["launch_id"])
-        if again_now:
-            logger.warning(
-                "Firework %s was lost with worker %s; it runs again.", launch["fw_id"], launch["fworker"]["name"]
-            )
-        reruns += again_now
+    reruns, finished = rerun_lost(settings, lost_launches(launchpad, gone))
     again, refreshed = _close_ended(launchpad, gone)
     return RecoveryReport(
         rerun=reruns + again,
@@ -115,6 +112,28 @@ def recover_dead(settings: AqvoltSettings, gone: Collection[str] = ()) -> Recove
         released=_release(launchpad),
         undone=undo_killed_batches(launchpad),
     )
+
+
+def rerun_lost(settings: AqvoltSettings, lost: Sequence[dict[str, Any]]) -> tuple[int, int]:
+    """Complete lost launches whose result is there, close and rerun the others; return how many of each."""
+    if not lost:
+        return 0, 0
+    launchpad, database = get_launchpad(settings), Database.connect(settings)
+    reruns = finished = 0
+    for launch in lost:
+        if settle(launchpad, database, launch["fw_id"], launch["launch_id"]):
+            finished += 1
+            logger.info("Firework %s was lost with its worker; its result was there and is kept.", launch["fw_id"])
+            continue
+        query = {"launch_id": launch["launch_id"], "state": "RUNNING"}
+        launchpad.launches.update_one(query, {"$set": {"state": "FIZZLED", "runtime_secs": lasted(launch)}})
+        again_now = rerun(launchpad, launch["fw_id"], _ACTIVE, last_launch=launch["launch_id"])
+        if again_now:
+            logger.warning(
+                "Firework %s was lost with worker %s; it runs again.", launch["fw_id"], launch["fworker"]["name"]
+            )
+        reruns += again_now
+    return reruns, finished
 
 
 def _unlock(launchpad: LaunchPad) -> int:
@@ -185,18 +204,19 @@ def _refresh_finished(launchpad: LaunchPad, gone: Collection[str] = ()) -> int:
 
 
 def _unreserve(launchpad: LaunchPad) -> int:
-    """Give back reservations that never became a launch."""
-    stale = datetime.now(UTC) - timedelta(seconds=GRACE_S)
+    """Give back reservations that never became a launch, and stay so for the grace time.
+
+    The time is waited for, not read from the reservation: it says what another machine's clock said.
+    """
     query = {"state": "RESERVED", "launches": []}
+    reserved = list(launchpad.fireworks.find(query, {"fw_id": 1, "updated_on": 1}))
+    if not reserved:
+        return 0
+    time.sleep(GRACE_S)
     given_back = 0
-    for firework in list(launchpad.fireworks.find(query, {"fw_id": 1, "updated_on": 1})):
-        updated = firework.get("updated_on")
-        if isinstance(updated, str):
-            updated = datetime.fromisoformat(updated)
-        if updated is None or updated.replace(tzinfo=updated.tzinfo or UTC) < stale:
-            same = query | {"fw_id": firework["fw_id"], "updated_on": firework.get("updated_on")}
-            result = launchpad.fireworks.update_one(same, {"$set": {"state": "READY"}})
-            given_back += result.modified_count
+    for firework in reserved:
+        same = query | {"fw_id": firework["fw_id"], "updated_on": firework.get("updated_on")}
+        given_back += launchpad.fireworks.update_one(same, {"$set": {"state": "READY"}}).modified_count
     return given_back
 
 

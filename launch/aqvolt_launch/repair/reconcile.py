@@ -113,7 +113,9 @@ class ReconcileReport:
         return asdict(self)
 
 
-def reconcile(settings: AqvoltSettings, dry_run: bool = False, check_files: bool = True) -> ReconcileReport:
+def reconcile(
+    settings: AqvoltSettings, dry_run: bool = False, check_files: bool = True, hold_silent: bool = True
+) -> ReconcileReport:
     """Find what does not agree, repair what is certain and hold the rest.
 
     Parameters
@@ -124,13 +126,18 @@ def reconcile(settings: AqvoltSettings, dry_run: bool = False, check_files: bool
         Only look.
     check_files
         Ask the artifact store for every file; slow on a remote one.
+    hold_silent
+        Hold runs of other machines without a heartbeat; not where somebody watches them
+        (:mod:`aqvolt_launch.repair.elsewhere`).
     """
     database = Database.connect(settings)
     launchpad = ensure_launchpad(settings)
-    return guarded(lambda: _reconcile(database, launchpad, dry_run, check_files), lambda: database)
+    return guarded(lambda: _reconcile(database, launchpad, dry_run, check_files, hold_silent), lambda: database)
 
 
-def _reconcile(database: Database, launchpad: LaunchPad, dry_run: bool, check_files: bool) -> ReconcileReport:
+def _reconcile(
+    database: Database, launchpad: LaunchPad, dry_run: bool, check_files: bool, hold_silent: bool
+) -> ReconcileReport:
     settings = database.settings
     lost = sorted(launch["fw_id"] for launch in lost_launches(launchpad))
     recovered = {} if dry_run else recover_dead(settings).as_dict()
@@ -145,7 +152,7 @@ def _reconcile(database: Database, launchpad: LaunchPad, dry_run: bool, check_fi
         broken,
         without_output,
         fizzled(launchpad),
-        silent=_silent(launchpad),
+        silent=_silent(launchpad) if hold_silent else [],
         labelled_already=labelled,
         without_frame=frameless,
         empty_workflows=sorted(empty),
@@ -185,7 +192,7 @@ def _hold(database: Database, report: ReconcileReport) -> None:
         message = "Its workflow lacks Fireworks; remove it with lpad delete_wflows and submit again."
         hold(database, "firework", key, "missing_fireworks", message)
     for fw_id in report.silent:
-        message = "It runs on another host without a heartbeat; when it is dead, lpad detect_lostruns --rerun."
+        message = "It runs on another host without a heartbeat; 'aqvolt reconcile --every 600' reruns it."
         hold(database, "firework", str(fw_id), "no_heartbeat", message)
     for frame_id in report.frames_without_file:
         hold(database, "frame", frame_id, "missing_artifact", "Its file is not in the artifact store; restore it.")

@@ -186,10 +186,15 @@ def paused_systems(launchpad: LaunchPad) -> list[str]:
 
 
 def take_lease(launchpad: LaunchPad, name: str, time: timedelta) -> bool:
-    """Return whether this process may do ``name`` now; no other may until :func:`end_lease` or ``time`` later."""
+    """Return whether this process may do ``name`` now; no other may until :func:`end_lease` or ``time`` later.
+
+    A lease that ends later than one taken now would was given by a machine whose clock is ahead, and counts as ended:
+    its process may be dead, and nobody would do ``name`` for as long as that clock is wrong. Two that do it at once
+    do no harm.
+    """
     now = datetime.now(UTC)
     collection = launchpad.db[COLLECTION]
-    query = {"_id": f"lease:{name}", "until": {"$lt": now}}
+    query = {"_id": f"lease:{name}", "$or": [{"until": {"$lt": now}}, {"until": {"$gt": now + 2 * time}}]}
     if collection.find_one_and_update(query, {"$set": {"until": now + time}}) is not None:
         return True
     try:

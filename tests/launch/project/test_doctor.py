@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from aqvolt_flows.errors import DatabaseError, InputError
 from aqvolt_flows.settings import AqvoltSettings, load_settings
 from aqvolt_flows.stores import Database
-from aqvolt_launch.project.doctor import Check, campaign_elements, examine
+from aqvolt_launch.project import doctor
+from aqvolt_launch.project.doctor import ROLES, Check, campaign_elements, examine
 
 
 def rows(checks: list[Check]) -> dict[str, Check]:
@@ -99,3 +101,43 @@ def test_doctor_names_a_plugin_that_was_left_out(tmp_path: Path) -> None:
     assert "no library" in torn
     assert taken.startswith("left out warn The benchmark 'scan' of second-scan")
     assert "there is a benchmark 'ev_scan' already" in taken
+
+
+def test_a_machine_that_only_submits_is_not_broken_without_vasp_and_gpu(
+    database: Database, settings: AqvoltSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("VASP_CMD", raising=False)
+    monkeypatch.delenv("PMG_VASP_PSP_DIR", raising=False)
+    wants_gpu = settings.model_copy(update={"device": "cuda"})
+    monkeypatch.setattr(doctor, "_gpu", lambda _: Check("GPU", "fail", "sees none", "Get one."))
+    status = {role: {c.check: c.status for c in examine(wants_gpu, role=role)} for role in ROLES}
+    assert status["all"]["GPU"] == status["all"]["VASP: command"] == "fail"
+    assert "fail" not in status["submit"].values()
+    assert status["submit"]["VASP: command"] == "warn"
+    assert status["cpu"]["GPU"] == "warn"
+    assert (status["gpu"]["GPU"], status["gpu"]["VASP: command"]) == ("fail", "warn")
+    assert (status["vasp"]["GPU"], status["vasp"]["VASP: command"]) == ("warn", "fail")
+    with pytest.raises(InputError, match=r"no role 'laptop' of a machine; expected one of all, submit"):
+        examine(settings, role="laptop")
+
+
+def test_doctor_works_when_half_is_down(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No database, an artifact store whose driver breaks, models that cannot be read: every other row is there."""
+
+    def breaks(*_: object) -> None:
+        raise RuntimeError("the driver of the store fell over")
+
+    monkeypatch.setattr(doctor.fsspec.core, "url_to_fs", breaks)
+    monkeypatch.setattr(doctor, "_potentials", breaks)
+    asked = []
+    monkeypatch.setattr(doctor.Database, "connect", lambda s: asked.append(s) or breaks_database())
+
+    def breaks_database() -> None:
+        raise DatabaseError("No MongoDB answers; expected one: start it.")
+
+    found = rows(examine(load_settings()))
+    assert found["database"].status == found["artifact store"].status == found["models"].status == "fail"
+    assert "the driver of the store fell over" in found["artifact store"].detail
+    assert found["campaign"].status == "ok"
+    assert {"GPU", "scratch space", "VASP: command"} <= set(found)
+    assert len(asked) == 1, "a database that is away is waited for once"

@@ -8,13 +8,19 @@ import sys
 from pathlib import Path
 
 import pytest
+import trivial_jobs
 import yaml
 
 import aqvolt_flows
 from aqvolt_flows.errors import ConfigError, ResourceError
 from aqvolt_flows.settings import load_settings
+from aqvolt_flows.stores import close_clients
 from aqvolt_launch.chain import campaign_for
+from aqvolt_launch.embedded import server as embedded
+from aqvolt_launch.launchpad import close_launchpads, get_launchpad
 from aqvolt_launch.project.folder import FILES, TEMPLATE_FILES, init_project, summary, without_credentials
+from aqvolt_launch.submission.submit import submit
+from aqvolt_launch.workers import work
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -54,7 +60,10 @@ lp.connection.close()
     assert vasp == "srun vasp_std"
     assert "#SBATCH --ntasks=32" in script
     assert f"export AQVOLT_CONFIG_FILE={folder}/aqvolt.yaml" in script
-    assert f"{sys.executable} -m aqvolt_launch work --category vasp --until-empty" in script
+    assert (
+        f'exec {sys.executable} -m aqvolt_launch work --category "${{AQVOLT_CATEGORY:-vasp}}" --until-empty' in script
+    )
+    assert "#SBATCH --signal=B:TERM@120" in script
     assert "$${" not in script
 
 
@@ -100,7 +109,7 @@ def test_files_as_version_0_1_wrote_them_are_brought_up_to_date(project: Path) -
     init_project(project)
     now = (project / "FW_config.yaml").read_text()
     private = project / ".aqvolt/db/my_launchpad.yaml"
-    before = now.replace(str(private), f"{project}/my_launchpad.yaml")
+    before = now.replace(str(private), f"{project}/my_launchpad.yaml").partition("# A sign of life")[0]
     assert before != now
     assert private.stat().st_mode & 0o777 == 0o600
     (project / "FW_config.yaml").write_text(before)
@@ -168,3 +177,39 @@ def test_a_new_folder_takes_nothing_from_a_project_above_it(project: Path) -> No
     init_project(project / "below")
     assert load_settings(project / "below" / "aqvolt.yaml").campaign == "aqvolt26"
     assert "above.example.org" not in (project / "below" / "my_launchpad.yaml").read_text()
+
+
+def test_a_folder_that_was_moved_is_brought_up_to_date_and_goes_on(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its database, its Fireworks and its artifacts come along; nothing in it names the old place afterwards."""
+    here, there = project / "here", project / "elsewhere" / "there"
+    monkeypatch.setenv("AQVOLT_JOB_PACKAGES", "trivial_jobs")
+    init_project(here)
+    monkeypatch.chdir(here)
+    settings = load_settings()
+    embedded.start(settings)
+    submit([trivial_jobs.add_item(n) for n in range(2)], settings)
+    assert work(settings, max_launches=1).completed == 1
+    close_clients()
+    close_launchpads()
+    embedded.stop(settings)
+    there.parent.mkdir()
+    monkeypatch.chdir(project)
+    here.rename(there)
+    monkeypatch.chdir(there)
+    moved = load_settings()
+    try:
+        embedded.start(moved)
+        assert work(moved, until_empty=True).completed == 1
+        assert submit([trivial_jobs.add_item(n) for n in range(2)], moved).submitted == 0
+        assert get_launchpad(moved).workflows.count_documents({"state": "COMPLETED"}) == 2
+        assert summary(init_project(there))["replaced"] >= 5, "without --force"
+        assert not any(str(here).encode() in text for text in contents(there).values())
+        (there / "workers_laptop.sh").write_text("mine")
+        with pytest.raises(ConfigError, match=r"workers_laptop.sh in"):
+            init_project(there)
+    finally:
+        close_clients()
+        close_launchpads()
+        embedded.stop(moved)

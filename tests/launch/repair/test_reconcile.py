@@ -137,7 +137,7 @@ def test_reconcile(database: Database, settings: AqvoltSettings, monkeypatch: py
     looked = reconcile(settings, dry_run=True)
     assert (looked.without_output, looked.broken) == ([1], ["key-1"])
     assert looked.orphans == [], "a young Firework without a workflow may be of a submission in progress"
-    monkeypatch.setattr("aqvolt_launch.repair.reconcile.ORPHAN_AGE", -recovery.timedelta(seconds=5))
+    monkeypatch.setattr("aqvolt_launch.repair.reconcile.ORPHAN_AGE", -timedelta(seconds=5))
     assert reconcile(settings, dry_run=True).orphans == [99]
     assert launchpad.fireworks.count_documents({"fw_id": 99}) == 1
     assert database["outputs"].count_documents({}) == 2
