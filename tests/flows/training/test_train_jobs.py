@@ -182,7 +182,7 @@ def test_a_job_after_its_time_waits_and_does_not_spin(released: Database, monkey
     monkeypatch.setattr("aqvolt_flows.training.jobs.time.sleep", slept.append)
     monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + 60))  # the allocation ends within stop_before_s
     made_of(monkeypatch, raising(StageStoppedError("stopped")))
-    assert slept == [30.0]
+    assert slept.count(30.0) == 1, "the patch is of time.sleep itself: other threads sleep, too"
 
 
 def test_divergence_is_the_models_failure(released: Database, monkeypatch: pytest.MonkeyPatch):
