@@ -39,6 +39,7 @@ _SCHEMAS = {
     "costs": "cost:CostDocument",
     "holds": "hold:HoldDocument",
     "builds": "build:BuildDocument",
+    "loops": "loop:LoopDocument",
 }
 
 
