@@ -207,8 +207,10 @@ def as_potential(model: Any, device: str = "cpu") -> Potential:
         model = model.model
     if isinstance(model, CalculatorRecipe):
         model = model.make()
-    if isinstance(model, str | PurePath):
-        return load_potential(str(model), device)
+    if isinstance(model, PurePath):
+        model = storable(model)
+    if isinstance(model, str):
+        return load_potential(model, device)
     if _is_calculator(model):
         return CalculatorPotential(model)
     if _is_torchsim(model):

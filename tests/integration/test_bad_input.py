@@ -76,7 +76,7 @@ def test_an_unreachable_database(tmp_path):
 
 
 def test_a_uri_that_is_none(tmp_path):
-    refused(demo(tmp_path, AQVOLT_MONGO_URI="localhost:27017"), tmp_path, "expected mongodb://")
+    refused(demo(tmp_path, AQVOLT_MONGO_URI="localhost:27017"), tmp_path, "does not start with mongodb://")
 
 
 def test_a_labeler_without_its_code(tmp_path):

@@ -126,7 +126,7 @@ def test_torch_sim_models_and_potentials_pass():
 def test_anything_else_is_named(what):
     with pytest.raises(InputError, match=r"given as model; (expected a model string|write it as)"):
         check_model_given(what)
-    with pytest.raises(InputError, match="given as model; expected a model string"):
+    with pytest.raises(InputError, match=r"given as model; (expected a model string|write it as)"):
         as_potential(what)
 
 
