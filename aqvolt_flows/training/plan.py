@@ -41,8 +41,6 @@ def plan_train(campaign: Campaign, database: Database, _claimed: frozenset[str] 
         items += found.items
         missing += [said for said in found.missing if said not in missing]
         facts |= {name: value for name, value in found.facts.items() if name not in facts}
-    if missing and not any(item.done for item in items):
-        items = []
     return Plan("train", items, missing, facts, partial(database.adopt, "models", [i.key for i in items], "key"))
 
 

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from aqvolt_flows.errors import InputError
+from aqvolt_flows.identity import file_sha256
+from aqvolt_flows.potentials.trained import string_of
 from aqvolt_flows.schemas.trainings import SevenNetParameters
 from aqvolt_flows.trainers import TRAINERS, Trained, TrainingTask
 from aqvolt_flows.training.curves import curve_table, summary_of
@@ -70,7 +72,11 @@ def its_errors_are_those_of_the_potential(trained: Trained, release: Path) -> No
     """Independent: our torch-sim potential on the same frames; stresses have another order and sign inside sevenn."""
     evaluations = [r for r in read_records(trained.progress) if r["event"] == "eval" and r["step"]]
     best = min(evaluations, key=lambda r: r["loss"])
-    found = errors_on(open_split(release, "val"), f"sevennet:{trained.weights}#R2SCAN", "cpu")
+    found = errors_on(
+        open_split(release, "val"),
+        string_of("sevennet", trained.weights, "R2SCAN", file_sha256(trained.weights)),
+        "cpu",
+    )
     assert found == pytest.approx(best["metrics"], rel=2e-3)
     first = next(r for r in read_records(trained.progress) if r["event"] == "eval" and r["step"] == 0)
     assert errors_on(open_split(release, "val"), "7net-mf-0/R2SCAN", "cpu") == pytest.approx(first["metrics"], rel=2e-3)
@@ -82,7 +88,9 @@ def sevenn_loads_it(trained: Trained, release: Path) -> None:
     from aqvolt_flows.potentials import load_potential
 
     frame = next(frames_of(release / "exports/aselmdb/val"))
-    (ours,) = load_potential(f"sevennet:{trained.weights}#R2SCAN").evaluate([frame])
+    (ours,) = load_potential(string_of("sevennet", trained.weights, "R2SCAN", file_sha256(trained.weights))).evaluate(
+        [frame]
+    )
     frame.calc = SevenNetCalculator(str(trained.weights), modal="R2SCAN", device="cpu")
     assert frame.get_potential_energy() == pytest.approx(ours.energy, abs=1e-3)
     np.testing.assert_allclose(frame.get_forces(), ours.forces, atol=1e-3)

@@ -29,7 +29,14 @@ main()
 
 def run(body: str) -> subprocess.Popen[str]:
     code = ATTEMPT.replace("{body}", body).replace("import app as module, main", "import main")
-    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # whoever started the tests in the background had SIGINT ignored, which children inherit
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 @pytest.mark.usefixtures("database")
