@@ -53,6 +53,11 @@ def test_from_a_release_to_a_potential(
     an_interrupted_one_ends_with_the_same_weights(trained, tmp_path, monkeypatch)
 
 
+def pinned(weights: Path) -> str:
+    """Return the model string of weights that the test made."""
+    return string_of("sevennet", weights, "R2SCAN", file_sha256(weights))
+
+
 def it_learned(trained: Trained) -> None:
     """The labels count from other atoms by eV: the fit takes that off, the steps reduce what is left of the forces."""
     start, after = trained.held_out["start"], trained.held_out["trained"]
@@ -74,7 +79,7 @@ def its_errors_are_those_of_the_potential(trained: Trained, release: Path) -> No
     best = min(evaluations, key=lambda r: r["loss"])
     found = errors_on(
         open_split(release, "val"),
-        string_of("sevennet", trained.weights, "R2SCAN", file_sha256(trained.weights)),
+        pinned(trained.weights),
         "cpu",
     )
     assert found == pytest.approx(best["metrics"], rel=2e-3)
@@ -88,9 +93,7 @@ def sevenn_loads_it(trained: Trained, release: Path) -> None:
     from aqvolt_flows.potentials import load_potential
 
     frame = next(frames_of(release / "exports/aselmdb/val"))
-    (ours,) = load_potential(string_of("sevennet", trained.weights, "R2SCAN", file_sha256(trained.weights))).evaluate(
-        [frame]
-    )
+    (ours,) = load_potential(pinned(trained.weights)).evaluate([frame])
     frame.calc = SevenNetCalculator(str(trained.weights), modal="R2SCAN", device="cpu")
     assert frame.get_potential_energy() == pytest.approx(ours.energy, abs=1e-3)
     np.testing.assert_allclose(frame.get_forces(), ours.forces, atol=1e-3)
