@@ -260,7 +260,10 @@ class TestHolds:
 
     def test_single_labels_hold_nothing(self, settings, database, tmp_path):
         """One of four labels fizzles, and one ends by its wall time while others are still to run."""
-        campaign = begin(settings, database, tmp_path, max_labels=4, members=2, stop={"max_rounds": 1})
+        # two labels are left: one is held out, so the other must not fall into a split that nothing is trained on
+        release = {"train_fraction": 1.0, "val_fraction": 0.0, "test_fraction": 0.0}
+        options = {"max_labels": 4, "members": 2, "stop": {"max_rounds": 1}}
+        campaign = begin(settings, database, tmp_path, release=release, **options)
         while loop.tick(settings, campaign).step != "label":
             work(settings)
         launchpad = get_launchpad(settings)

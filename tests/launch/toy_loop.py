@@ -84,14 +84,14 @@ def train(task: TrainingTask) -> Trained:
     return Trained(task.workdir / "model.json", progress)
 
 
-def campaign(folder: Path, **loop: Any) -> Campaign:
+def campaign(folder: Path, release: dict[str, Any] | None = None, **loop: Any) -> Campaign:
     mini = yaml.safe_load((Path(__file__).parents[1] / "integration" / "mini.yaml").read_text())
     for name, epsilon in (("oracle", 0.1), ("base", 0.05)):
         write_model(folder / f"{name}.json", epsilon)
     mini["exploration"] |= {"potential": f"toy:{folder / 'base.json'}", "n_steps": 20, "temperatures_k": [300.0, 900.0]}
     mini["exploration"] |= {"timestep_fs": 1.0, "min_length_a": 5.0}
     mini["labeling"] |= {"surrogate": f"toy:{folder / 'oracle.json'}", "max_energy_jump_ev": 0}
-    mini["release"] |= {"max_cohesive_energy_ev": 1e6, "exports": [], "group_by": "frame"}
+    mini["release"] |= {"max_cohesive_energy_ev": 1e6, "exports": [], "group_by": "frame"} | (release or {})
     mini["trainings"] = {"toy": {"trainer": "toy"}}
     mini["loop"] = {
         "members": 3, "max_labels": 8, "trust": {"lower_ev_per_a": 1e-4, "upper_ev_per_a": 1.0},
