@@ -23,8 +23,6 @@ from aqvolt_flows.schemas.provenance import ArtifactRef, Failure
 from aqvolt_flows.stores import Database
 from aqvolt_flows.structures import to_atoms
 
-#: Raised when the same model, parameters and set would give other numbers.
-STAGE = "benchmark/1"
 #: Failures named in the document itself; all of them are in its details.
 MAX_LISTED_FAILURES = 500
 FAILURE_COLUMNS = [("failure_reason", pa.string()), ("failure_message", pa.string())]
@@ -93,6 +91,8 @@ class Benchmark(ABC):
     """One benchmark; its class variables say how it is shown."""
 
     name: ClassVar[str]
+    #: Raised when the same model, parameters and set would give other numbers.
+    version: ClassVar[str] = "benchmark/1"
     title: ClassVar[str]
     #: Name of its job.
     job_name: ClassVar[str]
@@ -131,7 +131,7 @@ class Benchmark(ABC):
     def key(self, model: ResolvedModel, parameters: Any, subject: Subject) -> str:
         """Return the key of this benchmark of a model on a subject."""
         return content_key(
-            STAGE,
+            self.version,
             benchmark=self.name,
             model=model.name,
             weights=model.sha256,
@@ -154,7 +154,7 @@ class Benchmark(ABC):
             return BenchmarkDocument(**stored)
         start = time.perf_counter()
         self.check(parameters, argument)
-        potential = load_model(model.load, database.settings.resolve_device())
+        potential = load_potential(model.load, database.settings.resolve_device())
         found = self.compute(database, potential, parameters, argument, progress)
         failed = [r for r in found.rows if r["failure_reason"] is not None]
         document = blank_document(self.name, key, model, found.dataset, len(found.rows), found.release_id)
@@ -175,11 +175,6 @@ class Benchmark(ABC):
     def figure(self, documents: Sequence[Mapping[str, Any]]) -> str:  # noqa: ARG002 - for those without a figure
         """Return an SVG of completed documents for the report, or an empty string."""
         return ""
-
-
-def load_model(model: str, device: str) -> Potential:
-    """Return a loaded potential."""
-    return load_potential(model, device)
 
 
 def finished(database: Database, key: str) -> Row | None:

@@ -15,10 +15,10 @@ from aqvolt_flows.benchmarks.bootstrap import mean_interval
 from aqvolt_flows.benchmarks.items import Item
 from aqvolt_flows.benchmarks.paired import column, failed_percent
 from aqvolt_flows.benchmarks.parts import PartedBenchmark, row_of
+from aqvolt_flows.benchmarks.relaxation_benchmark import fire_of
 from aqvolt_flows.dynamics.relax import Relaxed
 from aqvolt_flows.dynamics.relax_maker import relax_structures
 from aqvolt_flows.potentials import Potential
-from aqvolt_flows.schemas.generation import RelaxationParameters
 from aqvolt_flows.schemas.parameters import BulkModulusParameters
 from aqvolt_flows.schemas.provenance import Failure
 
@@ -70,11 +70,7 @@ class BulkModulus(PartedBenchmark):
         progress: Progress | None,
     ) -> list[Row]:
         """Relax, relax at fixed volumes, fit."""
-        fire = RelaxationParameters(
-            force_tolerance_ev_per_a=parameters.force_tolerance_ev_per_a,
-            max_steps=parameters.max_steps,
-            max_volume_ratio=parameters.max_volume_ratio,
-        )
+        fire = fire_of(parameters)
         factors = bulk_modulus.volume_factors(parameters.n_points, parameters.max_volume_strain)
         rows: list[Row] = []
         for first in range(0, len(items), _AT_ONCE):

@@ -31,7 +31,6 @@ from aqvolt_flows.benchmarks.base import (
     Wanted,
     blank_document,
     finished,
-    load_model,
 )
 from aqvolt_flows.benchmarks.items import CandidateItems, Item, ItemSet
 from aqvolt_flows.benchmarks.paired import Value, failed_percent, paired
@@ -43,7 +42,7 @@ from aqvolt_flows.chemistry import symbols_of
 from aqvolt_flows.errors import InputError
 from aqvolt_flows.identity import content_key
 from aqvolt_flows.models import ResolvedModel
-from aqvolt_flows.potentials import Potential
+from aqvolt_flows.potentials import Potential, load_potential
 from aqvolt_flows.schemas.benchmark import BenchmarkDocument, BenchmarkPartDocument
 from aqvolt_flows.schemas.provenance import ArtifactRef, Failure
 from aqvolt_flows.stores import Database
@@ -57,8 +56,6 @@ class PartedBenchmark(Benchmark):
     failure's are added) and, where it runs on something else than candidates, :meth:`subject` and :meth:`item_set`.
     """
 
-    #: Raised when the same model, parameters and set would give other numbers.
-    version: ClassVar[str] = "benchmark/1"
     #: Structures per part.
     part_size: ClassVar[int] = 100
     #: Of the arrays in rows that are stored apart, not in the table of rows: name → Arrow type.
@@ -194,17 +191,6 @@ class PartedBenchmark(Benchmark):
         """Return the rows that say something of the model: neither refused nor not covered."""
         return [r for r in rows if r["failure_reason"] not in REFUSED | {NOT_COVERED}]
 
-    def key(self, model: ResolvedModel, parameters: Any, subject: Subject) -> str:
-        """Return the key of this benchmark of a model on a subject."""
-        return content_key(
-            self.version,
-            benchmark=self.name,
-            model=model.name,
-            weights=model.sha256,
-            parameters=parameters,
-            **subject.identity,
-        )
-
     def n_parts(self, items: ItemSet) -> int:
         """Return how many parts a set has.
 
@@ -273,7 +259,7 @@ class PartedBenchmark(Benchmark):
         if stored and database.artifacts.exists(ArtifactRef(**stored["rows"])):
             return BenchmarkPartDocument(**stored)
         start = time.perf_counter()
-        potential = load_model(model.load, database.settings.resolve_device())
+        potential = load_potential(model.load, database.settings.resolve_device())
         workdir = database.settings.path(database.settings.checkpoint_dir) / f"benchmark-{part_key}"
         part = items.part(index * self.part_size, self.part_size)
         rows = self.rows_of(potential, parameters, part, workdir, progress)

@@ -18,7 +18,7 @@ from aqvolt_flows.dynamics.relax import Relaxed
 from aqvolt_flows.dynamics.relax_maker import relax_structures
 from aqvolt_flows.potentials import Potential
 from aqvolt_flows.schemas.generation import RelaxationParameters
-from aqvolt_flows.schemas.parameters import RelaxationBenchmarkParameters
+from aqvolt_flows.schemas.parameters import BulkModulusParameters, RelaxationBenchmarkParameters
 from aqvolt_flows.schemas.provenance import Failure
 
 _NUMBERS = (
@@ -83,7 +83,7 @@ class Relaxation(PartedBenchmark):
             relaxation.displaced(s, p.displacement_a, p.seed, i.identity)
             for i, s in zip(items, references, strict=True)
         ]
-        relaxed = relax_structures(potential, moved, _fire(p))
+        relaxed = relax_structures(potential, moved, fire_of(p))
         elements = element_energies(potential, references, p) if p.formation_energies else {}
         rows = []
         for item, reference, start, end in zip(items, references, moved, relaxed, strict=True):
@@ -97,7 +97,8 @@ class Relaxation(PartedBenchmark):
         return relaxation.summarize(rows)
 
 
-def _fire(p: Any) -> RelaxationParameters:
+def fire_of(p: RelaxationBenchmarkParameters | BulkModulusParameters) -> RelaxationParameters:
+    """Return how structures are relaxed for a benchmark."""
     return RelaxationParameters(
         force_tolerance_ev_per_a=p.force_tolerance_ev_per_a,
         max_steps=p.max_steps,
@@ -126,7 +127,7 @@ def element_energies(
     wanted = sorted({e.symbol for s in structures for e in s.composition.elements} & known.keys())
     if not wanted:
         return {}
-    relaxed = relax_structures(potential, [known[x] for x in wanted], _fire(parameters))
+    relaxed = relax_structures(potential, [known[x] for x in wanted], fire_of(parameters))
     return {x: r.energy_per_atom for x, r in zip(wanted, relaxed, strict=True) if r.converged}
 
 

@@ -21,6 +21,7 @@ from aqvolt_flows.errors import InputError, ResourceError
 from aqvolt_flows.holdout import refuse_held_out
 from aqvolt_flows.identity import content_key
 from aqvolt_flows.jobs import campaign_job, typed
+from aqvolt_flows.potentials.trained import string_of
 from aqvolt_flows.releases import release_folder
 from aqvolt_flows.schemas.model import ModelDocument
 from aqvolt_flows.schemas.parameters import TrainingParameters
@@ -379,7 +380,7 @@ class _Run:
         stages: list[dict[str, Any]],
     ) -> None:
         path = self.database.artifacts.local_path(checkpoint)
-        trained = f"fairchem:{path}@sha256:{checkpoint.sha256}"
+        trained = string_of("fairchem", path, None, checkpoint.sha256)
         main = next(d for d, _ in read if d["release_id"] == self.release_id)
         release, device = release_folder(self.database, main), self.database.settings.resolve_device()
         document = self._document(

@@ -16,6 +16,7 @@ from aqvolt_flows.identity import content_hash, file_sha256
 from aqvolt_flows.jobs import LATER, science_job, typed
 from aqvolt_flows.labeled import Labeled, labels_as_plain, release_path, to_labeled
 from aqvolt_flows.potentials.given import resolve_device
+from aqvolt_flows.potentials.trained import string_of
 from aqvolt_flows.schemas.parameters import TrainingParameters
 from aqvolt_flows.schemas.provenance import Failure
 from aqvolt_flows.schemas.train import TrainDocument
@@ -143,7 +144,7 @@ class TrainMaker(Maker):
             force_rms=references.force_rms,
             checkpoint=str(kept),
             sha256=(digest := file_sha256(kept)),
-            model=f"fairchem:{kept}@sha256:{digest}",
+            model=string_of("fairchem", kept, None, digest),
             seconds=round(time.perf_counter() - started, 3),
         )
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +9,7 @@ import typer
 
 from aqvolt_launch.cli import output
 from aqvolt_launch.cli.here import anywhere, in_project
+from aqvolt_launch.cli.model import models
 from aqvolt_launch.cli.options import Json
 from aqvolt_launch.cli.release import find_release, releases
 
@@ -31,25 +30,11 @@ License = Annotated[
 Where = Annotated[str, typer.Argument(help="hf:ORG/NAME, zenodo, zenodo:ID, zenodo-sandbox, or a folder.")]
 
 
-def register(app: typer.Typer) -> None:  # noqa: ARG001 - every command module has this
-    """Add the commands to the group of releases."""
-    known = {command.name for command in releases.registered_commands}
-    if "push" not in known:
-        releases.command("push", epilog="Example: aqvolt release push hf:my-org/halides halides --yes")(push)
-        releases.command("pull", epilog="Example: aqvolt release pull hf:my-org/halides")(pull)
-    models = _group_of_models()
-    if models is not None and "push" not in {command.name for command in models.registered_commands}:
-        models.command("push", epilog="Example: aqvolt model push hf:my-org/esen exported --yes")(push_model)
-        models.command("pull", epilog="Example: aqvolt model pull hf:my-org/esen --out esen")(pull_model)
+def register(_app: typer.Typer) -> None:
+    """Nothing more: the commands joined the groups ``release`` and ``model`` above."""
 
 
-def _group_of_models() -> typer.Typer | None:
-    """Return the group ``aqvolt model`` where it is installed."""
-    name = "aqvolt_launch.cli.model"
-    found = importlib.util.find_spec(name) and getattr(importlib.import_module(name), "models", None)
-    return found if isinstance(found, typer.Typer) else None
-
-
+@releases.command("push", epilog="Example: aqvolt release push hf:my-org/halides halides --yes")
 @anywhere
 def push(
     target: Where,
@@ -106,6 +91,7 @@ def push_folder(
         _print_done(done, content, written)
 
 
+@releases.command("pull", epilog="Example: aqvolt release pull hf:my-org/halides")
 @anywhere
 def pull(
     source: Where,
@@ -144,6 +130,7 @@ def pull(
     output.say(f"written: {content.folder}" + ("; it is in the collection releases" if registered else ""))
 
 
+@models.command("push", epilog="Example: aqvolt model push hf:my-org/esen exported --yes")
 @anywhere
 def push_model(
     target: Where,
@@ -157,6 +144,7 @@ def push_model(
     push_folder(folder, target, "models", yes, public, license, as_json)
 
 
+@models.command("pull", epilog="Example: aqvolt model pull hf:my-org/esen --out esen")
 @anywhere
 def pull_model(
     source: Where,

@@ -15,7 +15,7 @@ from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
 
 from aqvolt_flows.benchmark_registry import benchmark_named
-from aqvolt_flows.benchmarks import base, jobs
+from aqvolt_flows.benchmarks import jobs, parts
 from aqvolt_flows.benchmarks.base import Wanted
 from aqvolt_flows.chemistry import describe_structure
 from aqvolt_flows.errors import InputError, ResourceError
@@ -145,7 +145,7 @@ def test_running_again_computes_nothing(database: Database, monkeypatch: pytest.
     key = scan_key(model, parameters, ids)
     first = SCAN.run(database, model, parameters, ids, key)
     before = database["benchmarks"].find_one({"key": key})
-    monkeypatch.setattr(base, "load_potential", lambda *a: pytest.fail("computed again"))
+    monkeypatch.setattr(parts, "load_potential", lambda *a: pytest.fail("computed again"))
     again = SCAN.run(database, model, parameters, list(reversed(ids)), key)
     unlike = {"last_updated", "campaigns"}  # the store says both
     assert again.model_dump(exclude=unlike) == first.model_dump(exclude=unlike)
@@ -188,7 +188,7 @@ def test_a_model_that_gives_nan_is_counted(database: Database, monkeypatch: pyte
             return [Evaluation(float("nan"), np.zeros((len(s), 3)), np.zeros(6)) for s in systems]
 
     model = resolve_model(database, CHGNET)
-    monkeypatch.setattr(base, "load_potential", lambda *a: Broken())
+    monkeypatch.setattr(parts, "load_potential", lambda *a: Broken())
     document = BINS.run(database, model, ForceBinParameters(split="all"), release_id, "broken")
     assert (document.n_items, document.n_failed) == (3, 3)
     assert document.metrics["overall"]["failed_percent"] == 100.0

@@ -16,7 +16,7 @@ from pymatgen.core import Lattice, Structure
 from aqvolt_builders.registry import run_builder
 from aqvolt_flows.artifacts import ArtifactStore
 from aqvolt_flows.benchmark_registry import BENCHMARKS, BenchmarkEntry
-from aqvolt_flows.benchmarks import base, jobs
+from aqvolt_flows.benchmarks import jobs, parts
 from aqvolt_flows.benchmarks.items import GivenItems, Item, broken_item, items_of
 from aqvolt_flows.benchmarks.parts import PartedBenchmark, failed_row, row_of
 from aqvolt_flows.benchmarks.rows import NOT_COVERED
@@ -74,7 +74,7 @@ class Salts:
 @pytest.fixture
 def volume(monkeypatch: pytest.MonkeyPatch) -> type[Volume]:
     monkeypatch.setitem(BENCHMARKS._entries, "volume", BenchmarkEntry("volume", "volumes", f"{__name__}:Volume"))
-    monkeypatch.setattr(base, "load_potential", lambda *_: Salts())
+    monkeypatch.setattr(parts, "load_potential", lambda *_: Salts())
     monkeypatch.setattr(Volume, "computed", [])
     monkeypatch.setattr(Volume, "killed_at", "")
     return Volume
